@@ -1,0 +1,73 @@
+# Each target sets up what it needs. `make PYTHON=python3.12 VENV=/tmp/venv test` works.
+# Written for GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+RUN = runs/cpu
+OURS = tinygpt_lib tests tools benchmarks notebooks/text
+
+# Notebooks run in notebooks/, so a relative folder would be another one there.
+ifneq ($(TINYGPT_DATA),)
+ifeq ($(filter /%,$(firstword $(TINYGPT_DATA))),)
+override TINYGPT_DATA := $(CURDIR)/$(TINYGPT_DATA)
+endif
+export TINYGPT_DATA
+endif
+
+.PHONY: help run test lab notebooks text export bench clean env corpus
+.NOTPARALLEL:
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: corpus ## train the small GPT (two minutes on two cores) and print what it writes
+	@if [ -d $(RUN) ]; \
+	then $(PY) -m tinygpt_lib train --out $(RUN) --resume; \
+	else $(PY) -m tinygpt_lib train --out $(RUN) --preset cpu; fi
+	@$(PY) -m tinygpt_lib sample $(RUN) --tokens 600
+
+test: corpus ## check the library against the notebooks, run all tests and all notebooks
+	$(PY) tools/export.py --check
+	$(PY) -m ruff check $(OURS)
+	$(PY) -m ruff format --check $(OURS)
+	$(PY) -m pytest tests
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+lab: corpus ## open the course in JupyterLab
+	$(PY) -m jupyterlab notebooks/01_text.ipynb
+
+notebooks: corpus ## run the notebooks whose text changed (ALL=1: all of them)
+	$(PY) tools/export.py
+	$(PY) tools/run.py $(if $(filter-out 0,$(ALL)),--all)
+
+text: env ## bring edits made in Jupyter into notebooks/text
+	$(PY) tools/run.py --text
+
+export: env ## write the library from the notebooks
+	$(PY) tools/export.py
+
+bench: corpus ## measure against the peers (long)
+	$(PY) benchmarks/bench.py
+
+clean: ## remove the environment and caches; keep runs/, notebooks and the corpus
+	@if [ -f $(STAMP) ]; then echo "removing $(VENV)"; rm -rf $(VENV); fi
+	@echo "removing caches and build products"
+	@rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@for d in tinygpt_lib tests tools benchmarks notebooks; do \
+	find $$d -name __pycache__ -o -name .ipynb_checkpoints; done | xargs rm -rf
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	"$(PYTHON) is Python %d.%d, and this project needs 3.11 to 3.13: name one with" \
+	" PYTHON=python3.12, say" % v[:2])'
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -r requirements.txt
+	@touch $@
+
+corpus: env
+	@$(PY) -c 'from tinygpt_lib import load_shakespeare; load_shakespeare()'

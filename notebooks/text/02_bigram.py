@@ -1,0 +1,735 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/text///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Bigram
+# > What can one character of memory do?
+#
+# Where we are: a model that knows how common each character is, and nothing else, costs 3.35 nats
+# a character; the best everyday compressor about 1.8. The first of the two never looks at what
+# came before. Now we look, at one single character, and get two things out of it. The first is a
+# model that only counts, whose best possible loss we can compute exactly. The second is the same
+# model, but *learnt*, step by step, by the method that trains every network in this course. Since
+# we know the right answer, we can see whether the method finds it.
+#
+# The number to beat is 3.35 nats.
+
+# %%
+import torch
+
+from tinygpt_lib import load_shakespeare
+from tinygpt_lib._figures import BLUE, GREEN, RED, plt, show
+from tinygpt_lib.text import CharTokenizer, get_batch, split
+
+text = load_shakespeare()
+tokenizer = CharTokenizer.from_text(text)
+V = tokenizer.vocab_size
+train_ids, val_ids = split(tokenizer.encode(text))
+
+# %% [markdown]
+# ## Counting pairs
+# The smallest experiment: in the word `hello`, what follows `l`? Once another `l`, once an `o`. So
+# after an `l` we expect either, with probability one half. That is all that a **bigram** model
+# does: one count for each pair of neighbours.
+#
+# For the whole training text the counts fill a table of 65 rows (the character we stand on) and 65
+# columns (the one that follows). We count every pair with one call. `index_put_` adds a 1 at
+# each place `(now, next)`, and `accumulate=True` makes places that come up again add up.
+
+# %% tags=["nbval-check-output"]
+counts = torch.zeros(V, V)
+pairs = (train_ids[:-1], train_ids[1:])
+counts.index_put_(pairs, torch.ones(len(train_ids) - 1), accumulate=True)
+
+assert counts.sum() == len(train_ids) - 1
+q, u = tokenizer.encode("qu")
+f"q is followed by u {counts[q, u]:.0f} times, by anything else {counts[q].sum() - counts[q, u]:.0f} times"
+
+# %% [markdown]
+# Divide every row by its sum, and it becomes the probabilities of what comes next. Here is the
+# table as a picture, for the lower-case letters and the blank.
+
+# %%
+probabilities = counts / counts.sum(dim=1, keepdim=True)
+letters = "abcdefghijklmnopqrstuvwxyz "
+shown = tokenizer.encode(letters)
+
+fig, ax = plt.subplots(figsize=(6, 5.2))
+image = ax.imshow(probabilities[shown][:, shown], vmax=0.6)
+ax.set_xticks(range(27), letters[:-1] + "␣", fontsize=8)
+ax.set_yticks(range(27), letters[:-1] + "␣", fontsize=8)
+ax.set(xlabel="next character", ylabel="character now")
+ax.grid(False)
+fig.colorbar(image, label="probability")
+show(
+    fig,
+    alt="Heat map of the probability of the next character for each character; "
+    "bright spots at q followed by u, and in the column of the blank.",
+)
+
+# %% [markdown]
+# *Each row sums to one (with the columns not shown). Find q → u; the bright last column: most
+# letters end words; and the row of v, which is nearly always followed by e.*
+
+# %% [markdown]
+# ## What it costs
+# Chapter 01 gave the score: the mean of $-\ln p(\text{what came})$. For a table of
+# probabilities, that is one look-up for each pair of neighbours. First on the text that we counted:
+
+# %%
+counted_train = -probabilities[train_ids[:-1], train_ids[1:]].log().mean().item()
+counted_train
+
+# %% [markdown]
+# This number is special. Among *all* tables of bigram probabilities, the relative counts are the
+# ones with the smallest loss on the text they were counted on. Whatever we learn later with one
+# character of memory, on this text it can come close to 2.447 but never below. We will use that.
+#
+# And on the validation text?
+
+# %%
+counted_val = -probabilities[val_ids[:-1], val_ids[1:]].log().mean().item()
+counted_val
+
+# %% [markdown]
+# Infinite! Some pair occurs in the validation text that the training text never shows. The table
+# calls it impossible, and being sure and wrong costs without limit. *Never seen* must not mean
+# *impossible*. The oldest cure is to pretend that we saw every pair a little: add a constant to
+# every count before dividing.
+
+# %%
+smoothed = (counts + 0.1) / (counts + 0.1).sum(dim=1, keepdim=True)
+bigram_val = -smoothed[val_ids[:-1], val_ids[1:]].log().mean().item()
+assert 2.45 < bigram_val < 2.52
+bigram_val
+
+# %% [markdown]
+# From 3.35 down to 2.49 nats, by looking at one character. Nats are hard to feel, so people
+# often take $e^{\text{loss}}$, the **perplexity**: with how many equally likely characters would
+# one be just as unsure?
+
+# %%
+for name, loss in {"uniform": 4.174, "unigram": 3.347, "bigram": bigram_val}.items():
+    print(
+        f"{name:8} {loss:.2f} nats: as unsure as between {2.718281828**loss:.1f} characters"
+    )
+
+# %% [markdown]
+# ## Writing with it
+# A table of probabilities can write. Stand on a character, take its row, draw the next character
+# by the row's probabilities, stand on that one. Four lines:
+
+# %%
+generator = torch.Generator().manual_seed(2)
+out = [tokenizer.encode("\n").item()]
+for _ in range(200):
+    out.append(torch.multinomial(smoothed[out[-1]], 1, generator=generator).item())
+print(tokenizer.decode(out))
+
+# %% [markdown]
+# Not English. But compare it with chapter 01's last exercise: words have plausible lengths,
+# vowels and consonants take turns, colons stand at line ends, and capitals begin lines.
+
+# %% [markdown]
+# ## From scores to probabilities
+# Now the same table, learnt. A network does not produce probabilities directly, it produces any
+# numbers at all, called **logits**: one for each possible next token, the larger the likelier.
+# To become probabilities they have to be positive and sum to one. $e^x$ makes anything
+# positive, and dividing by the sum does the rest. This is the **softmax**:
+#
+# $$p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}$$
+
+
+# %%
+def softmax(x):
+    """Probabilities from logits, over the last dimension."""
+    e = torch.exp(x - x.max(dim=-1, keepdim=True).values)
+    return e / e.sum(dim=-1, keepdim=True)
+
+
+softmax(torch.tensor([1.0, 2.0, 3.0]))
+
+# %% [markdown]
+# Why subtract the largest value first? It changes nothing in theory, since a factor $e^{-\max}$
+# cancels out of the fraction. In practice $e^{1000}$ is too large for a computer's number, and
+# infinity divided by infinity is not a number at all:
+
+# %% tags=["nbval-check-output"]
+large = torch.tensor([1000.0, 1001.0])
+torch.exp(large) / torch.exp(large).sum(), softmax(large)
+
+# %% [markdown]
+# The loss of a batch is then the mean of $-\ln p$ at the targets, which we write out once. Torch
+# has both steps in one function, `cross_entropy`; ours has to agree with it.
+
+# %%
+import torch.nn.functional as F
+
+
+def cross_entropy(logits, targets):
+    """Mean surprise of targets (N,) under logits (N, V), in nats."""
+    return -softmax(logits)[torch.arange(len(targets)), targets].log().mean()
+
+
+logits = torch.randn(100, V, generator=generator)
+targets = torch.randint(V, (100,), generator=generator)
+assert torch.allclose(
+    cross_entropy(logits, targets), F.cross_entropy(logits, targets), atol=1e-6
+)
+F.cross_entropy(torch.zeros(100, V), targets)
+
+# %% [markdown]
+# The last line is a check with a known answer: all logits equal means all characters equally
+# likely, and that costs $\ln 65 = 4.174$.
+
+# %% [markdown]
+# ## Which way is down?
+# We have a table of 65 · 65 logits, all zero at first, and a loss. We want to change the logits so
+# that the loss shrinks. Take a single one of them, that of `u` after `q`, vary it, and look at
+# the loss of this one pair:
+
+# %%
+row = torch.zeros(V)
+
+
+def loss_at(x):
+    """Loss for the pair q -> u when u's logit is x and the other 64 are zero."""
+    changed = row.clone()
+    changed[u] = x
+    return F.cross_entropy(changed[None], u[None])
+
+
+xs = torch.linspace(-2, 10, 100)
+losses = torch.stack([loss_at(x) for x in xs])
+slope = (loss_at(0.01) - loss_at(-0.01)) / 0.02
+
+fig, ax = plt.subplots(figsize=(6, 3))
+ax.plot(xs, losses, label="loss")
+ax.plot(
+    xs[:50],
+    loss_at(0.0) + slope * xs[:50],
+    "--",
+    color=RED,
+    label=f"slope at 0: {slope:.3f}",
+)
+ax.set(xlabel="logit of u after q", ylabel="loss (nats)")
+ax.legend()
+show(
+    fig,
+    alt="The loss falls as the logit grows, steeply first and then flat; the "
+    "tangent at zero has a slope of about minus 0.98.",
+)
+
+# %% [markdown]
+# *The slope tells which way is down, and how steep it is: here the loss falls by 0.98 for each
+# unit that the logit grows, at first.*
+#
+# We found the slope by trying: a little more, a little less. With 4,225 logits that means 8,450
+# trials for a single step, and large models have billions. But the slope of each step of the
+# computation is known from school calculus, and the chain rule multiplies them together. Torch
+# does this: a tensor made with `requires_grad=True` remembers what was computed from it, and
+# `loss.backward()` walks back through that memory and leaves in `.grad` the slope for *every* entry
+# at once. That collection of slopes is the **gradient**.
+
+# %%
+row.requires_grad_()
+F.cross_entropy(row[None], u[None]).backward()
+assert torch.allclose(row.grad[u], slope, atol=1e-3)
+row.grad[u], slope
+
+# %% [markdown]
+# For softmax followed by cross-entropy the gradient even has a form that one can read: *what was
+# predicted minus what came*. The logit of what came is pushed up, all others are pushed down by as
+# much as they were believed.
+
+# %% tags=["nbval-check-output"]
+by_hand = softmax(torch.zeros(V))
+by_hand[u] -= 1
+assert torch.allclose(row.grad, by_hand, atol=1e-7)
+f"{row.grad.sum().abs():.4f}"
+
+# %% [markdown]
+# (The pushes cancel: the gradient of a row sums to zero.)
+
+# %% [markdown]
+# ## A step
+# Move every parameter a little against its slope, look again, move again. How far to move is
+# decided by one number, the **learning rate**; and because each look uses a random batch
+# instead of the whole text, the method is called *stochastic gradient descent*, SGD. A network
+# is then: parameters, and a rule that turns ids into logits. In torch it is written as an
+# `nn.Module`, where an `nn.Parameter` is a tensor that wants a gradient.
+
+# %%
+#| export
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+# %%
+class Bigram(nn.Module):
+    """The logits of the next token are one row of a table, the row of the token now."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(vocab_size, vocab_size))
+
+    def forward(self, ids):  # (B, T)
+        return self.table[ids]  # (B, T, V)
+
+
+model = Bigram(V)
+model(torch.zeros(4, 8, dtype=torch.int64)).shape
+
+# %% [markdown]
+# Ids of shape `(B, T)` come in, logits of shape `(B, T, V)` go out: at every place of every window
+# one guess at what comes next. Every model in this course has this shape, so whatever trains or
+# measures this one will train and measure all of them.
+#
+# SGD itself is one line for each parameter. We add one refinement that will help the deeper models:
+# **momentum**. Instead of following the latest slope, follow a running sum of the slopes, in which
+# the past fades by a factor (0.9, say) with each step. A ball rolling down does not turn with every
+# pebble. With momentum 0 it is plain SGD.
+
+
+# %%
+#| export
+class SGD:
+    """Gradient descent with momentum: each step follows a fading sum of gradients."""
+
+    def __init__(self, parameters, learning_rate: float, momentum: float = 0.0):
+        self.parameters = list(parameters)
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.velocities = [torch.zeros_like(p) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients of the last step; backward would add to them."""
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves every parameter that has a gradient, in place."""
+        for p, v in zip(self.parameters, self.velocities, strict=True):
+            if p.grad is not None:
+                v.mul_(self.momentum).add_(p.grad)
+                p.sub_(self.learning_rate * v)
+
+
+# %% [markdown]
+# On a case whose answer is known: the slope of $x^2$ at 3 is 6, so one step with learning rate 0.1
+# leads to 3 − 0.6 = 2.4. There the slope is 4.8; with momentum 0.5 the second step follows
+# 4.8 + 0.5 · 6 = 7.8 and leads to 1.62. Torch's own SGD goes the same way.
+
+# %% tags=["nbval-check-output"]
+x, y = (torch.tensor([3.0], requires_grad=True) for _ in range(2))
+path = []
+for p, sgd in [(x, SGD([x], 0.1, 0.5)), (y, torch.optim.SGD([y], 0.1, momentum=0.5))]:
+    for _ in range(2):
+        sgd.zero_grad()
+        (p**2).sum().backward()
+        sgd.step()
+        path.append(round(p.item(), 4))
+assert path[:2] == path[2:]
+path
+
+# %% [markdown]
+# Now the step that every chapter up to the last will take: predict, measure, differentiate, move.
+# `flatten` turns `(B, T, V)` into a list of $B \cdot T$ rows, since a loss does not care which
+# window a guess came from. `before_step` is a place for whoever wants to do something with the
+# gradients before they are used. We will look at them there in chapter 05, and chapter 07 tames
+# them there.
+
+# %%
+#| export
+from collections.abc import Callable
+
+
+def training_step(
+    model: nn.Module,
+    optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    before_step: Callable[[], None] | None = None,
+) -> float:
+    """Predict, measure, differentiate, move; returns the loss before the move, in nats.
+
+    inputs and targets are (B, T) ids; `before_step` runs once the gradients are there.
+    """
+    logits = model(inputs)  # (B, T, V)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    if before_step is not None:
+        before_step()
+    optimizer.step()
+    return loss.item()
+
+
+# %% [markdown]
+# Does it find what we counted? The learning rate is large here, 50 at the start, because a row of
+# the table only feels the few tokens of a batch that stand on it. Towards the end it
+# shrinks to zero, so that the noise of the random batches averages out.
+
+# %%
+optimizer = SGD(model.parameters(), learning_rate=50.0)
+generator = torch.Generator().manual_seed(3)
+steps = 2000
+losses = []
+for step in range(steps):
+    optimizer.learning_rate = 50.0 * (1 - step / steps)
+    batch = get_batch(train_ids, batch_size=64, block_size=64, generator=generator)
+    losses.append(training_step(model, optimizer, *batch))
+losses[0], losses[-1]
+
+# %% [markdown]
+# The first loss is $\ln 65$, as it must be for a table of zeros. The last one is the loss of one
+# random batch: another batch would give another number. To compare models we need a measure
+# without luck.
+
+# %% [markdown]
+# ## A measure without luck
+# The whole validation text, every token but the first predicted exactly once. We lay windows of
+# `block_size` tokens side by side; the last one is shorter. No gradients are needed, and parts of a
+# model that behave differently while they learn (chapter 05 has one) are told that this is no
+# training, and get their old mode back afterwards.
+
+# %%
+#| export
+from tinygpt_lib._device import device_of
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    ids: Tensor,
+    block_size: int | None = None,
+    tokens_at_once: int = 16_384,
+) -> float:
+    """Mean nats per token of ids (N,), every token but the first predicted once.
+
+    Windows of `block_size` (default: the model's own) stand side by side, the last one
+    shorter. ValueError for fewer than two tokens.
+    """
+    if block_size is None:
+        block_size = model.config.block_size
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; it must be at least 1")
+    n = len(ids) - 1
+    if n < 1:
+        raise ValueError(
+            f"ids hold {len(ids)} tokens; at least 2 are needed: one to stand on "
+            "and one to predict"
+        )
+    inputs, targets = ids[:-1].to(device_of(model)), ids[1:].to(device_of(model))
+    whole = n - n % block_size  # tokens in full windows
+    rows = max(1, tokens_at_once // block_size)
+    windows = [
+        *zip(
+            inputs[:whole].view(-1, block_size).split(rows),
+            targets[:whole].view(-1, block_size).split(rows),
+            strict=True,
+        )
+    ]
+    if whole < n:
+        windows.append((inputs[None, whole:], targets[None, whole:]))
+
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for x, y in windows:
+        logits = model(x)
+        total += F.cross_entropy(
+            logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
+        ).item()
+    model.train(was_training)
+    return total / n
+
+
+# %% [markdown]
+# The bigram model has one character of memory, so it must not matter how the text is cut into
+# windows, and the loss must be the plain mean over all pairs.
+
+# %%
+learnt_val = evaluate(model, val_ids, block_size=64)
+direct = F.cross_entropy(model.table[val_ids[:-1]], val_ids[1:]).item()
+assert abs(learnt_val - direct) < 1e-5
+assert abs(learnt_val - evaluate(model, val_ids, block_size=1000)) < 1e-5
+learnt_val
+
+# %% [markdown]
+# ## Learnt equals counted
+# We know the best that one character of memory can do on the training text: 2.447, by counting.
+# The learnt table knows nothing of counts. It only ever saw slopes.
+
+# %%
+learnt_train = evaluate(model, train_ids, block_size=64)
+assert counted_train < learnt_train < counted_train + 0.02
+assert abs(learnt_val - bigram_val) < 0.02
+print(f"training text:   counted {counted_train:.3f}, learnt {learnt_train:.3f}")
+print(f"validation text: counted {bigram_val:.3f}, learnt {learnt_val:.3f}")
+
+# %%
+smooth = torch.tensor(losses).view(-1, 20).mean(dim=1)
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+axes[0].plot(range(10, steps, 20), smooth, label="learnt (mean of 20 batches)")
+axes[0].axhline(counted_train, color=RED, ls="--", label="counted: the floor")
+axes[0].set(xlabel="step", ylabel="training loss (nats)", ylim=(2.3, 3.5))
+axes[0].legend()
+common = counts > 200
+axes[1].loglog([1e-4, 1], [1e-4, 1], color=RED, lw=1)
+axes[1].loglog(probabilities[common], softmax(model.table.detach())[common], ".", ms=3)
+axes[1].set(xlabel="counted probability", ylabel="learnt probability")
+show(
+    fig,
+    alt="Left, the training loss falls from 3.5 to the dashed line at 2.45. Right, "
+    "learnt against counted probabilities: the points lie on the diagonal.",
+)
+
+# %% [markdown]
+# *Left: the loss sinks to the floor that counting gives, and stays there. Right: each point is
+# a pair that occurs more than 200 times; gradient descent has found its probability without
+# ever being told.*
+#
+# This is the most reassuring picture of the course. When a model of chapter 06 has a loss of 1.8,
+# there will be no count to compare with. But it is the same step, and here we saw that it works.
+
+# %% [markdown]
+# ## Counting further back
+# If one character of memory buys so much, why not count with more? After two characters, after
+# five? The tables grow: 65 · 65 rows for two characters, over a thousand million for five, almost
+# all empty. So we keep only the rows of contexts that occur. And the danger from above returns with
+# force, since most long contexts were seen once or never.
+#
+# What should the model say in a context of five characters that it saw only once? It should
+# believe this one sighting a little, and for the rest ask what the model of *four* characters says,
+# which in turn asks the one of three, and so on down to nothing. As a formula, with $c$ the counts
+# in a context, $N$ their sum, and a strength $s$ that says how many sightings the shorter context
+# is worth:
+#
+# $$p_n(x) = \frac{c(x) + s \, p_{n-1}(x)}{N + s}$$
+#
+# With $N = 0$ it is the shorter model; with $N \gg s$ the counts. An **n-gram** model looks at
+# $n-1$ tokens to predict the $n$-th; our bigram is $n = 2$. (The formula is the mean of a Dirichlet
+# prior: MacKay & Peto 1995, *A hierarchical Dirichlet language model*.)
+
+
+# %%
+#| export
+class NGram(nn.Module):
+    """Counts what follows each context of up to n-1 tokens; short ones back up long.
+
+    ids (B, T) -> log-probabilities (B, T, vocab_size), which serve as logits.
+    `strength` is how many sightings the next shorter context is worth (MacKay and
+    Peto, 1995). ValueError for n, vocab_size or strength that can't work.
+    """
+
+    def __init__(self, ids: Tensor, n: int, vocab_size: int, strength: float = 10.0):
+        super().__init__()
+        if not 1 <= n <= len(ids):
+            raise ValueError(f"n is {n}; it must lie between 1 and {len(ids)} tokens")
+        if vocab_size**n > 2**63:
+            raise ValueError(
+                f"n is {n}; contexts of {vocab_size} tokens fit 64 bits up to n = "
+                f"{int(63 / math.log2(vocab_size))}"
+            )
+        if strength <= 0:
+            raise ValueError(f"strength is {strength}; it must be above 0")
+        self.n, self.vocab_size, self.strength = n, vocab_size, strength
+        for k in range(n):  # k tokens of context
+            contexts = self._codes(ids[None, :-1], k)[0, max(k - 1, 0) :]
+            known, row = torch.unique(contexts, return_inverse=True)
+            counts = torch.zeros(len(known), vocab_size)
+            following = ids[max(k, 1) :]
+            ones = torch.ones(len(following))
+            counts.index_put_((row, following), ones, accumulate=True)
+            self.register_buffer(f"known_{k}", known)
+            self.register_buffer(f"counts_{k}", counts)
+
+    def _codes(self, ids: Tensor, k: int) -> Tensor:
+        """One number for the k tokens up to each place (B, T): digits in base V."""
+        codes = torch.zeros_like(ids)
+        for back in range(k):
+            codes[:, back:] += ids[:, : ids.shape[1] - back] * self.vocab_size**back
+        return codes
+
+    def forward(self, ids: Tensor) -> Tensor:
+        p = torch.full((*ids.shape, self.vocab_size), 1 / self.vocab_size)
+        p = p.to(ids.device)
+        for k in range(self.n):
+            known, counts = getattr(self, f"known_{k}"), getattr(self, f"counts_{k}")
+            codes = self._codes(ids, k)
+            row = torch.searchsorted(known, codes).clamp(max=len(known) - 1)
+            c = counts[row] * (known[row] == codes)[..., None]  # (B, T, V)
+            c[:, : max(k - 1, 0)] = 0  # too near the start to have k tokens before it
+            p = (c + self.strength * p) / (c.sum(-1, keepdim=True) + self.strength)
+        return p.log()
+
+
+# %% [markdown]
+# Each context of $k$ tokens becomes a single whole number, its tokens read as digits in base 65,
+# so that finding a context is finding a number in a sorted list. A case that can be checked by
+# hand: in `abab`, with strength 1, what follows `b`? Seen once: `a`. The unigram model has counted
+# the followers `b`, `a`, `b`, so it says $p_1(a) = (1 + \tfrac12)/(3 + 1) = 0.375$, and with it
+# $p_2(a) = (1 + 0.375)/(1 + 1) = 0.6875$.
+
+# %% tags=["nbval-check-output"]
+abab = torch.tensor([0, 1, 0, 1])
+after_b = NGram(abab, n=2, vocab_size=2, strength=1.0)(torch.tensor([[1]])).exp()
+assert torch.allclose(after_b[0, 0], torch.tensor([0.6875, 0.3125]))
+after_b
+
+# %% [markdown]
+# And for $n = 2$ with next to no strength it is the table of counts that we started with:
+
+# %%
+pair_model = NGram(train_ids, n=2, vocab_size=V, strength=1e-6)
+assert abs(evaluate(pair_model, train_ids, 4096) - counted_train) < 1e-4
+
+# %% [markdown]
+# `strength` has to be chosen, and not on the validation text: a number that was picked because it
+# looks good there no longer tells how good the model is on text that nobody picked for. So we hold
+# out the last tenth of the *training* text for the choice.
+
+# %%
+fit_ids, choose_ids = split(train_ids)
+chosen = {}
+for strength in (1, 3, 10, 30, 100):
+    chosen[strength] = evaluate(NGram(fit_ids, 5, V, strength), choose_ids, 4096)
+chosen
+
+# %%
+strength = min(chosen, key=chosen.get)
+orders = range(1, 7)
+train_curve, val_curve = [], []
+for n in orders:
+    ngram = NGram(train_ids, n, V, strength)
+    train_curve.append(evaluate(ngram, train_ids[:100_000], 4096))
+    val_curve.append(evaluate(ngram, val_ids, 4096))
+{n: round(loss, 3) for n, loss in zip(orders, val_curve, strict=True)}
+
+# %%
+fig, ax = plt.subplots(figsize=(6.5, 3.4))
+ax.plot(orders, val_curve, "o-", color=BLUE, label="validation text")
+ax.plot(orders, train_curve, "s--", color=GREEN, label="training text (first 100,000)")
+ax.set(xlabel="n (context of n - 1 characters)", ylabel="loss (nats a character)")
+ax.legend()
+show(
+    fig,
+    alt="Loss against n from 1 to 6: the training loss keeps falling, the "
+    "validation loss flattens out at n = 5 and 6 at about 1.6 nats.",
+)
+
+# %% [markdown]
+# *With every character of context the model knows the training text better by heart. On the
+# validation text the gain shrinks to nothing: a context of five characters is mostly new, and a
+# table can say nothing about a context that it has not seen.*
+#
+# Look at the height of the blue curve, though. Counting, done with care, reaches about 1.63 nats
+# a character, better than any compressor of chapter 01, in two seconds and without learning
+# anything. This is the number that a GPT has to justify itself against. It is a harder opponent
+# than it looks: the models of the next chapters will spend minutes to get near it, and
+# chapter 07 shows what it takes to pass it.
+
+# %%
+best_ngram = min(val_curve)
+assert 1.60 < best_ngram < 1.67
+start = tokenizer.encode("\n")[None]
+for _ in range(300):
+    p = ngram(start[:, -5:])[0, -1].exp()
+    start = torch.cat(
+        [start, torch.multinomial(p, 1, generator=generator)[None]], dim=1
+    )
+print(tokenizer.decode(start))
+
+# %% [markdown]
+# Words, mostly. What it cannot do is to carry anything further than five characters: no sentence
+# knows how it began. And it cannot use likeness. It saw `the king` and `the queen` in many
+# places, but what it learnt about one never helps with the other; for a table, two contexts that
+# differ in one character have nothing in common. The chapters that follow build a model whose
+# contexts are not rows of a table but points in a space, where near things share what they know.
+
+# %% [markdown]
+# ## Summary
+# One character of memory takes the loss from 3.35 to 2.49 nats. Counting gives the best possible
+# table, and gradient descent, which sees nothing but slopes, finds it to within 0.02 nats. The
+# step is the same for every model to come: predict, measure with softmax and cross-entropy,
+# differentiate, move. Counting with up to five characters of context reaches about 1.63 and ends
+# there, as longer contexts never repeat. The next chapter looks further back without a table.
+
+# %% [markdown]
+# ## Exercises
+# **1.** Without the factor 65 per character, how many of the possible contexts of three characters
+# occur in the training text? What does that say about tables?
+# ```python
+# assert occurring == len(ngram.known_3) and occurring / V**3 < 0.05
+# ```
+# **2.** Train `Bigram` with a learning rate 20 times as large, 1000, and watch the loss. Why does
+# it not just learn faster?
+# ```python
+# assert max(wild[100:]) > 4.17
+# ```
+# **3.** `before_step` can look at gradients. Record the length of the gradient over the first 500
+# steps of a fresh `Bigram` and show that it shrinks.
+# ```python
+# assert sum(lengths[-50:]) < 0.5 * sum(lengths[:50])
+# ```
+
+# %% [markdown]
+# ## Solutions
+
+# %% jupyter={"source_hidden": true}
+triples = {tuple(t) for t in train_ids[:-1].unfold(0, 3, 1).tolist()}
+occurring = len(triples)
+assert occurring == len(ngram.known_3) and occurring / V**3 < 0.05
+occurring / V**3
+
+# %% [markdown]
+# Only 4 % of the possible contexts of three characters ever occur, and each further character
+# makes the share smaller still: nearly all of a large table would stay empty.
+
+# %% jupyter={"source_hidden": true}
+torch.manual_seed(0)
+wild_model = Bigram(V)
+wild_optimizer = SGD(wild_model.parameters(), learning_rate=1000.0)
+wild = []
+for _ in range(200):
+    batch = get_batch(train_ids, 64, 64, generator)
+    wild.append(training_step(wild_model, wild_optimizer, *batch))
+assert max(wild[100:]) > 4.17
+max(wild)
+
+# %% [markdown]
+# The slope says which way is down *here*. A step that is too long overshoots to the other side of
+# the valley, higher up than before, and from there the next one does the same.
+
+# %% jupyter={"source_hidden": true}
+fresh = Bigram(V)
+fresh_optimizer = SGD(fresh.parameters(), learning_rate=50.0)
+lengths = []
+for _ in range(500):
+    batch = get_batch(train_ids, 64, 64, generator)
+    training_step(
+        fresh,
+        fresh_optimizer,
+        *batch,
+        before_step=lambda: lengths.append(fresh.table.grad.norm().item()),
+    )
+assert sum(lengths[-50:]) < 0.5 * sum(lengths[:50])
+lengths[0], lengths[-1]

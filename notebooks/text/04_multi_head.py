@@ -1,0 +1,515 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/text///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Several heads
+# > Why several heads?
+#
+# Where we are: one head of attention lets a token take *one* weighted mean of its past, and
+# brought the loss from 2.49 down to about 2.38 nats. A mean blurs. A token that wants to know two
+# things, who spoke and what the last letter was, gets both in one blend and can't tell them apart.
+#
+# The idea of this chapter costs nothing: split the same width into several narrower heads that
+# look at different things, and put their answers side by side. The number to beat is 2.38.
+
+# %%
+import time
+
+from tinygpt_lib import load_shakespeare
+from tinygpt_lib._figures import BLUE, RED, plt, show
+from tinygpt_lib.bigram import SGD, evaluate, training_step
+from tinygpt_lib.single_head import attention_weights
+from tinygpt_lib.text import CharTokenizer, get_batch, split
+
+text = load_shakespeare()
+tokenizer = CharTokenizer.from_text(text)
+V = tokenizer.vocab_size
+train_ids, val_ids = split(tokenizer.encode(text))
+
+# %%
+#| export
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinygpt_lib.single_head import attention
+
+# %% [markdown]
+# ## What one mean loses
+# The smallest case in which one head fails. A token wants to know its two predecessors *in order*.
+# The values are as clear as they can be: `a` is (1, 0) and `b` is (0, 1). One head that looks at both
+# places with equal weight sees this after `ab` and after `ba`:
+
+# %% tags=["nbval-check-output"]
+value = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])}
+
+
+def one_head(before, last):
+    """One weighted mean of the two predecessors."""
+    return 0.5 * value[before] + 0.5 * value[last]
+
+
+assert torch.equal(one_head("a", "b"), one_head("b", "a"))
+one_head("a", "b")
+
+# %% [markdown]
+# Half an `a`, half a `b`, and no way to tell which came first. Other weights would help here (0.3
+# and 0.7, say), but then the numbers of a value have to carry both the letter and its weight, and
+# with three letters and noise that ends quickly. Two heads have no such trouble: one looks at the
+# last place, the other at the one before, and the results stand side by side.
+
+
+# %% tags=["nbval-check-output"]
+def two_heads(before, last):
+    """Two means, each of one predecessor, side by side."""
+    return torch.cat([value[before], value[last]])
+
+
+assert not torch.equal(two_heads("a", "b"), two_heads("b", "a"))
+two_heads("a", "b"), two_heads("b", "a")
+
+# %% [markdown]
+# ## Several heads as a list
+# So: $H$ heads (`n_head`), each with its own queries, keys and values, each of width $D = C / H$.
+# Side by side their outputs have width $C$ again. At the end one more matrix mixes what the heads
+# found. (Without it, head 1 could only ever write into the first $D$ numbers.) Here is that idea
+# in the most literal way, a list of heads:
+
+
+# %%
+class ListOfHeads(nn.Module):
+    """H separate heads, their outputs side by side, mixed by one matrix."""
+
+    def __init__(self, n_embd, n_head):
+        super().__init__()
+        D = n_embd // n_head
+        self.queries = nn.ModuleList(nn.Linear(n_embd, D) for _ in range(n_head))
+        self.keys = nn.ModuleList(nn.Linear(n_embd, D) for _ in range(n_head))
+        self.values = nn.ModuleList(nn.Linear(n_embd, D) for _ in range(n_head))
+        self.output = nn.Linear(n_embd, n_embd)
+
+    def forward(self, x):
+        heads = zip(self.queries, self.keys, self.values, strict=True)
+        return self.output(
+            torch.cat([attention(q(x), k(x), v(x)) for q, k, v in heads], dim=-1)
+        )
+
+
+torch.manual_seed(0)
+B, T, C, H = 2, 10, 32, 4
+listed = ListOfHeads(C, H)
+x = torch.randn(B, T, C)
+listed(x).shape
+
+# %% [markdown]
+# ## The same as one matrix product
+# Twelve small matrix products (four heads, three each) take longer than one large one that does
+# the same work, because each call has a price of its own. And they *are* one: stacking the
+# matrices of all heads on top of each other gives a matrix whose product with `x` holds all the
+# queries, all the keys and all the values next to each other, $3C$ numbers for each token.
+
+# %%
+stack = [*listed.queries, *listed.keys, *listed.values]
+weight = torch.cat([layer.weight for layer in stack])
+bias = torch.cat([layer.bias for layer in stack])
+qkv = F.linear(x, weight, bias)  # (B, T, 3C)
+assert torch.allclose(qkv[..., :8], listed.queries[0](x), atol=1e-6)
+assert torch.allclose(qkv[..., 40:48], listed.keys[1](x), atol=1e-6)
+qkv.shape
+
+# %% [markdown]
+# The rest is bookkeeping with shapes. The $3C$ numbers of a token are 3 kinds × $H$ heads × $D$
+# numbers. `view` gives them these names without moving anything, `permute` reorders the
+# dimensions, so that kind, batch and head come first and each head sees a table of (T, D), as in
+# chapter 03. `attention` works on the last two dimensions and does not mind how many are in
+# front.
+
+# %%
+D = C // H
+q, k, v = qkv.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+y = attention(q, k, v)  # (B, H, T, D)
+side_by_side = y.transpose(1, 2).reshape(B, T, C)
+assert torch.allclose(listed.output(side_by_side), listed(x), atol=1e-6)
+q.shape
+
+# %% [markdown]
+# The list of heads and the one product give the same numbers. A trap hides in this step: calling
+# `view(B, H, T, D)` directly has the right *shape*, runs without complaint, and mixes tokens up.
+# Only comparing numbers shows it:
+
+# %%
+wrong = qkv[..., :C].reshape(B, H, T, D)
+assert wrong.shape == q.shape
+torch.allclose(wrong, q)
+
+# %% [markdown]
+# ## The same, faster
+# The table of weights is $T \times T$ for every head, and writing it to memory and reading it back
+# takes more time than computing it. Torch has attention as a single fused operation that works
+# through the table piece by piece and never stores it whole (the idea is FlashAttention's, Dao et
+# al., 2022). We keep `attention` to understand and to check; we use the fused one to train.
+#
+# It needs to be told what our mask does. With as many queries as keys that is `is_causal`. A
+# single query belongs to the last token and may see every key, so no mask is needed. For anything in
+# between, the mask of chapter 03 is written out.
+
+
+# %%
+#| export
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same as `attention`, in one operation that never stores the weights.
+
+    q (B, H, Tq, D), k and v (B, H, Tk, D) -> (B, H, Tq, D). Dao et al., 2022.
+    """
+    Tq, Tk = q.shape[-2], k.shape[-2]
+    if Tq > Tk:
+        raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
+    if Tq == 1 or Tq == Tk:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=Tq > 1)
+    allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+
+ATTENTIONS = {"explicit": attention, "fused": fused_attention}
+
+# %%
+for Tq in (1, 4, 10):
+    ours, fused = attention(q[:, :, -Tq:], k, v), fused_attention(q[:, :, -Tq:], k, v)
+    assert torch.allclose(ours, fused, atol=1e-6)
+
+# %% [markdown]
+# Equal, and how much faster? Both are timed on a whole training step's worth of work, forward
+# and backward, for windows from 64 to 1,024 tokens.
+
+
+# %%
+def seconds(function, T, repeats=5):
+    """Median time for forward and backward of 4 windows of T tokens, 4 heads of 32."""
+    q, k, v = torch.randn(3, 4, 4, T, 32, requires_grad=True)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function(q, k, v).sum().backward()
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[repeats // 2]
+
+
+lengths = [64, 128, 256, 512, 1024]
+timing = {name: [seconds(f, T) for T in lengths] for name, f in ATTENTIONS.items()}
+
+fig, ax = plt.subplots(figsize=(6, 3.2))
+for (name, times), marker in zip(timing.items(), "os", strict=True):
+    ax.loglog(lengths, [1000 * t for t in times], marker + "-", label=name)
+ax.set_xticks(lengths, lengths)
+ax.minorticks_off()
+ax.set(xlabel="window length T (tokens)", ylabel="forward + backward (ms)")
+ax.legend()
+show(
+    fig,
+    alt="Time against window length on logarithmic axes; explicit attention grows "
+    "faster and lies several times above fused attention at 1024 tokens.",
+)
+
+# %% [markdown]
+# *Both have to fill a table of T × T, so doubling the window takes about four times as long. The
+# fused one does it with much less traffic to memory, and the gap grows with the window.*
+
+# %% [markdown]
+# ## Multi-head attention
+# The finished class is three steps, and each is a method: **project** to queries, keys and values;
+# **attend**; **merge** the heads. Between the first two there is one optional argument, a
+# *cache*. It can remember the keys and values of tokens that came before `x`, and is for
+# chapter 08, where text is written one token at a time. Until then it is `None`.
+
+
+# %%
+#| export
+class MultiHeadAttention(nn.Module):
+    """Tokens exchange what they know, through n_head independent weighted means.
+
+    x (B, T, C) -> (B, T, C); no output depends on a later token. ValueError when n_embd
+    is not a multiple of n_head. Vaswani et al., 2017.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        bias: bool = True,
+        attention=fused_attention,
+    ):
+        super().__init__()
+        if n_head < 1 or n_embd % n_head:
+            raise ValueError(
+                f"n_embd {n_embd} can't be split into n_head {n_head} equal heads; "
+                "n_embd must be a multiple of n_head"
+            )
+        self.n_head = n_head
+        self.attention = attention
+        self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of every head, each (B, H, T, D)."""
+        B, T, C = x.shape
+        qkv = self.to_qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
+        return qkv.permute(2, 0, 3, 1, 4).unbind()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What each head takes in, (B, H, T, D)."""
+        return self.attention(q, k, v)
+
+    def merge(self, y: Tensor) -> Tensor:
+        """Heads (B, H, T, D) side by side and mixed: (B, T, C)."""
+        return self.output(y.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, cache=None) -> Tensor:
+        q, k, v = self.project(x)
+        if cache is not None:
+            k, v = cache.append(k, v)  # with those of all earlier tokens in front
+        return self.merge(self.attend(q, k, v))
+
+
+# %% [markdown]
+# The old numbers inside the new class: give it the stacked weights of the list of heads.
+
+# %%
+ours = MultiHeadAttention(C, H)
+with torch.no_grad():
+    ours.to_qkv.weight.copy_(weight)
+    ours.to_qkv.bias.copy_(bias)
+    ours.output.load_state_dict(listed.output.state_dict())
+assert torch.allclose(ours(x), listed(x), atol=1e-6)
+
+# %% [markdown]
+# And someone else's class. `nn.MultiheadAttention` stacks its weights in the same order, so they
+# can be copied over. Its mask says `True` where looking is *forbidden*, the other way round than
+# torch's own fused operation; it pays to check such things by numbers.
+
+# %%
+reference = nn.MultiheadAttention(C, H, batch_first=True)
+with torch.no_grad():
+    ours.to_qkv.weight.copy_(reference.in_proj_weight)
+    ours.to_qkv.bias.copy_(reference.in_proj_bias.normal_())
+    ours.output.load_state_dict(reference.out_proj.state_dict())
+forbidden = torch.ones(T, T, dtype=torch.bool).triu(1)
+expected, _ = reference(x, x, x, attn_mask=forbidden, need_weights=False)
+assert torch.allclose(ours(x), expected, atol=1e-6)
+(ours(x) - expected).abs().max().item()
+
+# %% [markdown]
+# Still no leak from the future:
+
+# %%
+x2 = x.clone()
+x2[:, -1] += 10.0
+assert torch.equal(ours(x2)[:, :-1], ours(x)[:, :-1])
+
+# %% [markdown]
+# ## Does it help?
+# The model of chapter 03, with one head of width 64 or with four of width 16. Both have the same
+# number of parameters, since the matrices only get divided differently, so any difference comes
+# from looking at several places. Three seeds each.
+
+
+# %%
+class Attending(nn.Module):
+    """Embeddings with positions, multi-head attention, and an output head."""
+
+    def __init__(self, n_embd, n_head, block_size):
+        super().__init__()
+        self.token_embedding = nn.Embedding(V, n_embd)
+        self.position_embedding = nn.Embedding(block_size, n_embd)
+        self.attention = MultiHeadAttention(n_embd, n_head, bias=False)
+        self.head = nn.Linear(n_embd, V)
+
+    def embed(self, ids):
+        return self.token_embedding(ids) + self.position_embedding(
+            torch.arange(ids.shape[1])
+        )
+
+    def forward(self, ids):
+        return self.head(self.attention(self.embed(ids)))
+
+
+def parameters(model):
+    """How many numbers the model learns."""
+    return sum(p.numel() for p in model.parameters())
+
+
+T = 32
+assert parameters(Attending(64, 1, T)) == parameters(Attending(64, 4, T))
+parameters(Attending(64, 4, T))
+
+# %%
+steps = 1500
+
+
+def learn(model, seed):
+    """Trains on random windows with a learning rate that falls to zero; the losses."""
+    optimizer = SGD(model.parameters(), learning_rate=0.3, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    for step in range(steps):
+        optimizer.learning_rate = 0.3 * (1 - step / steps)
+        batch = get_batch(train_ids, 16, T, generator)
+        losses.append(training_step(model, optimizer, *batch))
+    return losses
+
+
+curves, finals = {}, {}
+for n_head in (1, 4):
+    finals[n_head] = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = Attending(64, n_head, T)
+        curves[n_head] = learn(model, seed)
+        finals[n_head].append(evaluate(model, val_ids, T))
+
+for n_head, losses in finals.items():
+    print(
+        f"{n_head} head(s): {torch.tensor(losses).mean():.3f} ± {torch.tensor(losses).std():.3f}"
+    )
+
+# %%
+fig, ax = plt.subplots(figsize=(6.5, 3.2))
+for (n_head, curve), color in zip(curves.items(), [RED, BLUE], strict=True):
+    smooth = torch.tensor(curve).view(-1, 50).mean(dim=1)
+    ax.plot(range(25, steps, 50), smooth, color=color, label=f"{n_head} head(s)")
+ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.1, 3.0))
+ax.legend()
+show(
+    fig,
+    alt="Training loss over 1500 steps for one head and for four heads; the curve of "
+    "four heads lies clearly below from early on.",
+)
+
+# %% [markdown]
+# *Same parameters, same steps, same data. Splitting the width into four heads is worth more than
+# going from no attention to one head was.*
+
+# %%
+new = sum(finals[4]) / 3
+assert max(finals[4]) < min(finals[1]) - 0.03
+print(f"four heads: {new:.2f} nats")
+
+# %% [markdown]
+# ## What the heads look at
+# If four heads do better than one, they should look at different things. For every head of the
+# trained model, here is how much weight it puts on the token 0, 1, 2, ... places back, averaged
+# over many windows of the validation text.
+
+# %%
+with torch.no_grad():
+    ids, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
+    q, k, v = model.attention.project(model.embed(ids))
+    weights = attention_weights(q, k).mean(dim=0)  # (H, T, T), mean over the windows
+
+back = torch.stack(
+    [weights[:, range(d, T), range(T - d)].mean(dim=1) for d in range(8)]
+)
+
+fig, ax = plt.subplots(figsize=(6.5, 2.6))
+image = ax.imshow(back.T, cmap="viridis", vmin=0)
+for h in range(4):
+    for d in range(8):
+        dark = back[d, h] < 0.5 * back.max()
+        ax.text(
+            d,
+            h,
+            f"{back[d, h]:.2f}",
+            ha="center",
+            va="center",
+            color="w" if dark else "k",
+        )
+ax.set_yticks(range(4), [f"head {h}" for h in range(4)])
+ax.set(xlabel="places back (0 = the token itself)")
+ax.grid(False)
+show(
+    fig,
+    alt="Heat map of four heads by places back: each head has its largest weights at "
+    "different distances between zero and three places back.",
+)
+
+# %% [markdown]
+# *Nobody told them to share the work. Compare the rows: the heads have settled on different
+# distances. A character is best predicted by the few before it, each kept apart.*
+#
+# What they do *not* do yet is to look far. With one layer a head can search for a letter or for a
+# place, but not for anything that has to be worked out first, such as *the last speaker's name*.
+# For that, attention has to be applied to the results of attention.
+
+# %% [markdown]
+# ## Summary
+# One head takes one mean; several narrow heads take several, for the same number of parameters. We
+# built them as a list, then as one matrix product with some care about shapes, found the same
+# numbers, and found them again in torch's own class. The fused operation gives the same values
+# without storing the table of weights. With four heads the loss falls from 2.38 to about 2.17
+# nats, and each head looks at places of its own.
+
+# %% [markdown]
+# ## Exercises
+# **1.** How does the loss change with 1, 2, 4, 8, 16 heads at the same width? Predict it before you
+# run it: what can a head of width 4 still express?
+# ```python
+# assert set(by_heads) == {1, 2, 4, 8, 16} and by_heads[4] < by_heads[1]
+# ```
+# **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand so that the output is the input: each
+# token looks at itself only, and passes itself on.
+# ```python
+# assert torch.allclose(layer(x), x, atol=1e-3)
+# ```
+# **3.** How many parameters does `MultiHeadAttention(n_embd, n_head)` have? Write the formula.
+# ```python
+# for C, H in ((32, 4), (64, 8), (64, 1)):
+#     assert formula(C, H) == parameters(MultiHeadAttention(C, H))
+# ```
+
+# %% [markdown]
+# ## Solutions
+
+# %% jupyter={"source_hidden": true}
+steps, by_heads = 500, {}
+for n_head in (1, 2, 4, 8, 16):
+    torch.manual_seed(0)
+    narrow = Attending(64, n_head, T)
+    learn(narrow, 0)
+    by_heads[n_head] = round(evaluate(narrow, val_ids, T), 3)
+assert set(by_heads) == {1, 2, 4, 8, 16} and by_heads[4] < by_heads[1]
+by_heads
+
+# %% jupyter={"source_hidden": true}
+# Distinct tokens far apart: each one's own key answers its query best by a wide margin.
+layer = MultiHeadAttention(4, 2)
+with torch.no_grad():
+    eye = torch.eye(4)
+    layer.to_qkv.weight.copy_(torch.cat([eye, eye, eye]))
+    layer.to_qkv.bias.zero_()
+    layer.output.weight.copy_(eye)
+    layer.output.bias.zero_()
+    x = 20 * torch.tensor(
+        [[[1.0, 0, 1, 0], [0, 1, 0, 1], [-1, 0, -1, 0], [0, -1, 0, -1]]]
+    )
+    assert torch.allclose(layer(x), x, atol=1e-3)
+
+
+# %% jupyter={"source_hidden": true}
+def formula(C, H):
+    return (3 * C * C + 3 * C) + (C * C + C)  # to_qkv, output; the heads do not matter
+
+
+for C, H in ((32, 4), (64, 8), (64, 1)):
+    assert formula(C, H) == parameters(MultiHeadAttention(C, H))

@@ -1,0 +1,543 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/text///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · GPT
+# > What is a GPT, whole?
+#
+# Where we are: all parts are on the table. Tokens become points (03), look back with several heads
+# (04), and pass through blocks that stack (05); three blocks reached about 2.03 nats. What is
+# missing is not a new idea but care: putting the parts together so that one small description,
+# the *config*, says everything about a model; knowing how many numbers it will learn before
+# building it; and drawing the first weights so that it starts from an honest *I don't know*.
+#
+# That last state has a known loss, $\ln 65 = 4.174$. It is the number to meet before training, and
+# 2.03 the one to beat after some.
+
+# %%
+import math
+
+from tinygpt_lib import load_shakespeare
+from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, SKY, plt, show
+from tinygpt_lib.bigram import SGD, evaluate, training_step
+from tinygpt_lib.text import CharTokenizer, get_batch, split
+
+text = load_shakespeare()
+tokenizer = CharTokenizer.from_text(text)
+V = tokenizer.vocab_size
+train_ids, val_ids = split(tokenizer.encode(text))
+
+# %%
+#| export
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tinygpt_lib._checks import check_bool, check_choice, check_float, check_int
+from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
+from tinygpt_lib.multi_head import ATTENTIONS
+
+# %% [markdown]
+# ## The whole on one page
+# Ids of shape (B, T) come in at the bottom, logits of shape (B, T, V) leave at the top. In between
+# runs the residual stream, (B, T, C) all the way.
+
+
+# %%
+def draw(ax, boxes):
+    """A column of boxes, first one at the bottom, joined by arrows."""
+    for y, (label, shape, color) in enumerate(boxes):
+        ax.text(
+            0,
+            y,
+            label,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.5", "fc": color, "ec": "k", "alpha": 0.85},
+        )
+        ax.text(1.6, y + 0.5, shape, va="center", family="monospace", fontsize=9)
+        ax.annotate("", (0, y + 0.72), (0, y + 0.28), arrowprops={"arrowstyle": "->"})
+    ax.set(xlim=(-3, 4), ylim=(-0.6, len(boxes) + 0.1))
+    ax.axis("off")
+
+
+fig, ax = plt.subplots(figsize=(6, 4.2))
+draw(
+    ax,
+    [
+        ("token embedding + position embedding", "(B, T, C)", SKY),
+        ("block 1:  + attention,  + feed-forward", "(B, T, C)", "#dddddd"),
+        ("...", "(B, T, C)", "#ffffff"),
+        ("block L:  + attention,  + feed-forward", "(B, T, C)", "#dddddd"),
+        ("norm", "(B, T, C)", "#f5e6b0"),
+        ("output head", "(B, T, V) logits", ORANGE),
+    ],
+)
+ax.text(0, -0.55, "ids (B, T)", ha="center")
+show(
+    fig,
+    alt="Column of boxes from ids at the bottom: embeddings, blocks 1 to L, norm, "
+    "output head, with the shape beside each arrow.",
+)
+
+# %% [markdown]
+# *Everything between the two ends has one shape. That is what allows any number of blocks.*
+#
+# Before filling it in, let the shapes flow through the two ends alone, with nothing in between:
+
+# %%
+torch.manual_seed(0)
+B, T, C = 2, 8, 16
+token_embedding, position_embedding = nn.Embedding(V, C), nn.Embedding(T, C)
+head = nn.Linear(C, V, bias=False)
+ids = train_ids[: B * T].view(B, T)
+x = token_embedding(ids) + position_embedding(torch.arange(T))
+head(x).shape
+
+# %% [markdown]
+# A GPT without blocks: it knows the character and the place, nothing of the past. In other words,
+# a bigram model. Everything more than 2.49 nats worth comes from what we put in the middle.
+
+# %% [markdown]
+# ## A config
+# A model should be describable in one line, so that it can be built again, compared and
+# saved. We use a dataclass, one field for each choice. The last three name *kinds of parts*. Each
+# name is looked up in a table; whoever wants to try another norm or another feed-forward adds an
+# entry to a table and changes nothing else. (Chapter 10 does that.)
+
+# %%
+#| export
+NORMS = {"layer": LayerNorm}
+FEED_FORWARDS = {
+    "gelu": FeedForward,
+    "relu": partial(FeedForward, activation=nn.functional.relu),
+}
+
+# %% [markdown]
+# Wrong settings are best refused before any work is done, in a sentence that names the setting and
+# what is allowed. An `n_embd` that can't be divided among the heads, say, would otherwise show up
+# as a complaint about shapes somewhere deep in a view.
+
+
+# %%
+#| export
+@dataclass
+class GPTConfig:
+    """All that describes a GPT; ValueError for a setting that makes no sense."""
+
+    vocab_size: int  # how many different tokens
+    block_size: int = 64  # longest context, in tokens
+    n_layer: int = 4  # blocks
+    n_head: int = 4  # attention heads in a block
+    n_embd: int = 128  # width of the residual stream
+    dropout: float = 0.0  # share of numbers zeroed in training
+    bias: bool = True  # biases in linear layers and norms, as GPT-2 has them
+    attention: str = "fused"  # a name in ATTENTIONS
+    norm: str = "layer"  # a name in NORMS
+    feed_forward: str = "gelu"  # a name in FEED_FORWARDS
+
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            check_int(name, getattr(self, name), low=1)
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd {self.n_embd} can't be split into n_head {self.n_head} equal "
+                "heads; n_embd must be a multiple of n_head"
+            )
+        below_one = "at least 0 and below 1"
+        check_float("dropout", self.dropout, below_one, lambda p: 0 <= p < 1)
+        check_bool("bias", self.bias)
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+
+    def to_dict(self) -> dict:
+        """The config as plain JSON data; GPTConfig(**data) makes it again."""
+        return asdict(self)
+
+
+# %% tags=["nbval-check-output"]
+for wrong in (
+    {"n_embd": 100, "n_head": 3},
+    {"n_layer": 0},
+    {"dropout": 1.0},
+    {"norm": "nrom"},
+):
+    try:
+        GPTConfig(vocab_size=65, **wrong)
+    except ValueError as error:
+        print(error)
+
+# %% [markdown]
+# ## The model
+# Now the drawing from above, line by line. `cache` is again the optional memory for chapter 08; if
+# there is one, the new tokens take their places after those it already holds.
+
+
+# %%
+#| export
+class GPT(nn.Module):
+    """Predicts every next token from all before it: embeddings, blocks, norm, head.
+
+    ids (B, T) int64 with T <= block_size -> logits (B, T, vocab_size). Radford et al.,
+    2019.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        C = config.n_embd
+        self.token_embedding = nn.Embedding(config.vocab_size, C)
+        self.position_embedding = nn.Embedding(config.block_size, C)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                C,
+                config.n_head,
+                dropout=config.dropout,
+                bias=config.bias,
+                attention=ATTENTIONS[config.attention],
+                norm=NORMS[config.norm],
+                feed_forward=FEED_FORWARDS[config.feed_forward],
+            )
+            for _ in range(config.n_layer)
+        )
+        self.norm = NORMS[config.norm](C, config.bias)
+        self.head = nn.Linear(C, config.vocab_size, bias=False)
+        self.apply(self._draw_weights)
+        self._quiet_the_blocks()
+
+    def _draw_weights(self, module: nn.Module) -> None:
+        """Small normal weights, zero biases, as GPT-2 draws them."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def _quiet_the_blocks(self) -> None:
+        """All 2L additions to the stream together start as loud as one."""
+        for block in self.blocks:
+            for part in (block.attention, block.feed_forward):
+                with torch.no_grad():
+                    part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        """What each token is plus where it stands, counted from `start`: (B, T, C)."""
+        end = start + ids.shape[1]
+        if end > self.config.block_size:
+            raise ValueError(
+                f"{end} tokens are more than block_size {self.config.block_size}; "
+                "give the model at most the last block_size tokens"
+            )
+        places = torch.arange(start, end, device=ids.device)
+        return self.token_embedding(ids) + self.position_embedding(places)
+
+    def forward(self, ids: Tensor, cache=None) -> Tensor:
+        start = 0 if cache is None else cache.length
+        x = self.dropout(self.embed(ids, start))  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache.layers[i])
+        return self.head(self.norm(x))  # (B, T, V)
+
+    def n_parameters(self) -> int:
+        """How many numbers the model learns."""
+        return sum(p.numel() for p in self.parameters())
+
+
+# %% [markdown]
+# Every part of it has been checked against torch's in its own chapter. What could still be wrong is
+# how they are put together, so the tests of this course copy random weights into Hugging Face's
+# GPT-2 and demand the same logits. Here, the shapes and the arrow of time:
+
+# %%
+torch.manual_seed(0)
+model = GPT(GPTConfig(vocab_size=V))
+ids, targets = get_batch(train_ids, 4, 64, torch.Generator().manual_seed(0))
+logits = model(ids)
+changed = ids.clone()
+changed[:, 40:] = 0
+assert torch.equal(model(changed)[:, :40], logits[:, :40])
+assert not torch.equal(model(changed)[:, 40:], logits[:, 40:])
+logits.shape
+
+# %% [markdown]
+# And the two ways to attend, the one of chapter 03 and the fused one, through the whole model:
+
+# %%
+explicit = GPT(GPTConfig(vocab_size=V, attention="explicit"))
+explicit.load_state_dict(model.state_dict())
+assert torch.allclose(explicit(ids), logits, atol=1e-6)
+
+# %% [markdown]
+# ## Counting parameters
+# How many numbers does it learn? First by thinking. A block holds, for width $C$: queries, keys and
+# values $3C^2 + 3C$; the attention's output $C^2 + C$; the feed-forward $4C^2 + 4C$ to widen and
+# $4C^2 + C$ to narrow; two norms of $2C$ each. Together $12C^2 + 13C$. Outside the blocks:
+# $VC$ for the tokens, $TC$ for the places, $2C$ for the last norm, $VC$ for the head.
+
+
+# %% tags=["nbval-check-output"]
+def count(c: GPTConfig):
+    """Parameters by the formula, (in the blocks, outside them); biases included."""
+    C = c.n_embd
+    blocks = c.n_layer * (12 * C**2 + 13 * C)
+    return blocks, (2 * c.vocab_size + c.block_size + 2) * C
+
+
+blocks, outside = count(model.config)
+assert blocks + outside == model.n_parameters()
+f"{blocks:,} in the blocks + {outside:,} outside = {model.n_parameters():,}"
+
+# %% [markdown]
+# 0.8 million. Now trust the formula on something that we can't build here, GPT-2 itself: 12 layers,
+# width 768, 50,257 tokens, 1,024 places. GPT-2 uses one matrix for both embedding and head, so we
+# take one off:
+
+# %% tags=["nbval-check-output"]
+gpt2 = GPTConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768)
+total = sum(count(gpt2)) - gpt2.vocab_size * gpt2.n_embd
+f"{total:,}"
+
+# %% [markdown]
+# 124 million, the figure that is printed on the box. Where do the parameters sit? At our vocabulary
+# of 65 characters nearly all are in the blocks. At GPT-2's, a third is the table of tokens.
+
+# %%
+widths = [32, 64, 128, 256, 512]
+fig, axes = plt.subplots(1, 2, figsize=(8.5, 3), sharey=True)
+for ax, vocabulary in zip(axes, (65, 50257), strict=True):
+    shares = []
+    for C in widths:
+        inside, out = count(GPTConfig(vocabulary, n_embd=C))
+        shares.append(100 * inside / (inside + out))
+    ax.bar(range(5), shares, color=BLUE, label="blocks")
+    ax.bar(
+        range(5),
+        [100 - s for s in shares],
+        bottom=shares,
+        color=ORANGE,
+        label="the rest",
+    )
+    ax.set_xticks(range(5), widths)
+    ax.set(xlabel="n_embd", title=f"{vocabulary:,} tokens, 4 layers")
+axes[0].set_ylabel("share of parameters (%)")
+axes[0].legend(loc="lower right")
+show(
+    fig,
+    alt="Stacked bars: with 65 tokens the blocks hold 75 to 99 % of the parameters; "
+    "with 50,257 tokens embedding and head hold most of them.",
+)
+
+# %% [markdown]
+# *A large vocabulary makes a small model mostly a dictionary. It is one reason to begin with
+# characters.*
+
+# %% [markdown]
+# ## An honest start
+# Before training the model knows nothing, so its best guess is 1/65 for everything, and its loss
+# $\ln 65$. Anything above says that it begins with opinions, all of them unfounded, and that the
+# first part of the training will go into unlearning them. How do the weights have to be drawn?
+#
+# If torch draws them, embeddings come from a normal distribution with variance 1, and the
+# weights of a linear layer from a uniform one that depends on its width. The same model both ways:
+
+
+# %%
+def with_torchs_weights(config):
+    """The same model with the weights that torch's layers draw for themselves."""
+    model = GPT(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.reset_parameters()
+    return model
+
+
+def first_loss(model):
+    return evaluate(model, val_ids[:20_001])
+
+
+torch.manual_seed(1)
+ours, torchs = GPT(GPTConfig(V)), with_torchs_weights(GPTConfig(V))
+print(
+    f"ln 65 {math.log(V):.3f}   ours {first_loss(ours):.3f}   torch's {first_loss(torchs):.3f}"
+)
+
+# %% [markdown]
+# After the last norm each of the $C$ numbers of a token has variance 1. A logit is a sum of $C$ of
+# them, each multiplied by a weight of variance $s^2$, so it has variance $C s^2$. For torch's
+# layers $s^2 = 1/(3C)$, which gives logits of variance 1/3; for GPT-2's $s = 0.02$ it is
+# $128 \cdot 0.0004 = 0.05$. And a softmax over logits with a small variance costs about half that
+# variance more than $\ln 65$: 0.17 and 0.026. Measured:
+
+# %%
+excess = {}
+for name, m in {"torch": torchs, "ours": ours}.items():
+    variance = m(ids).var().item()
+    excess[name] = first_loss(m) - math.log(V)
+    print(
+        f"{name:6} variance {variance:.3f}  predicted +{variance / 2:.3f}  measured {excess[name]:+.3f}"
+    )
+assert abs(excess["ours"]) < 0.05 < excess["torch"]
+
+# %% [markdown]
+# A tenth of a nat looks harmless. It would be much worse with one shared matrix for embedding and
+# head, as in GPT-2: drawn with variance 1, it gives logits of variance $C$.
+
+# %%
+shared = with_torchs_weights(GPTConfig(V))
+shared.head.weight = shared.token_embedding.weight
+print(
+    f"one matrix of variance 1 for both ends: first loss {first_loss(shared):.1f} nats"
+)
+assert first_loss(shared) > 20
+
+# %%
+fig, ax = plt.subplots(figsize=(6.5, 3))
+for m, name, color in (
+    (shared, "shared matrix, variance 1", RED),
+    (torchs, "torch's", ORANGE),
+    (ours, "ours", BLUE),
+):
+    p = m(ids).detach().softmax(-1).flatten().log10()
+    ax.hist(
+        p.clamp(min=-12),
+        bins=120,
+        range=(-12, 0),
+        density=True,
+        alpha=0.7,
+        color=color,
+        label=name,
+    )
+ax.axvline(-math.log10(V), color="k", ls="--", label="1/65")
+ax.set(
+    xlabel="log10 of a predicted probability, before training",
+    ylabel="density",
+    ylim=(0, 6),
+)
+ax.legend()
+show(
+    fig,
+    alt="Histogram of predicted probabilities: ours is a narrow peak at one 65th, torch's a "
+    "wider one, the shared matrix is spread over twelve orders of magnitude.",
+)
+
+# %% [markdown]
+# *What the untrained model believes. Ours gives every character about the same chance. With a shared
+# matrix drawn too large it is certain of things it can't know: it expects the character that it
+# just read.*
+
+# %% [markdown]
+# ## Does it learn?
+# A short run with the optimizer that we have, for our weights and for torch's.
+
+# %%
+steps = 400
+
+
+def learn(model, seed, rate=0.3):
+    """Trains on random windows with a learning rate that falls to zero; the losses."""
+    optimizer = SGD(model.parameters(), learning_rate=rate, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    for step in range(steps):
+        optimizer.learning_rate = rate * (1 - step / steps)
+        batch = get_batch(train_ids, 12, model.config.block_size, generator)
+        losses.append(training_step(model, optimizer, *batch))
+    return losses
+
+
+curves, finals = {}, {}
+for name, make in {"ours": GPT, "torch's": with_torchs_weights}.items():
+    torch.manual_seed(0)
+    model = make(GPTConfig(V))
+    curves[name] = learn(model, 0)
+    finals[name] = evaluate(model, val_ids)
+finals
+
+# %%
+fig, ax = plt.subplots(figsize=(6.5, 3.2))
+for (name, curve), color in zip(curves.items(), [BLUE, ORANGE], strict=True):
+    smooth = torch.tensor(curve).view(-1, 10).mean(dim=1)
+    ax.plot(range(5, steps, 10), smooth, color=color, label=f"{name} weights")
+ax.axhline(math.log(V), color=GREEN, ls="--", lw=1, label="ln 65")
+ax.set(xlabel="step", ylabel="training loss (nats)")
+ax.legend()
+show(
+    fig,
+    alt="Training loss of the GPT over 400 steps from 4.17 down, for both ways to draw "
+    "the weights.",
+)
+
+# %% [markdown]
+# *Look at the left end. Both start near ln 65, ours on it. Note the shelf at about 3.3 nats: first
+# the model learns how common each character is, which needs no past at all; then, step by step,
+# to use the past.*
+
+# %% [markdown]
+# ## Summary
+# A GPT is embeddings, blocks and a head, with one stream of width $C$ from end to end. A config
+# of ten fields describes it, and $12C^2 + 13C$ for each block counts it: 0.8 million parameters for
+# ours, 124 million for GPT-2. Drawn small, its weights let it start at ln 65, with no opinion.
+# What it can reach depends now on how it is trained, and that is the next chapter.
+
+# %% [markdown]
+# ## Exercises
+# **1.** Of the parameters in a block, what share is in the feed-forward part? Take `C` to be large.
+# ```python
+# assert abs(share - measured_share) < 0.01
+# ```
+# **2.** Choose `n_embd` so that a model of 6 layers with 65 tokens, 256 places and 6 heads has about
+# 10 million parameters, using the formula only.
+# ```python
+# big = GPT(GPTConfig(65, block_size=256, n_layer=6, n_head=6, n_embd=your_choice))
+# assert 10e6 < big.n_parameters() < 11e6
+# ```
+# **3.** A floating-point operation (FLOP) is one multiplication or addition. Each weight of a matrix
+# is used once for each token, in one multiplication and one addition. Estimate the FLOPs of a
+# forward pass for one token, attention scores left out, and then the tokens per second that a
+# machine of 100 GFLOP/s could at best train, if the backward pass costs twice the forward.
+# ```python
+# assert 15_000 < tokens_per_second < 25_000
+# ```
+
+# %% [markdown]
+# ## Solutions
+
+# %% jupyter={"source_hidden": true}
+share = 8 / 12
+block = GPT(GPTConfig(V, n_embd=512, n_layer=1)).blocks[0]
+measured_share = sum(p.numel() for p in block.feed_forward.parameters()) / sum(
+    p.numel() for p in block.parameters()
+)
+assert abs(share - measured_share) < 0.01
+measured_share
+
+# %% jupyter={"source_hidden": true}
+# 6 · 12 · C² = 10 million gives C = 373; the next multiple of 6 that is round is 384.
+your_choice = 384
+big = GPT(GPTConfig(65, block_size=256, n_layer=6, n_head=6, n_embd=your_choice))
+assert 10e6 < big.n_parameters() < 11e6
+f"{big.n_parameters():,}"
+
+# %% jupyter={"source_hidden": true}
+config = GPTConfig(V)
+matrix_weights = config.n_layer * 12 * config.n_embd**2 + V * config.n_embd
+forward = 2 * matrix_weights
+tokens_per_second = 100e9 / (3 * forward)
+assert 15_000 < tokens_per_second < 25_000
+f"{tokens_per_second:,.0f}"

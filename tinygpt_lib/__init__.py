@@ -1,0 +1,53 @@
+"""A small GPT, built step by step in the notebooks of tiny-gpt-from-scratch.
+
+Every module but this one, `__main__` and those that begin with `_` is generated from
+the notebook of the same name, which explains it line by line.
+"""
+
+from tinygpt_lib._corpus import CorpusError, load_shakespeare
+from tinygpt_lib._device import choose_device
+from tinygpt_lib._version import __version__
+from tinygpt_lib.bigram import NGram, evaluate, training_step
+from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
+from tinygpt_lib.generation import KVCache, generate
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.multi_head import MultiHeadAttention
+from tinygpt_lib.single_head import attention
+from tinygpt_lib.text import CharTokenizer, get_batch, split
+from tinygpt_lib.training import (
+    AdamW,
+    CheckpointError,
+    TrainConfig,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
+
+__all__ = [
+    "GPT",
+    "AdamW",
+    "Block",
+    "CharTokenizer",
+    "CheckpointError",
+    "CorpusError",
+    "Dropout",
+    "FeedForward",
+    "GPTConfig",
+    "KVCache",
+    "LayerNorm",
+    "MultiHeadAttention",
+    "NGram",
+    "TrainConfig",
+    "__version__",
+    "attention",
+    "choose_device",
+    "evaluate",
+    "generate",
+    "get_batch",
+    "load_checkpoint",
+    "load_shakespeare",
+    "save_checkpoint",
+    "split",
+    "train",
+    "training_step",
+]

@@ -1,0 +1,31 @@
+"""Refusing nonsense in settings, in one sentence that names it and what is allowed."""
+
+import math
+
+
+def check_int(name: str, value, low: int, high: int | None = None) -> None:
+    """ValueError unless value is a whole number in low..high (no upper end if None)."""
+    allowed = f"at least {low}" if high is None else f"in the range {low}..{high}"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number {allowed}")
+
+
+def check_float(name: str, value, allowed: str, inside) -> None:
+    """ValueError unless value is a finite number and inside(value) holds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not inside(value):
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def check_choice(name: str, value, choices) -> None:
+    """ValueError unless value is one of choices."""
+    if value not in list(choices):
+        known = ", ".join(repr(c) for c in sorted(choices))
+        raise ValueError(f"{name} is {value!r}; it must be one of {known}")
+
+
+def check_bool(name: str, value) -> None:
+    """ValueError unless value is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")

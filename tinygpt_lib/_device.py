@@ -1,0 +1,52 @@
+"""Where a model computes: finding, choosing and checking the device."""
+
+from itertools import chain
+
+import torch
+from torch import nn
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU if it has none."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" takes CUDA where there is one, else the CPU.
+
+    Apple's "mps" is taken only when it is asked for, and only after its fused attention
+    was found to agree with the explicit one. ValueError for any other name;
+    RuntimeError when the device is not there or fails the check.
+    """
+    base = name.split(":")[0]
+    if base not in DEVICES:
+        raise ValueError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if base == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device 'cuda' was asked for, but torch finds no CUDA here")
+    if base == "mps":
+        if not torch.backends.mps.is_available():
+            raise RuntimeError("device 'mps' was asked for, but torch finds none here")
+        check_attention(torch.device("mps"))
+    return torch.device(name)
+
+
+def check_attention(device: torch.device, tolerance: float = 1e-4) -> None:
+    """RuntimeError unless fused and explicit attention agree on `device`."""
+    from tinygpt_lib.multi_head import fused_attention
+    from tinygpt_lib.single_head import attention
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 2, 4, 48, 32)  # q, k, v of (B, H, T, D)
+    q, k, v = torch.randn(shape, generator=generator).to(device)
+    difference = (fused_attention(q, k, v) - attention(q, k, v)).abs().max().item()
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"fused and explicit attention differ by {difference:.1e} on {device} "
+            f"(allowed: {tolerance:.0e}); use another device"
+        )

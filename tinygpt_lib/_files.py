@@ -1,0 +1,138 @@
+"""Files that are whole or absent: atomic writes, and tensors that come with a checksum.
+
+Nothing here runs code that a file holds: JSON and safetensors only, never a pickle.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+FORMAT = "tinygpt_lib"
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read or written; says which file, and why."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Puts data at path, wholly or not at all, whatever happens on the way."""
+    # Written beside its place, since a rename is atomic only within a file system.
+    descriptor, aside = tempfile.mkstemp(
+        prefix=f".{path.name}-", suffix=".partial", dir=path.parent
+    )
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what a killed process left half-written; only for who owns the folder."""
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Writes data, with the format's name and version, so that people can read it."""
+    stamped = {"format": FORMAT, "version": VERSION, **data}
+    text = json.dumps(stamped, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read_json(path: Path) -> dict:
+    """What `write_json` wrote, less the stamp; CheckpointError for anything else."""
+    try:
+        data = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON: it was cut short or altered"
+        ) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} was altered: it holds no JSON object")
+    check_stamp(path, data.pop("format", None), data.pop("version", None))
+    return data
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
+    """Writes tensors as safetensors, with JSON data `about` them and a checksum."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    text = json.dumps(about, ensure_ascii=False)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "about": text,
+        "sha256": checksum(tensors, text),
+    }
+    write_atomically(path, to_safetensors(tensors, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """What `write_tensors` wrote; CheckpointError if a single byte differs."""
+    read_bytes(path, 1)  # missing or forbidden: say so in our words
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            version = metadata.get("version", "")
+            check_stamp(
+                path,
+                metadata.get("format"),
+                int(version) if version.isdecimal() else None,
+            )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        text = metadata.get("about", "")
+        if metadata.get("sha256") != checksum(tensors, text):
+            raise CheckpointError(
+                f"{path} was altered: its content does not match its checksum"
+            )
+        return tensors, json.loads(text)
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: it was cut short, altered, or is "
+            "something else (a pickle, say, which is never loaded)"
+        ) from error
+
+
+def checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """A sha256 over every name, type, shape and byte."""
+    digest = hashlib.sha256(about.encode())
+    for name, t in sorted(tensors.items()):
+        digest.update(f"\n{name} {t.dtype} {tuple(t.shape)}\n".encode())
+        digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_stamp(path: Path, name, version) -> None:
+    """CheckpointError unless a file is of our format and of a version we can read."""
+    if name != FORMAT:
+        raise CheckpointError(f"{path} was not written by {FORMAT}")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has version {version!r} of the format; this {FORMAT} reads "
+            f"version {VERSION} only"
+        )
+
+
+def read_bytes(path: Path, size: int = -1) -> bytes:
+    """The file's first `size` bytes (default: all); CheckpointError if it can't be."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"{path} can't be read: {reason}") from error

@@ -1,0 +1,144 @@
+# generated from notebooks/text/08_generation.py: edit there
+"""Generation: how do you draw text from it, and fast?"""
+
+import torch
+from torch import Tensor
+
+from tinygpt_lib._checks import check_float, check_int
+from tinygpt_lib._device import device_of
+from tinygpt_lib.gpt import GPT, GPTConfig
+
+__all__ = ["KVCache", "LayerCache", "check_generation", "generate", "pick"]
+
+# --- Cutting off the tail ---
+
+
+def pick(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One token for each row of logits (B, V), drawn as told: (B, 1).
+
+    Temperature 0 takes the likeliest. top_k keeps that many, top_p the fewest that
+    reach that probability together (Holtzman et al., 2019); with both, what both keep.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    # Shifted so that the largest is 0: a tiny temperature then can't overflow.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    if top_k is not None:
+        smallest_kept = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    probabilities = logits.softmax(dim=-1)
+    if top_p is not None:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        dropped = ordered.cumsum(-1) - ordered >= top_p  # enough without it
+        probabilities = probabilities.masked_fill(
+            torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0
+        )
+    if generator is not None:
+        probabilities = probabilities.to(generator.device)
+    return torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
+
+
+# --- The cache ---
+
+
+class LayerCache:
+    """Keys and values that one attention layer has computed so far."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds k and v (B, H, T, D); returns all so far, (B, H, length, D)."""
+        B, H, T, D = k.shape
+        if self.length == 0:
+            self.k = k.new_empty(B, H, self.capacity, D)
+            self.v = torch.empty_like(self.k)
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, not {end}")
+        self.k[:, :, self.length : end] = k
+        self.v[:, :, self.length : end] = v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+class KVCache:
+    """One `LayerCache` for each block of a GPT: its memory of the text so far."""
+
+    def __init__(self, config: GPTConfig):
+        self.layers = [LayerCache(config.block_size) for _ in range(config.n_layer)]
+
+    @property
+    def length(self) -> int:
+        """Tokens remembered."""
+        return self.layers[0].length
+
+
+# --- Past the window ---
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    ids: Tensor,
+    n_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    use_cache: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Continues ids (B, T0) by n_tokens: (B, T0 + n_tokens), the prompt included.
+
+    temperature 0 is greedy; top_k and top_p as in `pick`. A prompt may be longer than
+    block_size: the model sees the last block_size tokens. The same generator state
+    gives the same text, with and without cache. ValueError for what is out of range.
+    """
+    check_generation(model, ids, n_tokens, temperature, top_k, top_p)
+    B, T0 = ids.shape
+    window = model.config.block_size
+    out = torch.empty(B, T0 + n_tokens, dtype=torch.int64, device=device_of(model))
+    out[:, :T0] = ids
+    was_training = model.training
+    model.eval()
+    cache = KVCache(model.config)
+    for end in range(T0, T0 + n_tokens):
+        if use_cache and end <= window:
+            logits = model(out[:, cache.length : end], cache)
+        else:
+            logits = model(out[:, max(0, end - window) : end])
+        choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
+        out[:, end : end + 1] = choice
+    model.train(was_training)
+    return out
+
+
+def check_generation(model, ids, n_tokens, temperature, top_k, top_p) -> None:
+    """ValueError, naming the culprit, for what `generate` can't do."""
+    V = model.config.vocab_size
+    if ids.dim() != 2 or ids.shape[0] < 1:
+        raise ValueError(f"ids have shape {tuple(ids.shape)}; it must be (B, T0)")
+    if ids.shape[1] < 1:
+        raise ValueError("the prompt is empty; it must hold at least one token")
+    if ids.dtype != torch.int64:
+        raise ValueError(f"ids are {ids.dtype}; they must be torch.int64")
+    if ids.min() < 0 or ids.max() >= V:
+        raise ValueError(
+            f"the prompt holds ids from {ids.min()} to {ids.max()}; the model's "
+            f"vocabulary allows 0..{V - 1}"
+        )
+    check_int("n_tokens", n_tokens, low=0)
+    allowed = "at least 0 (0 takes the likeliest token)"
+    check_float("temperature", temperature, allowed, lambda t: t >= 0)
+    if top_k is not None:
+        check_int("top_k", top_k, low=1, high=V)
+    if top_p is not None:
+        check_float("top_p", top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
