@@ -8,6 +8,10 @@ from torch import nn
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+class DeviceError(RuntimeError):
+    """A device that was asked for is not there, or computes wrong."""
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter or buffer; the CPU if it has none."""
     for tensor in chain(model.parameters(), model.buffers()):
@@ -20,7 +24,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Apple's "mps" is taken only when it is asked for, and only after its fused attention
     was found to agree with the explicit one. ValueError for any other name;
-    RuntimeError when the device is not there or fails the check.
+    DeviceError when the device is not there or fails the check.
     """
     base = name.split(":")[0]
     if base not in DEVICES:
@@ -28,16 +32,16 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if base == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device 'cuda' was asked for, but torch finds no CUDA here")
+        raise DeviceError("device 'cuda' was asked for, but torch finds no CUDA here")
     if base == "mps":
         if not torch.backends.mps.is_available():
-            raise RuntimeError("device 'mps' was asked for, but torch finds none here")
+            raise DeviceError("device 'mps' was asked for, but torch finds none here")
         check_attention(torch.device("mps"))
     return torch.device(name)
 
 
 def check_attention(device: torch.device, tolerance: float = 1e-4) -> None:
-    """RuntimeError unless fused and explicit attention agree on `device`."""
+    """DeviceError unless fused and explicit attention agree on `device`."""
     from tinygpt_lib.multi_head import fused_attention
     from tinygpt_lib.single_head import attention
 
@@ -46,7 +50,7 @@ def check_attention(device: torch.device, tolerance: float = 1e-4) -> None:
     q, k, v = torch.randn(shape, generator=generator).to(device)
     difference = (fused_attention(q, k, v) - attention(q, k, v)).abs().max().item()
     if not difference <= tolerance:
-        raise RuntimeError(
+        raise DeviceError(
             f"fused and explicit attention differ by {difference:.1e} on {device} "
             f"(allowed: {tolerance:.0e}); use another device"
         )

@@ -6,7 +6,7 @@ Nothing here runs code that a file holds: JSON and safetensors only, never a pic
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,18 +25,17 @@ class CheckpointError(ValueError):
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Puts data at path, wholly or not at all, whatever happens on the way."""
-    # Written beside its place, since a rename is atomic only within a file system.
-    descriptor, aside = tempfile.mkstemp(
-        prefix=f".{path.name}-", suffix=".partial", dir=path.parent
-    )
+    # Written beside its place, since a rename is atomic only within a file system, and
+    # under a name of its own, since another process may be writing the same file.
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.partial")
     try:
-        with open(descriptor, "wb") as file:
+        with open(aside, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave an empty file
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 

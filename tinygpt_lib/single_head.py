@@ -26,7 +26,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token takes in the past's values, weighted by how its query meets their keys.
+    """Each token takes in the past's values, weighted by how its query meets keys.
 
     q (..., Tq, D), k and v (..., Tk, D) -> (..., Tq, D), as in `attention_weights`.
     """

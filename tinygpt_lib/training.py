@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from tinygpt_lib._checks import check_float, check_int
@@ -28,7 +28,7 @@ from tinygpt_lib._files import (
 from tinygpt_lib._interrupt import held_interrupt
 from tinygpt_lib.bigram import evaluate, training_step
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.text import get_batch, split, tokenizer_from_dict
+from tinygpt_lib.text import get_batch, tokenizer_from_dict
 
 __all__ = [
     "PRESETS",

@@ -29,10 +29,12 @@
 # %%
 import copy
 
+from torch import nn
+
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import SGD
-from tinygpt_lib.text import CharTokenizer
+from tinygpt_lib.text import CharTokenizer, split
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)
@@ -51,7 +53,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from tinygpt_lib._checks import check_float, check_int
@@ -67,7 +69,7 @@ from tinygpt_lib._files import (
 from tinygpt_lib._interrupt import held_interrupt
 from tinygpt_lib.bigram import evaluate, training_step
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.text import get_batch, split, tokenizer_from_dict
+from tinygpt_lib.text import get_batch, tokenizer_from_dict
 
 # %%
 train_ids, val_ids = split(tokenizer.encode(text))
