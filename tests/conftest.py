@@ -1,7 +1,9 @@
 """Settings for every test."""
 
 import os
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import settings
 
 # Set before transformers is imported: a test must not ask the network for a model.
@@ -12,3 +14,43 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 # examples every time, so that a red run says something about the change it tests.
 settings.register_profile("tinygpt", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tinygpt")
+
+
+@pytest.fixture(scope="session")
+def song():
+    """A text that a tiny model learns in a second, its tokenizer and its two parts."""
+    from tinygpt_lib.text import CharTokenizer, split
+
+    lines = (f"{n} green bottles hanging on the wall,\n" for n in range(99, 0, -1))
+    text = "".join(lines)
+    tokenizer = CharTokenizer.from_text(text)
+    train_ids, val_ids = split(tokenizer.encode(text))
+    return SimpleNamespace(
+        text=text, tokenizer=tokenizer, train_ids=train_ids, val_ids=val_ids
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt(song):
+    """Makes a GPT for the song: tiny_gpt(seed, **settings)."""
+    import torch
+
+    from tinygpt_lib.gpt import GPT, GPTConfig
+
+    def make(seed=0, **settings):
+        tiny = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, **settings}
+        torch.manual_seed(seed)
+        return GPT(GPTConfig(song.tokenizer.vocab_size, **tiny))
+
+    return make
+
+
+@pytest.fixture
+def one_thread():
+    """For results that a process with one thread must repeat bit for bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

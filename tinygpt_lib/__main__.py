@@ -3,11 +3,13 @@
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 from pathlib import Path
 
 import torch
 
+from tinygpt_lib._checks import check_int
 from tinygpt_lib._corpus import CorpusError, load_shakespeare
 from tinygpt_lib._device import DEVICES, DeviceError, choose_device
 from tinygpt_lib._files import read_json
@@ -37,8 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, CorpusError, DeviceError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        # torch has a type of its own for this on CUDA only; other errors are bugs.
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        print("error: there is not enough memory for sizes like these", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -182,8 +190,11 @@ def run_train(options) -> int:
             about=about,
         )
     except KeyboardInterrupt as stop:
-        go_on = f"python -m tinygpt_lib train --out {options.out} --resume"
-        why = f"{stop or 'interrupted'}; {options.out} holds the last checkpoint"
+        if not options.out.exists():  # too early: nothing to go on with
+            raise
+        folder = shlex.quote(str(options.out))
+        go_on = f"python -m tinygpt_lib train --out {folder} --resume"
+        why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
         raise KeyboardInterrupt(f"{why}, go on with: {go_on}") from None
     print(f"{options.out}: {outcome(history)}")
     return 0
@@ -227,6 +238,8 @@ def text_of(options, about: dict) -> Path | None:
     if options.text is not None:
         return options.text
     noted = about.get("text")
+    if not isinstance(noted, str | None):
+        raise ValueError(f"the checkpoint notes {noted!r} as its text; give --text")
     return Path(noted) if noted else None
 
 
@@ -258,6 +271,8 @@ def outcome(history) -> str:
 
 def run_sample(options) -> int:
     device = choose_device(options.device)
+    if options.seed is not None:
+        check_int("seed", options.seed, low=0, high=2**63 - 1)
     model, tokenizer = load_checkpoint(options.folder, device)
     prompt = options.prompt
     if prompt is None:
@@ -292,7 +307,9 @@ def knows(tokenizer, text: str) -> bool:
 def run_evaluate(options) -> int:
     device = choose_device(options.device)
     model, tokenizer = load_checkpoint(options.folder, device)
-    about = read_json(options.folder / "config.json").get("about") or {}
+    about = read_json(options.folder / "config.json").get("about")
+    if not isinstance(about, dict):
+        about = {}
     _, val_ids = split(tokenizer.encode(read_text(text_of(options, about))))
     loss = evaluate(model, val_ids)
     predicted = val_ids[1:]

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from tinygpt_lib._files import write_atomically
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -61,9 +63,7 @@ def data_folder() -> Path:
     """Where data are kept: $TINYGPT_DATA, else the user's cache folder (absolute)."""
     if chosen := os.environ.get("TINYGPT_DATA"):
         return Path(chosen).expanduser().absolute()
-    import pooch  # here, because it costs 0.1 s
-
-    return pooch.os_cache("tinygpt").absolute()
+    return Path(user_cache_dir("tinygpt")).absolute()
 
 
 def fetch(name: str, sha256: str, roads: Mapping[str, Road]) -> bytes:
@@ -134,7 +134,7 @@ def mismatch(data: bytes, sha256: str) -> str:
 
 def download(url: str, scratch: Path) -> bytes:
     """The road to a file on the web, with a progress bar; its bytes are unchecked."""
-    import pooch
+    import pooch  # here, because it costs 0.1 s
 
     file = scratch / "download"
     pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)(url, file, pooch=None)

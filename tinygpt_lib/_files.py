@@ -42,20 +42,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 def remove_partial_files(folder: Path) -> None:
     """Removes what a killed process left half-written; only for who owns the folder."""
     for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_file():  # a folder is a run that somebody is starting in here
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: dict) -> None:
     """Writes data, with the format's name and version, so that people can read it."""
     stamped = {"format": FORMAT, "version": VERSION, **data}
     text = json.dumps(stamped, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    # Half of a surrogate pair is no text, but may stand in the name of a file.
+    write_atomically(path, text.encode("utf-8", "surrogatepass"))
 
 
 def read_json(path: Path) -> dict:
     """What `write_json` wrote, less the stamp; CheckpointError for anything else."""
+    content = read_bytes(path)
     try:
-        data = json.loads(read_bytes(path))
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON: it was cut short or altered"
@@ -69,7 +72,7 @@ def read_json(path: Path) -> dict:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
     """Writes tensors as safetensors, with JSON data `about` them and a checksum."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    text = json.dumps(about, ensure_ascii=False)
+    text = json.dumps(about)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),

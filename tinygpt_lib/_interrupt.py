@@ -10,10 +10,12 @@ from contextlib import contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
     """Holds back the first Ctrl-C; what it yields tells whether there was one.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python delivers
-    no signals, nothing is held back.
+    A second Ctrl-C interrupts at once. Nothing is held back outside the main thread,
+    where Python delivers no signals, or where Ctrl-C is ignored (by a shell script's
+    background job, say).
     """
-    if threading.current_thread() is not threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
         yield lambda: False
         return
     pressed = False

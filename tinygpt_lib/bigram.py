@@ -100,12 +100,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     total = 0.0
-    for x, y in windows:
-        logits = model(x)
-        total += F.cross_entropy(
-            logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
-        ).item()
-    model.train(was_training)
+    try:
+        for x, y in windows:
+            logits = model(x)
+            total += F.cross_entropy(
+                logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
+            ).item()
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
     return total / n
 
 
@@ -129,8 +131,15 @@ class NGram(nn.Module):
                 f"n is {n}; contexts of {vocab_size} tokens fit 64 bits up to n = "
                 f"{int(63 / math.log2(vocab_size))}"
             )
-        if strength <= 0:
+        if not strength > 0:
             raise ValueError(f"strength is {strength}; it must be above 0")
+        if len(ids) < 2:
+            raise ValueError("ids hold 1 token; at least 2 are needed to count a pair")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise ValueError(
+                f"ids go from {ids.min()} to {ids.max()}; a vocabulary of "
+                f"{vocab_size} allows 0..{vocab_size - 1}"
+            )
         self.n, self.vocab_size, self.strength = n, vocab_size, strength
         for k in range(n):  # k tokens of context
             contexts = self._codes(ids[None, :-1], k)[0, max(k - 1, 0) :]
@@ -145,7 +154,7 @@ class NGram(nn.Module):
     def _codes(self, ids: Tensor, k: int) -> Tensor:
         """One number for the k tokens up to each place (B, T): digits in base V."""
         codes = torch.zeros_like(ids)
-        for back in range(k):
+        for back in range(min(k, ids.shape[1])):
             codes[:, back:] += ids[:, : ids.shape[1] - back] * self.vocab_size**back
         return codes
 

@@ -27,18 +27,17 @@ def pick(
     """
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    # Shifted so that the largest is 0: a tiny temperature then can't overflow.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    if top_k is not None:
-        smallest_kept = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
-    probabilities = logits.softmax(dim=-1)
-    if top_p is not None:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        dropped = ordered.cumsum(-1) - ordered >= top_p  # enough without it
-        probabilities = probabilities.masked_fill(
-            torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0
-        )
+    # 1e-30 is greedy already; below it float32 would overflow, or divide by zero.
+    probabilities = (logits / max(temperature, 1e-30)).softmax(dim=-1)
+    if top_k is not None or top_p is not None:
+        order = logits.argsort(dim=-1, descending=True, stable=True)
+        ordered = probabilities.gather(-1, order)
+        if top_p is not None and top_p < 1:
+            before = ordered.cumsum(-1) - ordered
+            ordered[before >= max(top_p, 1e-30)] = 0.0  # enough without it
+        if top_k is not None:
+            ordered[:, top_k:] = 0.0
+        probabilities = probabilities.scatter(-1, order, ordered)
     if generator is not None:
         probabilities = probabilities.to(generator.device)
     return torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
@@ -110,14 +109,16 @@ def generate(
     was_training = model.training
     model.eval()
     cache = KVCache(model.config)
-    for end in range(T0, T0 + n_tokens):
-        if use_cache and end <= window:
-            logits = model(out[:, cache.length : end], cache)
-        else:
-            logits = model(out[:, max(0, end - window) : end])
-        choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
-        out[:, end : end + 1] = choice
-    model.train(was_training)
+    try:
+        for end in range(T0, T0 + n_tokens):
+            if use_cache and end <= window:
+                logits = model(out[:, cache.length : end], cache)
+            else:
+                logits = model(out[:, max(0, end - window) : end])
+            choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
+            out[:, end : end + 1] = choice
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
     return out
 
 

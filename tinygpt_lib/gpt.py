@@ -88,22 +88,22 @@ class GPT(nn.Module):
         )
         self.norm = NORMS[config.norm](C, config.bias)
         self.head = nn.Linear(C, config.vocab_size, bias=False)
-        self.apply(self._draw_weights)
-        self._quiet_the_blocks()
+        self._draw_weights()
 
-    def _draw_weights(self, module: nn.Module) -> None:
-        """Small normal weights, zero biases, as GPT-2 draws them."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-    def _quiet_the_blocks(self) -> None:
-        """All 2L additions to the stream together start as loud as one."""
-        for block in self.blocks:
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        """A stream that keeps its scale from the start, and a head with no opinion."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:  # all 2L additions together as loud as one
             for part in (block.attention, block.feed_forward):
-                with torch.no_grad():
-                    part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+                part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+        nn.init.normal_(self.head.weight, std=0.2 * self.config.n_embd**-0.5)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands, counted from `start`: (B, T, C)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
@@ -48,6 +48,7 @@ __all__ = [
     "save_checkpoint",
     "strip",
     "train",
+    "write_model",
     "write_run",
 ]
 
@@ -230,15 +231,26 @@ def fingerprint(*parts: Tensor) -> str:
 def write_run(folder: Path, model: GPT, tokenizer, state: RunState) -> None:
     """Both halves of a checkpoint: what going on needs, and what using it needs."""
     history = asdict(state.history)
-    tensors = {**state.tensors, "losses": torch.tensor(history.pop("losses")).double()}
+    tensors = {
+        **state.tensors,
+        "losses": torch.tensor(history.pop("losses"), dtype=torch.float64),
+    }
     notes = {
         name: getattr(state, name)
         for name in ("model", "training", "tokenizer", "data", "about")
     }
-    write_tensors(
-        folder / "training.safetensors", tensors, {**notes, "history": history}
-    )
-    save_checkpoint(folder, model, tokenizer, state.about)
+    path = folder / "training.safetensors"
+    write_tensors(path, tensors, {**notes, "history": history})
+    write_model(folder, model, tokenizer, state.about)
+
+
+def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
+    """What using the model needs, in three files."""
+    config, words = model.config.to_dict(), tokenizer.to_dict()
+    write_json(folder / "tokenizer.json", {"tokenizer": words})
+    write_json(folder / "config.json", {"model": config, "about": about})
+    belongs = {"model": config, "tokenizer": words}
+    write_tensors(folder / "model.safetensors", model.state_dict(), belongs)
 
 
 def read_run(folder: str | os.PathLike) -> RunState:
@@ -266,21 +278,14 @@ def save_checkpoint(
     that holds a training run of another model, or where nothing can be written.
     """
     folder = Path(folder)
-    config, words = model.config.to_dict(), tokenizer.to_dict()
     run = folder / "training.safetensors"
-    if run.exists() and read_tensors(run)[1].get("model") != config:
+    if run.exists() and read_run(folder).model != model.config.to_dict():
         raise CheckpointError(
             f"{folder} holds a training run of another model; choose another folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "tokenizer.json", {"tokenizer": words})
-        write_json(folder / "config.json", {"model": config, "about": about or {}})
-        write_tensors(
-            folder / "model.safetensors",
-            model.state_dict(),
-            {"model": config, "tokenizer": words},
-        )
+        write_model(folder, model, tokenizer, about or {})
     except OSError as error:
         raise CheckpointError(
             f"{folder} can't be written: {error.strerror or error}"
@@ -583,7 +588,7 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
     """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
     return (
         GPTConfig(vocab_size, block_size=64, n_layer=4, n_head=4, n_embd=128),
-        TrainConfig(steps=1500, batch_size=12, learning_rate=5e-3),
+        TrainConfig(steps=1500, learning_rate=5e-3, eval_every=500),
     )
 
 

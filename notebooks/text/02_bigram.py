@@ -96,7 +96,7 @@ counted_train
 # %% [markdown]
 # This number is special. Among *all* tables of bigram probabilities, the relative counts are the
 # ones with the smallest loss on the text they were counted on. Whatever we learn later with one
-# character of memory, on this text it can come close to 2.447 but never below. We will use that.
+# character of memory, on this text it can come close to 2.452 but never below. We will use that.
 #
 # And on the validation text?
 
@@ -117,7 +117,7 @@ assert 2.45 < bigram_val < 2.52
 bigram_val
 
 # %% [markdown]
-# From 3.35 down to 2.49 nats, by looking at one character. Nats are hard to feel, so people
+# From 3.35 down to 2.48 nats, by looking at one character. Nats are hard to feel, so people
 # often take $e^{\text{loss}}$, the **perplexity**: with how many equally likely characters would
 # one be just as unsure?
 
@@ -453,12 +453,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     total = 0.0
-    for x, y in windows:
-        logits = model(x)
-        total += F.cross_entropy(
-            logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
-        ).item()
-    model.train(was_training)
+    try:
+        for x, y in windows:
+            logits = model(x)
+            total += F.cross_entropy(
+                logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
+            ).item()
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
     return total / n
 
 
@@ -475,7 +477,7 @@ learnt_val
 
 # %% [markdown]
 # ## Learnt equals counted
-# We know the best that one character of memory can do on the training text: 2.447, by counting.
+# We know the best that one character of memory can do on the training text: 2.452, by counting.
 # The learnt table knows nothing of counts. It only ever saw slopes.
 
 # %%
@@ -549,8 +551,15 @@ class NGram(nn.Module):
                 f"n is {n}; contexts of {vocab_size} tokens fit 64 bits up to n = "
                 f"{int(63 / math.log2(vocab_size))}"
             )
-        if strength <= 0:
+        if not strength > 0:
             raise ValueError(f"strength is {strength}; it must be above 0")
+        if len(ids) < 2:
+            raise ValueError("ids hold 1 token; at least 2 are needed to count a pair")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise ValueError(
+                f"ids go from {ids.min()} to {ids.max()}; a vocabulary of "
+                f"{vocab_size} allows 0..{vocab_size - 1}"
+            )
         self.n, self.vocab_size, self.strength = n, vocab_size, strength
         for k in range(n):  # k tokens of context
             contexts = self._codes(ids[None, :-1], k)[0, max(k - 1, 0) :]
@@ -565,7 +574,7 @@ class NGram(nn.Module):
     def _codes(self, ids: Tensor, k: int) -> Tensor:
         """One number for the k tokens up to each place (B, T): digits in base V."""
         codes = torch.zeros_like(ids)
-        for back in range(k):
+        for back in range(min(k, ids.shape[1])):
             codes[:, back:] += ids[:, : ids.shape[1] - back] * self.vocab_size**back
         return codes
 
@@ -611,12 +620,12 @@ assert abs(evaluate(pair_model, train_ids, 4096) - counted_train) < 1e-4
 fit_ids, choose_ids = split(train_ids)
 chosen = {}
 for strength in (1, 3, 10, 30, 100):
-    chosen[strength] = evaluate(NGram(fit_ids, 5, V, strength), choose_ids, 4096)
+    chosen[strength] = evaluate(NGram(fit_ids, 6, V, strength), choose_ids, 4096)
 chosen
 
 # %%
 strength = min(chosen, key=chosen.get)
-orders = range(1, 7)
+orders = range(1, 8)
 train_curve, val_curve = [], []
 for n in orders:
     ngram = NGram(train_ids, n, V, strength)
@@ -632,16 +641,16 @@ ax.set(xlabel="n (context of n - 1 characters)", ylabel="loss (nats a character)
 ax.legend()
 show(
     fig,
-    alt="Loss against n from 1 to 6: the training loss keeps falling, the "
-    "validation loss flattens out at n = 5 and 6 at about 1.6 nats.",
+    alt="Loss against n from 1 to 7: the training loss keeps falling, the "
+    "validation loss flattens out from n = 5 on at about 1.6 nats.",
 )
 
 # %% [markdown]
 # *With every character of context the model knows the training text better by heart. On the
-# validation text the gain shrinks to nothing: a context of five characters is mostly new, and a
-# table can say nothing about a context that it has not seen.*
+# validation text the gain shrinks to almost nothing: a context of six characters is often new, and
+# a table can say nothing about a context that it has not seen.*
 #
-# Look at the height of the blue curve, though. Counting, done with care, reaches about 1.63 nats
+# Look at the height of the blue curve, though. Counting, done with care, reaches about 1.59 nats
 # a character, better than any compressor of chapter 01, in two seconds and without learning
 # anything. This is the number that a GPT has to justify itself against. It is a harder opponent
 # than it looks: the models of the next chapters will spend minutes to get near it, and
@@ -649,17 +658,17 @@ show(
 
 # %%
 best_ngram = min(val_curve)
-assert 1.60 < best_ngram < 1.67
+assert 1.57 < best_ngram < 1.61
 start = tokenizer.encode("\n")[None]
 for _ in range(300):
-    p = ngram(start[:, -5:])[0, -1].exp()
+    p = ngram(start[:, -6:])[0, -1].exp()
     start = torch.cat(
         [start, torch.multinomial(p, 1, generator=generator)[None]], dim=1
     )
 print(tokenizer.decode(start))
 
 # %% [markdown]
-# Words, mostly. What it cannot do is to carry anything further than five characters: no sentence
+# Words, mostly. What it cannot do is to carry anything further than six characters: no sentence
 # knows how it began. And it cannot use likeness. It saw `the king` and `the queen` in many
 # places, but what it learnt about one never helps with the other; for a table, two contexts that
 # differ in one character have nothing in common. The chapters that follow build a model whose
@@ -667,10 +676,10 @@ print(tokenizer.decode(start))
 
 # %% [markdown]
 # ## Summary
-# One character of memory takes the loss from 3.35 to 2.49 nats. Counting gives the best possible
+# One character of memory takes the loss from 3.35 to 2.48 nats. Counting gives the best possible
 # table, and gradient descent, which sees nothing but slopes, finds it to within 0.02 nats. The
 # step is the same for every model to come: predict, measure with softmax and cross-entropy,
-# differentiate, move. Counting with up to five characters of context reaches about 1.63 and ends
+# differentiate, move. Counting with up to six characters of context reaches about 1.59 and ends
 # there, as longer contexts never repeat. The next chapter looks further back without a table.
 
 # %% [markdown]
@@ -686,9 +695,9 @@ print(tokenizer.decode(start))
 # assert max(wild[100:]) > 4.17
 # ```
 # **3.** `before_step` can look at gradients. Record the length of the gradient over the first 500
-# steps of a fresh `Bigram` and show that it shrinks.
+# steps of a fresh `Bigram` and show that it shrinks. Why not to zero?
 # ```python
-# assert sum(lengths[-50:]) < 0.5 * sum(lengths[:50])
+# assert sum(lengths[-50:]) < 0.7 * sum(lengths[:50])
 # ```
 
 # %% [markdown]
@@ -731,5 +740,9 @@ for _ in range(500):
         *batch,
         before_step=lambda: lengths.append(fresh.table.grad.norm().item()),
     )
-assert sum(lengths[-50:]) < 0.5 * sum(lengths[:50])
+assert sum(lengths[-50:]) < 0.7 * sum(lengths[:50])
 lengths[0], lengths[-1]
+
+# %% [markdown]
+# It shrinks, but not to zero: what is left is the noise of the batches, which point a little
+# elsewhere each time, even at the bottom of the valley.

@@ -18,8 +18,8 @@
 # # 03 · One head
 # > How can a token look back, and choose where?
 #
-# Where we are: a bigram sees one character and costs 2.49 nats. A table over five characters
-# costs 1.63, and can go no further, because two contexts that differ in one character have nothing
+# Where we are: a bigram sees one character and costs 2.48 nats. A table over six characters
+# costs 1.59, and can go no further, because two contexts that differ in one character have nothing
 # in common for it. We want a model that looks back over many characters without a row for every
 # possible past.
 #
@@ -27,7 +27,7 @@
 # all tokens before it, and let it decide, from what it is and what they are, which ones matter.
 # That decision is called **attention**. This chapter builds one *head* of it.
 #
-# The number to beat is the bigram's 2.49 nats.
+# The number to beat is the bigram's 2.48 nats.
 
 # %%
 import torch.nn.functional as F
@@ -378,10 +378,7 @@ class SingleHead(nn.Module):
 # another order (with the last one in place)?
 
 # %%
-a, b = (
-    tokenizer.encode("dog bites man")[None],
-    tokenizer.encode("man bites dog"[::-1])[None],
-)
+a = tokenizer.encode("dog bites man")[None]
 b = tokenizer.encode("ma bites dogn")[None]
 assert sorted(a[0].tolist()) == sorted(b[0].tolist()) and a[0, -1] == b[0, -1]
 difference = {}
@@ -451,7 +448,7 @@ fig, ax = plt.subplots(figsize=(7, 3.4))
 for (name, curve), color in zip(curves.items(), [RED, GREEN, BLUE], strict=True):
     smooth = torch.tensor(curve).view(-1, 50).mean(dim=1)
     ax.plot(range(25, steps, 50), smooth, color=color, label=name)
-ax.axhline(2.488, color="gray", ls="--", label="bigram, counted")
+ax.axhline(2.484, color="gray", ls="--", label="bigram, counted")
 ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.25, 3.2))
 ax.legend()
 show(
@@ -480,7 +477,7 @@ print(f"one head: {new:.2f} nats")
 # matrix, as a softmax, and then let each token set the weights: scores are dot products of queries
 # and keys, divided by $\sqrt D$ so that the softmax stays undecided at first, with the future
 # masked. Attention alone does not know order; a learnt embedding for each place tells it. One
-# head takes the loss from 2.49 to about 2.4 nats.
+# head takes the loss from 2.48 to about 2.37 nats.
 
 # %% [markdown]
 # ## Exercises
@@ -496,8 +493,8 @@ print(f"one head: {new:.2f} nats")
 # assert torch.allclose(attention(q, k, v), v, atol=1e-4)
 # ```
 # **3.** Without the mask the training loss is a lie. Train a `SingleHead` whose attention is
-# unmasked for 500 steps, as a model that predicts its own inputs' neighbours, and compare its
-# training loss with what it reaches when it must predict the last token of a window alone.
+# unmasked, and compare its training loss with its loss on the last place of each window, the only
+# one whose answer does not stand in the input.
 # ```python
 # assert honest_loss > cheating_loss + 0.3
 # ```
@@ -527,7 +524,7 @@ class Unmasked(SingleHead):
 
 
 torch.manual_seed(0)
-steps, cheat = 1500, Unmasked(64, T)
+cheat = Unmasked(64, T)
 cheating_loss = sum(learn(cheat, 0)[-100:]) / 100
 x, y = get_batch(val_ids, 2000, T, generator)
 with torch.no_grad():

@@ -18,14 +18,14 @@
 # # 05 · Blocks
 # > How do layers stack without breaking?
 #
-# Where we are: one layer of attention with four heads, 2.17 nats. Tokens look at letters and
+# Where we are: one layer of attention with four heads, about 2.2 nats. Tokens look at letters and
 # places. To look at *words*, they would have to look at the results of having looked: a second layer
 # on top of the first, a third on top of that. Nothing seems easier than to stack them.
 #
 # Nothing is easier to get wrong, either. Until about 2015 networks of more than a few layers hardly
 # learnt at all. This chapter first stacks layers naively and watches them fail, and then adds the
 # four things that made depth work: a place to think, a path around every layer, a fixed scale, and
-# a little noise. The number to beat is 2.17.
+# a little noise. The number to beat is 2.2.
 
 # %%
 import copy
@@ -488,7 +488,7 @@ assert torch.equal(blocks(x2)[:, :6], blocks(x)[:, :6])
 # rate suits another one.
 
 # %%
-steps = 400
+steps = 300
 
 
 def learn(model, seed, rate):
@@ -526,15 +526,22 @@ ax.legend(title="validation loss")
 show(
     fig,
     alt="Training loss of the four stacks: plain stays at about 3.3, the unigram level; "
-    "the others fall, pre-norm fastest.",
+    "the three with a path around the layers fall to between 2.3 and 2.5.",
 )
 
 # %% [markdown]
 # *The plain stack learns how common each character is, 3.3 nats, and nothing more: everything that
 # depends on the input is lost on the way up. A plus sign turns it into a model that learns.*
 #
-# Now a longer run of the winner, three blocks of the exported class, to set beside the one layer
-# of chapter 04.
+# Look at the printed list too. Without a norm, the larger rate ends in `nan`: the stream grows, and
+# the steps with it, until a number overflows. With a norm both rates work. Between the two places
+# for the norm, this short run of six layers even favours post-norm. Its trouble comes with depth:
+# with dozens of layers it needs a careful warm-up to learn at all, while pre-norm trains as it is
+# (Xiong et al., 2020, *On Layer Normalization in the Transformer Architecture*). We take the one
+# that is easy to live with, as GPT-2 did.
+#
+# Now a longer run of it, three blocks of the exported class, to set beside the one layer of
+# chapter 04.
 
 
 # %%
@@ -563,7 +570,7 @@ for seed in range(2):
     model = Blocks()
     learn(model, seed, rate=0.3)
     final.append(evaluate(model, val_ids, 32))
-assert max(final) < 2.12
+assert max(final) < 2.05
 final
 
 # %% [markdown]
@@ -572,7 +579,7 @@ final
 # each character is. A path around every layer lets signal and gradient through; a norm keeps what
 # each layer reads at one scale; the feed-forward part gives each token a place to think, and
 # dropout makes learning by heart harder. Together they are the block, `x + part(norm(x))` twice.
-# Three blocks take the loss from 2.17 to about 2.03 nats.
+# Three blocks take the loss from 2.2 to about 1.98 nats.
 
 # %% [markdown]
 # ## Exercises
@@ -586,10 +593,9 @@ final
 # ```python
 # assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
 # ```
-# **3.** Post-norm can be trained too, but needs care at the start. Warm up: raise the learning rate
-# linearly over the first quarter of the steps, for six post-norm layers at rate 0.2.
+# **3.** GELU lets a little pass below zero. How low does it go, and where?
 # ```python
-# assert warmed < 2.6
+# assert abs(lowest + 0.17) < 0.005 and abs(where + 0.75) < 0.05
 # ```
 
 # %% [markdown]
@@ -611,13 +617,7 @@ def contribution(x):
 assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
 
 # %% jupyter={"source_hidden": true}
-torch.manual_seed(0)
-post = Stack("post-norm", n_layer=6)
-optimizer = SGD(post.parameters(), 0.0, momentum=0.9)
-generator = torch.Generator().manual_seed(0)
-for step in range(400):
-    optimizer.learning_rate = 0.2 * min(1, step / 100) * (1 - step / 400)
-    training_step(post, optimizer, *get_batch(train_ids, 16, 32, generator))
-warmed = evaluate(post, val_ids, 32)
-assert warmed < 2.6
-warmed
+xs = torch.linspace(-3, 3, 6001)
+lowest, where = gelu(xs).min().item(), xs[gelu(xs).argmin()].item()
+assert abs(lowest + 0.17) < 0.005 and abs(where + 0.75) < 0.05
+lowest, where

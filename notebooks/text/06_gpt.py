@@ -19,13 +19,13 @@
 # > What is a GPT, whole?
 #
 # Where we are: all parts are on the table. Tokens become points (03), look back with several heads
-# (04), and pass through blocks that stack (05); three blocks reached about 2.03 nats. What is
+# (04), and pass through blocks that stack (05); three blocks reached about 1.98 nats. What is
 # missing is not a new idea but care: putting the parts together so that one small description,
 # the *config*, says everything about a model; knowing how many numbers it will learn before
 # building it; and drawing the first weights so that it starts from an honest *I don't know*.
 #
 # That last state has a known loss, $\ln 65 = 4.174$. It is the number to meet before training, and
-# 2.03 the one to beat after some.
+# 1.98 the one to beat after some.
 
 # %%
 import math
@@ -111,7 +111,7 @@ head(x).shape
 
 # %% [markdown]
 # A GPT without blocks: it knows the character and the place, nothing of the past. In other words,
-# a bigram model. Everything more than 2.49 nats worth comes from what we put in the middle.
+# a bigram model. Everything below 2.48 nats comes from what we put in the middle.
 
 # %% [markdown]
 # ## A config
@@ -219,22 +219,22 @@ class GPT(nn.Module):
         )
         self.norm = NORMS[config.norm](C, config.bias)
         self.head = nn.Linear(C, config.vocab_size, bias=False)
-        self.apply(self._draw_weights)
-        self._quiet_the_blocks()
+        self._draw_weights()
 
-    def _draw_weights(self, module: nn.Module) -> None:
-        """Small normal weights, zero biases, as GPT-2 draws them."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-    def _quiet_the_blocks(self) -> None:
-        """All 2L additions to the stream together start as loud as one."""
-        for block in self.blocks:
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        """A stream that keeps its scale from the start, and a head with no opinion."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:  # all 2L additions together as loud as one
             for part in (block.attention, block.feed_forward):
-                with torch.no_grad():
-                    part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+                part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+        nn.init.normal_(self.head.weight, std=0.2 * self.config.n_embd**-0.5)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands, counted from `start`: (B, T, C)."""
@@ -353,8 +353,14 @@ show(
 # $\ln 65$. Anything above says that it begins with opinions, all of them unfounded, and that the
 # first part of the training will go into unlearning them. How do the weights have to be drawn?
 #
-# If torch draws them, embeddings come from a normal distribution with variance 1, and the
-# weights of a linear layer from a uniform one that depends on its width. The same model both ways:
+# `_draw_weights` above follows the stream, as chapter 05 did. Embeddings have variance 1, so the
+# stream starts at scale 1. A matrix with `in_features` inputs sums that many terms; drawn with
+# variance 1/`in_features`, it hands on numbers of the same scale that it got. The last matrix of each
+# part is made quieter by $1/\sqrt{2L}$, so that the stream keeps its scale. And the head is drawn
+# small, because what it says before training is noise.
+#
+# Torch's layers, left to themselves, draw a little differently: matrices from a uniform
+# distribution with variance 1/(3 · `in_features`), the head like any other. The same model both ways:
 
 
 # %%
@@ -379,10 +385,10 @@ print(
 
 # %% [markdown]
 # After the last norm each of the $C$ numbers of a token has variance 1. A logit is a sum of $C$ of
-# them, each multiplied by a weight of variance $s^2$, so it has variance $C s^2$. For torch's
-# layers $s^2 = 1/(3C)$, which gives logits of variance 1/3; for GPT-2's $s = 0.02$ it is
-# $128 \cdot 0.0004 = 0.05$. And a softmax over logits with a small variance costs about half that
-# variance more than $\ln 65$: 0.17 and 0.026. Measured:
+# them, each multiplied by a weight of variance $s^2$, so it has variance $C s^2$. For torch's head
+# $s^2 = 1/(3C)$, which gives logits of variance 1/3; for ours $s = 0.2/\sqrt C$, which gives 0.04,
+# whatever the width. And a softmax over logits with a small variance costs about half that variance
+# more than $\ln 65$: 0.17 and 0.02. Measured:
 
 # %%
 excess = {}
@@ -492,7 +498,8 @@ show(
 # ## Summary
 # A GPT is embeddings, blocks and a head, with one stream of width $C$ from end to end. A config
 # of ten fields describes it, and $12C^2 + 13C$ for each block counts it: 0.8 million parameters for
-# ours, 124 million for GPT-2. Drawn small, its weights let it start at ln 65, with no opinion.
+# ours, 124 million for GPT-2. Drawn with care, its weights keep the stream at one scale, and a quiet
+# head lets it start at ln 65, with no opinion.
 # What it can reach depends now on how it is trained, and that is the next chapter.
 
 # %% [markdown]

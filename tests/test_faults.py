@@ -1,0 +1,237 @@
+"""Killed at any moment: the last checkpoint loads, and the run goes on bit for bit.
+
+KILLS=25 python -m pytest tests/test_faults.py  kills more often than `make test` does,
+SEED=1 at other moments.
+"""
+
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinygpt_lib.__main__ import main
+from tinygpt_lib.training import load_checkpoint, read_run
+
+KILLS = int(os.environ.get("KILLS", "4"))
+SEED = int(os.environ.get("SEED", "0"))
+TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1".split()
+
+# Processes are forked from one that has imported everything and computed nothing: they
+# start in a few milliseconds, and no thread of this process is missing in them.
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["tinygpt_lib.__main__", "pytest"])
+
+
+@pytest.fixture(autouse=True)
+def same_arithmetic(one_thread):
+    """As in the processes that are killed."""
+
+
+def in_background(arguments, log, moment=None, folder=None):
+    """A process that runs a command; see `die_at` for the moment."""
+    given = ([str(a) for a in arguments], log, moment, folder)
+    process = forks.Process(target=work, args=given)
+    process.start()
+    return process
+
+
+def work(arguments, log, moment, folder):
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(log, "w")
+    if moment is not None:
+        die_at(moment, folder)
+    sys.exit(main(arguments))
+
+
+def die_at(moment, folder):
+    """Kills this process at its moment-th dealing with files in the folder.
+
+    That is before each file is opened, made durable (half of it is lost then), renamed
+    or removed, before each folder is made or removed, and before the lock is taken.
+    """
+    passed = itertools.count()
+    sync = os.fsync
+
+    def pass_moment(lose=lambda: None):
+        if next(passed) == moment:
+            lose()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event, args):
+        events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if event in events and isinstance(args[0], str | bytes | Path):
+            if os.fsdecode(args[0]).startswith(str(folder)):
+                pass_moment()
+        if event in ("fcntl.flock", "shutil.rmtree"):
+            pass_moment()
+
+    def fsync(fd):
+        pass_moment(lambda: os.ftruncate(fd, os.fstat(fd).st_size // 2))
+        sync(fd)
+
+    sys.addaudithook(hook)
+    os.fsync = fsync
+
+
+def command(text, out, steps, save_every=1):
+    """A run, or going on with one."""
+    if out.exists():
+        return ["train", "--out", out, "--resume"]
+    given = [*TINY, "--steps", steps, "--save-every", save_every, "--eval-every", 5]
+    return ["train", "--out", out, "--text", text, *given]
+
+
+def run(arguments):
+    assert main([str(a) for a in arguments]) == 0
+
+
+def assert_sound(out):
+    """Either there is no run yet, or all of it is there."""
+    if out.exists():
+        load_checkpoint(out)
+        read_run(out)
+
+
+def assert_same(out, reference):
+    """The history of the run that was never stopped, and its model."""
+    history, expected = read_run(out).history, read_run(reference).history
+    assert history.losses == expected.losses
+    assert history.evaluations == expected.evaluations
+    weights = load_checkpoint(reference)[0].state_dict()
+    for name, value in load_checkpoint(out)[0].state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert not list(out.glob(".*.partial"))
+
+
+@pytest.fixture(scope="module")
+def text(song, tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "song.txt"
+    file.write_text(song.text)
+    return file
+
+
+def test_killed_at_every_dealing_with_files(text, tmp_path):
+    """From the first folder made to the last file replaced, in each of three saves."""
+    reference = tmp_path / "never killed"
+    run(command(text, reference, steps=2))
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for moment in itertools.count():
+        out = folder / str(moment)
+        arguments = command(text, out, steps=2)
+        process = in_background(arguments, tmp_path / "log", moment, folder)
+        process.join()
+        if process.exitcode == 0:
+            break  # there are no more moments
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+        assert_sound(out)
+        run(command(text, out, steps=2))
+        assert_same(out, reference)
+    # Three saves of four files, each opened, made durable and renamed.
+    assert moment >= 3 * 4 * 3
+
+
+def test_killed_at_every_dealing_with_files_of_going_on(text, tmp_path):
+    """The same for a process that goes on with what a killed one left."""
+    reference = tmp_path / "never killed"
+    run(command(text, reference, steps=2))
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    begun = folder / "begun"
+    log = tmp_path / "log"
+    # Somewhere in the second save, in the middle of writing a file.
+    process = in_background(command(text, begun, steps=2), log, 27, folder)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert list(begun.glob(".*.partial"))
+    for moment in itertools.count():
+        out = Path(shutil.copytree(begun, folder / str(moment)))
+        process = in_background(command(text, out, steps=2), log, moment, folder)
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        assert_sound(out)
+        run(command(text, out, steps=2))
+        assert_same(out, reference)
+    assert moment >= 4 * 3
+
+
+def test_killed_at_random_moments(text, tmp_path):
+    """Again and again, going on in between; nearly all of the time it is saving."""
+    steps = 400 if KILLS > 10 else 100
+    reference = tmp_path / "never killed"
+    run(command(text, reference, steps, save_every=steps))
+    chance = random.Random(SEED)
+    out, log = tmp_path / "run", tmp_path / "log"
+    kills, finished = 0, 0
+    while kills < KILLS:
+        process = in_background(command(text, out, steps), log)
+        # Before the process has read its arguments, in its first save, or later.
+        process.join(chance.uniform(0.02, 0.5))
+        process.kill()
+        process.join()
+        assert_sound(out)
+        if process.exitcode == 0:  # it was faster; once more from the beginning
+            assert_same(out, reference)
+            shutil.rmtree(out)
+            finished += 1
+            continue
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        kills += 1
+    assert finished <= KILLS
+    run(command(text, out, steps))
+    # A run of one process differs in one setting, which does not change what it does.
+    assert_same(out, reference)
+
+
+def test_two_at_once(text, tmp_path, capsys):
+    """The second is refused in one sentence, and the first does not notice."""
+    reference, out = tmp_path / "never disturbed", tmp_path / "run"
+    run(command(text, reference, steps=100))
+    first = in_background(command(text, out, steps=100), tmp_path / "log")
+    while not out.exists() or not read_run(out).history.losses:
+        assert first.is_alive(), (tmp_path / "log").read_text()
+        time.sleep(0.01)
+    capsys.readouterr()
+    for resume in ([], ["--resume"]):
+        second = ["train", "--out", str(out), "--text", str(text), *resume]
+        assert main(second) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        reason = "another process is training in" if resume else "is not empty"
+        assert reason in error
+        assert str(out) in error
+    assert first.is_alive()
+    first.join()
+    assert first.exitcode == 0
+    assert_same(out, reference)
+    # And when it has ended, the lock is open again.
+    run(["train", "--out", out, "--resume"])
+
+
+def test_two_begin_at_once(text, tmp_path):
+    """One of them gets the folder; the other is refused, or goes on with nothing."""
+    reference, out = tmp_path / "alone", tmp_path / "run"
+    run(command(text, reference, steps=3))
+    arguments = command(text, out, steps=3)
+    logs = [tmp_path / f"log{i}" for i in range(3)]
+    processes = [in_background(arguments, log) for log in logs]
+    for process in processes:
+        process.join()
+    assert sorted(process.exitcode for process in processes) == [0, 1, 1]
+    for process, log in zip(processes, logs, strict=True):
+        last = log.read_text().splitlines()[-1]
+        assert process.exitcode == 0 or last.startswith(f"error: {out} ")
+    assert_same(out, reference)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["alone", "run", *(log.name for log in logs)]
+    )

@@ -1,0 +1,388 @@
+"""Generation: the cache changes nothing but the speed; each cut keeps what it says."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tinygpt_lib.generation import KVCache, LayerCache, generate, pick
+from tinygpt_lib.gpt import GPT, GPTConfig
+
+V, WINDOW = 11, 8
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_model(dropout=0.0, **settings):
+    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, dropout=dropout, **settings))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def some_ids(B, T, seed=0):
+    return torch.randint(V, (B, T), generator=seeded(seed))
+
+
+def greedy_by_hand(model, ids, n):
+    """One argmax after the other, on the last WINDOW tokens, row by row."""
+    rows = []
+    for row in ids:
+        for _ in range(n):
+            with torch.no_grad():
+                logits = model(row[None, -WINDOW:])[0, -1]
+            row = torch.cat((row, logits.argmax()[None]))
+        rows.append(row)
+    return torch.stack(rows)
+
+
+# --- The whole ---
+
+PROMPTS = [1, 3, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3]
+DRAWS = [
+    {"temperature": 0},
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_k": 4},
+    {"temperature": 1.5, "top_p": 0.8},
+    {"temperature": 1.0, "top_k": 5, "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("attention", ["fused", "explicit"])
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+@pytest.mark.parametrize("T0", PROMPTS)
+def test_cached_equals_uncached_token_for_token(T0, draw, attention):
+    model, ids = make_model(attention=attention), some_ids(3, T0)
+    for n in (1, WINDOW, 2 * WINDOW + 5):
+        cached, uncached = (
+            generate(model, ids, n, use_cache=c, generator=seeded(n), **draw)
+            for c in (True, False)
+        )
+        assert torch.equal(cached, uncached)
+        assert cached.shape == (3, T0 + n) and cached.dtype == torch.int64
+        assert torch.equal(cached[:, :T0], ids)
+        assert 0 <= cached.min() and cached.max() < V
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("T0", PROMPTS)
+def test_temperature_0_is_an_argmax_loop(model, T0, use_cache):
+    ids = some_ids(2, T0, seed=1)
+    out = generate(model, ids, 20, temperature=0, use_cache=use_cache)
+    assert torch.equal(out, greedy_by_hand(model, ids, 20))
+    assert len(out[:, T0:].unique()) > 2  # not one token again and again
+
+
+@pytest.mark.parametrize("draw", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-8}])
+def test_settings_that_leave_one_token_are_greedy(model, draw):
+    ids = some_ids(2, 3)
+    out = generate(model, ids, 20, generator=seeded(), **draw)
+    assert torch.equal(out, generate(model, ids, 20, temperature=0))
+
+
+def test_greedy_draws_nothing(model):
+    state = torch.get_rng_state()
+    generate(model, some_ids(2, 3), 9, temperature=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_cache_saves_work():
+    """Within the window each token passes the model once."""
+    model, fed = make_model(), []
+    model.register_forward_pre_hook(lambda module, args: fed.append(args[0].shape[1]))
+    generate(model, some_ids(1, 3), WINDOW - 3, temperature=0)
+    assert fed == [3] + [1] * (WINDOW - 4)
+
+
+def test_what_lies_before_the_window_is_forgotten(model):
+    ids, other = some_ids(1, WINDOW + 4), some_ids(1, WINDOW + 4, seed=5)
+    other[:, 4:] = ids[:, 4:]
+    out, same = (
+        generate(model, x, 12, generator=seeded())[:, WINDOW + 4 :]
+        for x in (ids, other)
+    )
+    assert torch.equal(out, same)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_same_seed_writes_the_same_text_another_seed_another(model, use_cache):
+    ids = some_ids(1, 3)
+
+    def text(seed):
+        out = generate(model, ids, 40, use_cache=use_cache, generator=seeded(seed))
+        return out.tolist()
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_without_a_generator_torchs_own_seed_decides(model):
+    def text(seed):
+        torch.manual_seed(seed)
+        return generate(model, some_ids(1, 3), 40).tolist()
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_greedy_rows_of_a_batch_do_not_mix(model):
+    ids = some_ids(4, 5)
+    together = generate(model, ids, 12, temperature=0)
+    alone = [generate(model, row[None], 12, temperature=0) for row in ids]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_rows_with_the_same_prompt_are_drawn_apart(model):
+    out = generate(model, some_ids(1, 3).expand(8, 3), 20, generator=seeded())
+    assert len(out.unique(dim=0)) > 1
+
+
+def test_no_tokens_asked_for_is_the_prompt(model):
+    ids = some_ids(2, 5)
+    out = generate(model, ids, 0)
+    assert torch.equal(out, ids) and out.data_ptr() != ids.data_ptr()
+
+
+def test_the_prompt_is_left_as_it_was(model):
+    ids = some_ids(2, 5)
+    before = ids.clone()
+    generate(model, ids, 12)
+    assert torch.equal(ids, before)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_dropout_is_off_and_the_mode_restored(model, mode):
+    noisy, ids = make_model(dropout=0.5).train(mode), some_ids(2, 3)
+    out = generate(noisy, ids, 12, temperature=0)
+    assert torch.equal(out, generate(model, ids, 12, temperature=0))
+    assert all(part.training == mode for part in noisy.modules())
+
+
+def test_the_mode_is_restored_when_generating_is_interrupted(model):
+    def stop(module, args):
+        raise KeyboardInterrupt
+
+    stopped = make_model(dropout=0.5).train()
+    stopped.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        generate(stopped, some_ids(1, 3), 4)
+    assert stopped.training
+
+
+def test_no_gradient_is_recorded():
+    model, recording = make_model(), []
+    model.register_forward_hook(lambda m, args, y: recording.append(y.requires_grad))
+    generate(model, some_ids(1, 3), 4)
+    assert recording == [False] * 4
+
+
+# --- What is refused, before any work ---
+
+
+class Untouchable(nn.Module):
+    """A model that must not be asked."""
+
+    config = GPTConfig(V, WINDOW, 1, 1, 4)
+
+    def forward(self, *args):
+        raise AssertionError("the model was called")
+
+
+NAN, INF = float("nan"), float("inf")
+GOOD = torch.zeros(1, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": GOOD[:, :0]}, "prompt is empty"),
+        ({"ids": GOOD[:0]}, r"ids have shape \(0, 3\)"),
+        ({"ids": GOOD[0]}, r"ids have shape \(3,\)"),
+        ({"ids": GOOD[None]}, r"ids have shape \(1, 1, 3\)"),
+        ({"ids": GOOD.int()}, "torch.int32; they must be torch.int64"),
+        ({"ids": GOOD.float()}, "torch.float32; they must be torch.int64"),
+        ({"ids": GOOD - 1}, r"-1 to -1.* 0\.\.10"),
+        ({"ids": torch.tensor([[0, V]])}, r"0 to 11.* 0\.\.10"),
+        *(
+            ({"temperature": t}, r"temperature is .* at least 0")
+            for t in (-0.1, -1, NAN, INF, -INF, True, "1", None)
+        ),
+        *(
+            ({"top_k": k}, r"top_k is .* whole number in the range 1\.\.11")
+            for k in (0, -1, V + 1, 2.0, True, "3")
+        ),
+        *(
+            ({"top_p": p}, r"top_p is .* above 0 and at most 1")
+            for p in (0, 0.0, -0.5, 1.01, NAN, INF, True, "1")
+        ),
+        *(
+            ({"n_tokens": n}, r"n_tokens is .* whole number at least 0")
+            for n in (-1, 2.0, NAN, True, "5", None)
+        ),
+    ],
+)
+def test_nonsense_is_refused_before_the_model_is_asked(changes, message):
+    arguments = {"ids": GOOD, "n_tokens": 5, **changes}
+    with pytest.raises(ValueError, match=message):
+        generate(Untouchable(), **arguments)
+
+
+def test_the_limits_themselves_are_allowed(model):
+    ids = torch.tensor([[0, V - 1]])
+    draw = {"temperature": 1, "top_k": V, "top_p": 1}
+    plain = generate(model, ids, 20, generator=seeded())
+    assert torch.equal(generate(model, ids, 20, generator=seeded(), **draw), plain)
+
+
+# --- One choice ---
+
+DRAWN = 4000
+# Distinct logits whose smallest share is above 0.008, so that 4000 draws miss a kept
+# token with probability 1e-14.
+rows = st.lists(st.integers(-15, 15), min_size=1, max_size=6, unique=True).map(
+    lambda row: torch.tensor(row) / 10
+)
+
+
+def shares(logits, **draw):
+    chosen = pick(logits.expand(DRAWN, -1), generator=seeded(), **draw)
+    assert chosen.shape == (DRAWN, 1) and chosen.dtype == torch.int64
+    return torch.bincount(chosen[:, 0], minlength=len(logits)) / DRAWN
+
+
+def assert_drawn(drawn, p, kept):
+    """Only `kept` was drawn, each as often as its share of what was kept."""
+    assert set(drawn.nonzero()[:, 0].tolist()) == set(kept)
+    expected = torch.zeros_like(p)
+    expected[kept] = p[kept] / p[kept].sum()
+    assert (drawn - expected).abs().max() < 6 * 0.5 / DRAWN**0.5
+
+
+def smallest_set(p, top_p):
+    """By trying them all: the fewest tokens that reach top_p, the likeliest such."""
+    for size in range(1, len(p) + 1):
+        best = max(combinations(range(len(p)), size), key=lambda s: p[[*s]].sum())
+        if p[[*best]].sum() >= top_p:
+            break
+    return [*best]
+
+
+@settings(max_examples=40)
+@given(rows, st.floats(0.4, 3.0))
+def test_temperature_divides_the_logits(logits, temperature):
+    p = (logits / temperature).softmax(-1)
+    drawn = shares(logits, temperature=temperature)
+    assert (drawn - p).abs().max() < 6 * 0.5 / DRAWN**0.5
+
+
+@settings(max_examples=40)
+@given(rows, st.data())
+def test_top_k_keeps_exactly_k(logits, data):
+    k = data.draw(st.integers(1, len(logits)))
+    kept = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
+    assert_drawn(shares(logits, top_k=k), logits.softmax(-1), kept)
+
+
+@settings(max_examples=40)
+@given(rows, st.integers(1, 100))
+def test_top_p_keeps_the_fewest_that_reach_it(logits, percent):
+    p, top_p = logits.softmax(-1), percent / 100 - 1e-4  # never a matter of rounding
+    assert_drawn(shares(logits, top_p=top_p), p, smallest_set(p, top_p))
+
+
+@settings(max_examples=40)
+@given(rows, st.integers(1, 100), st.integers(1, 6))
+# Of the two that top_k keeps, the first has over half; of all, it has not.
+@example(torch.tensor([0.4, 0.3, 0.2, 0.1]).log(), 50, 2)
+def test_top_k_with_top_p_keeps_what_both_keep(logits, percent, k):
+    k = min(k, len(logits))
+    p, top_p = logits.softmax(-1), percent / 100 - 1e-4
+    by_k = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
+    kept = [i for i in smallest_set(p, top_p) if i in by_k]
+    assert_drawn(shares(logits, top_k=k, top_p=top_p), p, kept)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0, 1e30])
+def test_top_k_keeps_k_of_equals(temperature):
+    logits = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0]).expand(500, 5)
+    for k in (1, 2):
+        chosen = pick(logits, temperature, top_k=k, generator=seeded())
+        assert len(chosen.unique()) <= k
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-40, 1e-300, 5e-324])
+def test_the_smallest_temperature_is_greedy_and_never_nan(temperature):
+    logits = 50 * torch.randn(20, V, generator=seeded())
+    chosen = pick(logits, temperature, generator=seeded())
+    assert torch.equal(chosen, pick(logits, 0))
+
+
+def test_the_largest_temperature_is_even():
+    drawn = shares(torch.tensor([-5.0, 0.0, 5.0]), temperature=1e300)
+    assert (drawn - 1 / 3).abs().max() < 6 * 0.5 / DRAWN**0.5
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 1e-40, 1e-300])
+def test_the_smallest_top_p_is_greedy(top_p):
+    logits = torch.randn(20, V, generator=seeded())
+    chosen = pick(logits, top_p=top_p, generator=seeded())
+    assert torch.equal(chosen, pick(logits, 0))
+
+
+# --- The cache ---
+
+
+def test_a_cache_filled_in_pieces_equals_the_whole(model):
+    ids = some_ids(2, WINDOW)
+    with torch.no_grad():
+        whole = model(ids)
+        for pieces in ([8], [1] * 8, [3, 5], [5, 1, 2], [1, 7]):
+            cache, logits = KVCache(model.config), []
+            for piece in ids.split(pieces, dim=1):
+                logits.append(model(piece, cache))
+            assert cache.length == WINDOW
+            torch.testing.assert_close(
+                torch.cat(logits, 1), whole, atol=1e-5, rtol=1e-5
+            )
+
+
+def test_a_layer_s_cache_gives_back_all_that_was_put_in():
+    k, v = torch.randn(2, 2, 3, 6, 4, generator=seeded())
+    cache = LayerCache(6)
+    for start, end in [(0, 2), (2, 3), (3, 6)]:
+        all_k, all_v = cache.append(k[:, :, start:end], v[:, :, start:end])
+        assert torch.equal(all_k, k[:, :, :end]) and torch.equal(all_v, v[:, :, :end])
+        assert cache.length == end
+
+
+@pytest.mark.parametrize("before", [0, 3, 4])
+def test_a_cache_refuses_more_than_it_holds(before):
+    cache, x = LayerCache(4), torch.zeros(1, 1, 5, 2)
+    if before:
+        cache.append(x[:, :, :before], x[:, :, :before])
+    more = x[:, :, : 5 - before]
+    with pytest.raises(ValueError, match="holds 4 tokens, not 5"):
+        cache.append(more, more)
+    assert cache.length == before
+
+
+def test_a_model_refuses_more_than_its_context_from_a_cache(model):
+    cache = KVCache(model.config)
+    with torch.no_grad():
+        model(some_ids(1, WINDOW), cache)
+        with pytest.raises(ValueError, match=r"9 tokens .*block_size 8"):
+            model(some_ids(1, 1), cache)
+    assert cache.length == WINDOW

@@ -1,0 +1,306 @@
+"""GPT: the logits of Hugging Face's GPT-2, and what must hold for every config."""
+
+import importlib.util
+import json
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.multi_head import ATTENTIONS
+
+NEEDS = "GPT-2 as the reference needs transformers: pip install transformers"
+
+
+def tiny(**settings):
+    defaults = {"block_size": 10, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    return GPTConfig(**{"vocab_size": 13, **defaults, **settings})
+
+
+def loud(config, seed=0):
+    """A GPT whose every parameter is random and far from what it starts with."""
+    torch.manual_seed(seed)
+    model = GPT(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def some_ids(config, B=3, T=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (B, config.block_size if T is None else T)
+    return torch.randint(config.vocab_size, shape, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    if importlib.util.find_spec("transformers") is None:
+        warnings.warn(NEEDS, stacklevel=1)  # seen without -rs, which a skip is not
+    return pytest.importorskip("transformers", reason=NEEDS)
+
+
+@pytest.fixture(scope="module")
+def gpt2(transformers):
+    """Hugging Face's GPT-2 with random weights, and ours with the same."""
+    torch.manual_seed(0)
+    config = GPTConfig(29, block_size=16, n_layer=3, n_head=4, n_embd=32)
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=29,
+            n_positions=16,
+            n_layer=3,
+            n_head=4,
+            n_embd=32,
+            activation_function="gelu_new",
+            tie_word_embeddings=False,
+            attn_implementation="eager",
+        )
+    ).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    source = theirs.state_dict()
+    assert not torch.equal(source["lm_head.weight"], source["transformer.wte.weight"])
+
+    names = {
+        "token_embedding.weight": "transformer.wte.weight",
+        "position_embedding.weight": "transformer.wpe.weight",
+        "norm.weight": "transformer.ln_f.weight",
+        "norm.bias": "transformer.ln_f.bias",
+        "head.weight": "lm_head.weight",
+    }
+    parts = {
+        "attention_norm": "ln_1",
+        "attention.to_qkv": "attn.c_attn",
+        "attention.output": "attn.c_proj",
+        "feed_forward_norm": "ln_2",
+        "feed_forward.widen": "mlp.c_fc",
+        "feed_forward.output": "mlp.c_proj",
+    }
+    for i in range(config.n_layer):
+        for ours_part, their_part in parts.items():
+            for kind in ("weight", "bias"):
+                name = f"blocks.{i}.{ours_part}.{kind}"
+                names[name] = f"transformer.h.{i}.{their_part}.{kind}"
+
+    def ours_from(tensors):
+        """Their matrices inside the blocks are (in, out), ours are (out, in)."""
+        return {
+            ours: t.mT if ".h." in name and t.dim() == 2 else t
+            for ours, name in names.items()
+            for t in [tensors[name]]
+        }
+
+    ours = GPT(config).eval()
+    ours.load_state_dict(ours_from(source))  # strict: no parameter is left out
+    return ours, theirs, ours_from
+
+
+@pytest.mark.parametrize("T", [1, 5, 16])
+def test_logits_equal_those_of_gpt2(gpt2, T):
+    ours, theirs, _ = gpt2
+    ids = some_ids(ours.config, T=T, seed=T)
+    with torch.no_grad():
+        logits, expected = ours(ids), theirs(ids).logits
+    assert expected.std() > 0.3  # something to be equal to
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_gradients_equal_those_of_gpt2(gpt2):
+    ours, theirs, ours_from = gpt2
+    ids = some_ids(ours.config)
+    x, y = ids[:, :-1], ids[:, 1:].flatten()
+    F.cross_entropy(ours(x).flatten(0, 1), y).backward()
+    F.cross_entropy(theirs(x).logits.flatten(0, 1), y).backward()
+    expected = ours_from({n: p.grad for n, p in theirs.named_parameters()})
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(
+            p.grad, expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: n + m
+        )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("V", "T", "L", "H", "C"),
+    [(65, 64, 4, 4, 128), (13, 10, 1, 1, 8), (7, 3, 5, 2, 6), (2, 1, 2, 3, 9)],
+)
+def test_parameters_counted_by_formula(V, T, L, H, C, bias):
+    model = GPT(GPTConfig(V, T, L, H, C, bias=bias))
+    block = 12 * C * C + 2 * C  # matrices of attention (4) and feed-forward (8), norms
+    if bias:
+        block += 9 * C + 2 * C  # of q k v, output, widen, narrow; and of the norms
+    expected = 2 * V * C + T * C + L * block + C + (C if bias else 0)
+    assert model.n_parameters() == expected
+    assert sum(p.numel() for p in model.state_dict().values()) == expected
+
+
+def test_a_gpt2_sized_model_has_as_many_parameters_as_gpt2():
+    with torch.device("meta"):  # nothing is allocated
+        model = GPT(GPTConfig(50257, 1024, 12, 12, 768))
+    assert model.n_parameters() - 50257 * 768 == 124_439_808  # GPT-2 has no own head
+
+
+@pytest.mark.parametrize("V", [13, 65, 1000])
+@pytest.mark.parametrize("C", [32, 64, 128])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_first_loss_is_that_of_a_guess(seed, C, V):
+    torch.manual_seed(seed)
+    config = GPTConfig(V, block_size=32, n_layer=3, n_head=4, n_embd=C)
+    ids = some_ids(config, B=64, seed=seed)
+    with torch.no_grad():
+        logits = GPT(config)(ids[:, :-1])
+    loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+    assert abs(loss - math.log(V)) < 0.05
+
+
+def test_the_stream_starts_as_loud_in_a_deep_model():
+    ids = some_ids(tiny())
+    ends = []
+    for n_layer in (1, 24):
+        torch.manual_seed(0)
+        model, seen = GPT(tiny(n_layer=n_layer, n_embd=64)), []
+        model.norm.register_forward_pre_hook(lambda m, x, s=seen: s.append(x[0].std()))
+        model(ids)
+        ends.append(seen[0].item())
+    assert ends[1] < 2 * ends[0]
+
+
+@pytest.mark.parametrize("attention", ["explicit", "fused"])
+def test_the_future_changes_nothing(attention):
+    model = loud(tiny(attention=attention)).eval()
+    ids = some_ids(model.config)
+    logits = model(ids)
+    for t in range(1, ids.shape[1]):
+        other = ids.clone()
+        other[:, t:] = (other[:, t:] + 1) % 13
+        assert torch.equal(model(other)[:, :t], logits[:, :t])
+        assert not torch.equal(model(other)[:, t:], logits[:, t:])
+
+
+def test_a_shorter_text_gets_the_same_logits():
+    model = loud(tiny())
+    ids = some_ids(model.config)
+    for T in range(1, 11):
+        logits = model(ids[:, :T])
+        assert logits.shape == (3, T, 13) and logits.dtype == torch.float32
+        torch.testing.assert_close(logits, model(ids)[:, :T], atol=1e-5, rtol=1e-5)
+
+
+def test_position_matters():
+    """The same token everywhere: without positions all logits would be the same."""
+    model = loud(tiny())
+    logits = model(torch.zeros(1, 10, dtype=torch.int64))[0]
+    assert (logits[1:] - logits[:-1]).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"feed_forward": "relu"}])
+def test_explicit_and_fused_models_agree(settings):
+    fused, explicit = (
+        loud(tiny(**settings)),
+        GPT(tiny(attention="explicit", **settings)),
+    )
+    explicit.load_state_dict(fused.state_dict())
+    for model in (fused, explicit):
+        for block in model.blocks:
+            assert block.attention.attention is ATTENTIONS[model.config.attention]
+    ids = some_ids(fused.config)
+    torch.testing.assert_close(fused(ids), explicit(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_the_config_s_feed_forward_is_the_one_used():
+    gelu, relu = loud(tiny()), GPT(tiny(feed_forward="relu"))
+    relu.load_state_dict(gelu.state_dict())
+    ids = some_ids(gelu.config)
+    assert (gelu(ids) - relu(ids)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("T", [11, 50])
+def test_more_tokens_than_the_context_are_refused(T):
+    model = GPT(tiny())
+    with pytest.raises(ValueError, match=rf"{T} tokens .*block_size 10"):
+        model(some_ids(model.config, T=T))
+
+
+def test_without_bias_there_is_none():
+    model = GPT(tiny(bias=False))
+    names = [name for name, _ in model.named_parameters()]
+    assert not any("bias" in name for name in names)
+    assert model(some_ids(model.config)).isfinite().all()
+    with_bias = [name for name, _ in GPT(tiny()).named_parameters()]
+    assert names == [name for name in with_bias if "bias" not in name]
+
+
+def test_dropout_is_random_in_training_and_off_in_evaluation():
+    plain = loud(tiny())
+    model = GPT(tiny(dropout=0.3))
+    model.load_state_dict(plain.state_dict())
+    ids = some_ids(model.config)
+    assert not torch.equal(model.train()(ids), model(ids))
+    assert torch.equal(model.eval()(ids), plain(ids))
+
+
+def test_every_parameter_learns():
+    model = loud(tiny())
+    ids = some_ids(model.config, B=20)
+    F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad.abs().max() == 0]
+    assert not silent
+
+
+def test_the_same_seed_makes_the_same_model():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in GPT(tiny()).parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_on_the_meta_device_only_shapes_are_computed():
+    with torch.device("meta"):
+        model = GPT(tiny(dropout=0.1))
+        logits = model(torch.zeros(2, 10, dtype=torch.int64))
+    assert all(p.is_meta for p in model.parameters())
+    assert logits.is_meta and logits.shape == (2, 10, 13)
+
+
+NOT_COUNTS = [0, -1, 2.0, "4", None, True, math.nan]
+
+
+@pytest.mark.parametrize("value", NOT_COUNTS)
+@pytest.mark.parametrize(
+    "field", ["vocab_size", "block_size", "n_layer", "n_head", "n_embd"]
+)
+def test_a_count_that_makes_no_sense_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"^{field} is .* whole number at least 1"):
+        tiny(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "allowed"),
+    [
+        ("dropout", [-0.1, 1, 1.0, math.nan, math.inf, "0.1", None, True], "below 1"),
+        ("bias", [0, 1, "yes", None], "True or False"),
+        ("attention", ["flash", None, ["fused"]], "'explicit', 'fused'"),
+        ("norm", ["batch", None, {}], "'layer'"),
+        ("feed_forward", ["swish", None, 3], "'gelu', 'relu'"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(field, values, allowed):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{field} is .*{allowed}"):
+            tiny(**{field: value})
+
+
+def test_heads_that_do_not_divide_the_width_are_named():
+    with pytest.raises(ValueError, match=r"n_embd 16 .*n_head 3 "):
+        tiny(n_head=3)
+
+
+def test_a_config_survives_json():
+    config = tiny(dropout=0.25, bias=False, attention="explicit", feed_forward="relu")
+    assert GPTConfig(**json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,644 @@
+"""The command line: what it prints, what it refuses, and with which exit code."""
+
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinygpt_lib import __main__ as command_line
+from tinygpt_lib import training
+from tinygpt_lib.__main__ import main
+from tinygpt_lib._files import read_json, read_tensors, write_json, write_tensors
+from tinygpt_lib.text import split
+from tinygpt_lib.training import History, load_checkpoint, read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "--n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2".split()
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command in this process: cli("train", ...) -> code, stdout, stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def fails(cli):
+    """Runs a command that must fail, in one line, which it returns."""
+
+    def run(*arguments):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ") and err.endswith("\n")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def song_file(song, tmp_path_factory):
+    file = tmp_path_factory.mktemp("song") / "song.txt"
+    file.write_bytes(song.text.encode())
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(song_file):
+    """A finished run of 20 steps."""
+    out = song_file.parent / "trained"
+    given = ["--text", song_file, *TINY, "--steps", 20, "--save-every", 7]
+    assert main([str(a) for a in ("train", "--out", out, *given)]) == 0
+    return out
+
+
+@pytest.fixture
+def stopped(song_file, tmp_path, monkeypatch):
+    """A run of 20 steps that ended after 9, of which 7 were saved."""
+    real, steps = training.training_step, []
+
+    def step(*arguments):
+        steps.append(arguments)
+        if len(steps) == 10:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    out = tmp_path / "stopped"
+    given = ["--text", song_file, *TINY, "--steps", 20, "--save-every", 7]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "training_step", step)
+        assert main([str(a) for a in ("train", "--out", out, *given)]) == 130
+    assert len(read_run(out).history.losses) == 7
+    return out
+
+
+# --- Help ---
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["evaluate"]])
+def test_help_has_an_example(cli, command):
+    code, out, err = cli(*command, "--help")
+    assert (code, err) == (0, "")
+    name = command[0] if command else "train"
+    assert f"example: python -m tinygpt_lib {name} " in " ".join(out.split())
+
+
+def test_every_setting_of_the_configs_has_its_option(cli):
+    _, out, _ = cli("train", "--help")
+    settings = vars(training.PRESETS["cpu"](65)[0]) | vars(training.TrainConfig())
+    for name in settings.keys() - {"vocab_size"}:
+        assert f"--{name.replace('_', '-')}" in out
+    assert "--vocab-size" not in out  # the text decides
+
+
+def test_version(cli):
+    code, out, _ = cli("--version")
+    assert code == 0 and re.fullmatch(r"\d+\.\d+\S*\n", out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["sample"],
+        ["evaluate"],
+        ["train", "--out", "x", "--steps", "many"],
+        ["train", "--out", "x", "--preset", "huge"],
+        ["train", "--out", "x", "--vocab-size", "5"],
+        ["train", "--out", "x", "--colour", "red"],
+        ["sample", "x", "--tokens", "1.5"],
+    ],
+)
+def test_usage_errors_exit_with_2(cli, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage: python -m tinygpt_lib" in err and "error: " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- train ---
+
+
+def test_train_on_a_text_of_ones_own(cli, song, song_file, tmp_path):
+    out = tmp_path / "run"
+    settings = ["--steps", 12, "--eval-every", 5, "--seed", 3, "--learning-rate", 0.01]
+    arguments = ["train", "--out", out, "--text", song_file, *TINY, *settings]
+    code, stdout, stderr = cli(*arguments, "--dropout", 0.1, "--no-bias")
+    assert code == 0
+    assert "loss" in stderr and "tok/s" in stderr and "validation" in stderr
+    state = read_run(out)
+    assert state.model["n_embd"] == state.model["block_size"] == 8
+    assert state.model["bias"] is False and state.model["dropout"] == 0.1
+    assert state.model["vocab_size"] == song.tokenizer.vocab_size
+    assert state.training["learning_rate"] == 0.01 and state.training["seed"] == 3
+    assert [step for step, _ in state.history.evaluations] == [5, 10, 12]
+    loss = state.history.evaluations[-1][1]
+    expected = rf"{re.escape(str(out))}: 12 steps in \d+ s, {loss:.4f} nats per token"
+    assert re.match(expected, stdout)
+    model, tokenizer = load_checkpoint(out)
+    assert training.evaluate(model, song.val_ids) == pytest.approx(loss)
+    assert tokenizer.to_dict() == song.tokenizer.to_dict()
+
+
+def test_the_seed_decides_the_run(cli, song_file, tmp_path):
+    losses = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        given = ["--text", song_file, *TINY, "--steps", 3, "--seed", seed]
+        assert cli("train", "--out", tmp_path / name, *given)[0] == 0
+        losses[name] = read_run(tmp_path / name).history.losses
+    assert losses["a"] == losses["b"]
+    assert losses["a"][0] != losses["c"][0]
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What `train` would have been called with, instead of calling it."""
+    calls = []
+
+    def fake(model, train_ids, val_ids, config, **options):
+        calls.append((model.config, config, options))
+        return History([0.0] * config.steps, [(config.steps, 1.0)], 0.0)
+
+    monkeypatch.setattr(command_line, "train", fake)
+    return calls
+
+
+def test_the_preset_and_what_differs_from_it(cli, song, song_file, tmp_path, planned):
+    given = ["--preset", "cpu", "--text", song_file, "--steps", 120, "--save-every", 10]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    model_config, config, options = planned[0]
+    preset_model, preset = training.PRESETS["cpu"](song.tokenizer.vocab_size)
+    assert model_config == preset_model
+    preset.steps, preset.save_every = 120, 10
+    assert config == preset
+    assert options["about"] == {"preset": "cpu", "text": str(song_file)}
+    assert cli("train", "--out", tmp_path / "run", "--text", song_file)[0] == 0
+    assert planned[1][0] == preset_model
+
+
+def test_the_plays_are_the_text_unless_told(cli, tmp_path, planned, monkeypatch):
+    plays = "First Citizen:\nBefore we proceed\n" * 20
+    monkeypatch.setattr(command_line, "load_shakespeare", lambda: plays)
+    assert cli("train", "--out", tmp_path / "run")[0] == 0
+    assert planned[0][0].vocab_size == len(set(plays))
+    assert planned[0][2]["about"]["text"] is None
+
+
+def test_line_ends_are_kept(cli, tmp_path):
+    file = tmp_path / "dos.txt"
+    file.write_bytes(b"one\r\ntwo\rthree\n" * 20)
+    arguments = ["--text", file, *TINY, "--steps", 1]
+    assert cli("train", "--out", tmp_path / "run", *arguments)[0] == 0
+    assert "\r" in load_checkpoint(tmp_path / "run")[1].characters
+    _, out, _ = cli("evaluate", tmp_path / "run")
+    assert out.startswith("29 tokens predicted")  # a tenth of 300, less the first
+
+
+def test_a_text_in_the_working_folder_is_found_from_elsewhere(
+    cli, song, song_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(song_file.parent)
+    given = ["--text", song_file.name, *TINY, "--steps", 1]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli("evaluate", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 elsewhere")
+def test_a_file_name_that_is_not_utf8(cli, song, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")
+    Path(name).write_text(song.text)
+    given = ["--text", name, *TINY, "--steps", 1]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    assert cli("evaluate", tmp_path / "run")[0] == 0
+
+
+BAD_SETTINGS = {
+    "--n-head 3": "n_embd 8 can't be split into n_head 3",
+    "--n-embd 0": "n_embd is 0",
+    "--n-embd 1000000000000000000000000000000": "n_embd is 1000",
+    "--n-layer -1": "n_layer is -1",
+    "--steps 0": "steps is 0",
+    "--save-every 0": "save_every is 0",
+    "--eval-every -1": "eval_every is -1",
+    "--batch-size 0": "batch_size is 0",
+    "--learning-rate 0": "learning_rate is 0.0",
+    "--learning-rate nan": "learning_rate is nan",
+    "--learning-rate 1e39": "learning_rate is 1e+39",
+    "--warmup 0.9": "warmup 0.9 and cooldown 0.95 overlap",
+    "--clip -1": "clip is -1.0",
+    "--dropout 1": "dropout is 1.0",
+    "--seed -1": "seed is -1",
+    "--attention magic": "attention is 'magic'; it must be one of 'explicit', 'fused'",
+    "--norm none": "norm is 'none'; it must be one of",
+    "--feed-forward none": "feed_forward is 'none'; it must be one of",
+    "--device nonsense": "device is 'nonsense'; it must be one of auto, cpu, cuda, mps",
+    "--device cpu:nonsense": "device is 'cpu:nonsense'",
+    "--device auto:1": "device is 'auto:1'",
+    "--block-size 4000": "training text has 3377 tokens; block_size 4000 needs at",
+}
+
+
+@pytest.mark.parametrize("setting", BAD_SETTINGS)
+def test_a_bad_setting_is_named_before_any_work(fails, song_file, tmp_path, setting):
+    given = ["--text", song_file, *TINY, *setting.split()]
+    assert BAD_SETTINGS[setting] in fails("train", "--out", tmp_path / "run", *given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_cuda_that_is_not_there(fails, song_file, tmp_path):
+    given = ["--text", song_file, *TINY, "--device", "cuda"]
+    error = fails("train", "--out", tmp_path / "run", *given)
+    assert "'cuda' was asked for, but torch finds no CUDA" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_no_memory_holds(cli, fails, song_file, tmp_path, trained):
+    """8 petabytes are more than any process can address."""
+    given = ["--text", song_file, *TINY, "--batch-size", 10**15]
+    code, _, err = cli("train", "--out", tmp_path / "run", *given)
+    assert code == 1
+    assert "error: there is not enough memory" in err.splitlines()[-1]
+    assert "not enough memory" in fails("sample", trained, "--tokens", 10**15)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, "can't be read: No such file"),
+        (b"", "is empty: there is nothing to learn from"),
+        (b"caf\xe9 au lait" * 50, "is not UTF-8 text: byte 3 is not"),
+        ("é".encode("utf-16") * 50, "is not UTF-8 text: byte 0 is not"),
+        (b"a", "the training text has 0 tokens; block_size 8 needs at least 9"),
+        (b"ab" * 4, "the training text has 7 tokens; block_size 8 needs at least 9"),
+        (b"abc" * 4, None),
+        (b"ab" * 5, "the validation text has 1 tokens; it needs at least 2"),
+    ],
+)
+def test_texts_that_do_not_do(cli, fails, tmp_path, content, match):
+    file = tmp_path / "text.txt"
+    if content is not None:
+        file.write_bytes(content)
+    given = ["train", "--out", tmp_path / "run", "--text", file, *TINY, "--steps", 1]
+    if match is None:  # 10 characters to train on, and 2 to validate
+        assert cli(*given)[0] == 0
+        return
+    error = fails(*given)
+    assert match in error
+    if "text has" not in error:
+        assert str(file) in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_for_a_text(fails, tmp_path):
+    given = ["--out", tmp_path / "run", "--text", tmp_path]
+    assert "can't be read: Is a directory" in fails("train", *given)
+
+
+def test_an_out_that_exists(cli, fails, song_file, trained, tmp_path):
+    before = {path: path.read_bytes() for path in trained.glob("*.*")}
+    given = ["--text", song_file, *TINY]
+    error = fails("train", "--out", trained, *given)
+    assert f"{trained} exists and is not empty: resume the run in it" in error
+    assert {path: path.read_bytes() for path in trained.glob("*.*")} == before
+    error = fails("train", "--out", song_file, *given)
+    assert "song.txt exists" in error
+    error = fails("train", "--out", song_file / "run", *given)
+    assert f"{song_file / 'run'} can't be written" in error
+
+
+def test_a_loss_that_is_no_number(cli, song_file, tmp_path):
+    given = ["--text", song_file, *TINY, "--learning-rate", 1e5, "--warmup", 0]
+    code, out, err = cli("train", "--out", tmp_path / "run", *given)
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert re.match(r"error: .* at step \d+: .*learning rate \(100000\.0\)", last)
+    load_checkpoint(tmp_path / "run")
+
+
+# --- train --resume ---
+
+
+def test_going_on(cli, trained, stopped):
+    code, out, _ = cli("train", "--out", stopped, "--resume")
+    assert code == 0 and "20 steps in" in out
+    expected = read_run(trained).history
+    history = read_run(stopped).history
+    assert history.losses == expected.losses
+    assert history.evaluations == expected.evaluations
+
+
+def test_going_on_with_the_same_settings_said_again(cli, song_file, stopped):
+    given = ["--preset", "cpu", *TINY, "--steps", 20, "--text", song_file]
+    assert cli("train", "--out", stopped, "--resume", *given)[0] == 0
+    assert len(read_run(stopped).history.losses) == 20
+
+
+def test_going_on_with_a_copy_of_the_text(cli, song_file, stopped, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(song_file.read_bytes())
+    assert cli("train", "--out", stopped, "--resume", "--text", copy)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "was"),
+    [
+        ("--steps 30", "20"),
+        ("--n-embd 16", "8"),
+        ("--learning-rate 0.1", "0.005"),
+        ("--dropout 0.5", "0.0"),
+        ("--no-bias", "True"),
+        ("--seed 1", "0"),
+        ("--attention explicit", "fused"),
+    ],
+)
+def test_going_on_otherwise_is_refused(fails, stopped, given, was):
+    error = fails("train", "--out", stopped, "--resume", *given.split())
+    flag = given.split()[0].replace("--no-", "--")
+    assert f"error: {flag} is " in error
+    assert f"was started with {was}; leave it out to go on" in error
+    assert len(read_run(stopped).history.losses) == 7
+
+
+def test_going_on_with_another_preset_is_refused(fails, stopped, monkeypatch):
+    presets = {**training.PRESETS, "gpu": training.cpu_preset}
+    monkeypatch.setattr(command_line, "PRESETS", presets)
+    error = fails("train", "--out", stopped, "--resume", "--preset", "gpu")
+    assert "--preset is gpu, but the run in" in error
+    assert "was started with cpu" in error
+
+
+def test_going_on_with_another_text_is_refused(fails, song, stopped, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(song.text[:-100] + song.text[:100])
+    error = fails("train", "--out", stopped, "--resume", "--text", other)
+    assert f"the run in {stopped} was started with another text" in error
+    other.write_text(song.text.replace("g", "G"))
+    assert "'G'" in fails("train", "--out", stopped, "--resume", "--text", other)
+    other.unlink()
+    error = fails("train", "--out", stopped, "--resume", "--text", other)
+    assert f"{other} can't be read: No such file" in error
+    assert len(read_run(stopped).history.losses) == 7
+
+
+@pytest.mark.parametrize("given", [[], ["--steps", 20], ["--preset", "cpu"]])
+def test_a_finished_run_says_so(cli, trained, given):
+    before = (trained / "training.safetensors").read_bytes()
+    code, out, err = cli("train", "--out", trained, "--resume", *given)
+    assert (code, err) == (0, "")
+    loss = read_run(trained).history.evaluations[-1][1]
+    assert out.startswith(f"{trained} is finished: 20 steps in ")
+    assert f" {loss:.4f} nats per token" in out
+    assert (trained / "training.safetensors").read_bytes() == before
+
+
+def test_going_on_with_no_run(fails, song, tiny_gpt, tmp_path):
+    out = tmp_path / "nowhere"
+    assert str(out) in fails("train", "--out", out, "--resume")
+    assert not out.exists()
+    training.save_checkpoint(tmp_path / "model", tiny_gpt(), song.tokenizer)
+    error = fails("train", "--out", tmp_path / "model", "--resume")
+    assert "training.safetensors can't be read: No such file" in error
+
+
+def test_going_on_with_a_run_that_lies(fails, stopped):
+    """Its settings are believed only after a look at its tensors."""
+    path = stopped / "training.safetensors"
+    tensors, notes = read_tensors(path)
+    for name in ("n_embd", "n_layer", "unheard_of"):
+        model = {**notes["model"], name: 10**9}
+        write_tensors(path, tensors, {**notes, "model": model})
+        error = fails("train", "--out", stopped, "--resume")
+        assert name in error or "tensor" in error
+
+
+# --- sample ---
+
+
+def test_sample(cli, trained):
+    code, out, err = cli("sample", trained, "--tokens", 30, "--prompt", "99 ")
+    assert (code, err) == (0, "")
+    assert out.startswith("99 ") and len(out) == 33 + 1
+    assert len(cli("sample", trained)[1]) == 501 + 1
+    assert cli("sample", trained, "--prompt", "99", "--tokens", 0)[1] == "99\n"
+
+
+def test_the_same_seed_gives_the_same_text(cli, trained):
+    texts = [cli("sample", trained, "--tokens", 60, "--seed", s)[1] for s in (5, 5, 6)]
+    assert texts[0] == texts[1] != texts[2]
+    free = [cli("sample", trained, "--tokens", 60)[1] for _ in range(2)]
+    assert free[0] != free[1]  # 60 draws of some 24 characters
+
+
+def test_greedy_needs_no_seed(cli, trained):
+    greedy = [cli("sample", trained, "--temperature", t)[1] for t in (0, 0)]
+    one_choice = cli("sample", trained, "--top-k", 1)[1]
+    assert greedy == [one_choice, one_choice]
+
+
+def test_a_prompt_longer_than_the_window(cli, song, trained):
+    prompt = song.text[:100]
+    code, out, _ = cli("sample", trained, "--tokens", 5, "--prompt", prompt)
+    assert code == 0 and out.startswith(prompt) and len(out) == 106
+
+
+def test_a_text_without_line_breaks_can_be_sampled(cli, tmp_path):
+    file = tmp_path / "flat.txt"
+    file.write_text("abc" * 50)
+    given = ["--text", file, *TINY, "--steps", 1]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    code, out, _ = cli("sample", tmp_path / "run", "--tokens", 9)
+    assert code == 0 and re.fullmatch("[abc]{10}\n", out)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (["--prompt", "Ökonom"], "character 'Ö' at position 0 is not among the"),
+        (["--prompt", ""], "the prompt is empty; it must hold at least one token"),
+        (["--temperature", -1], "temperature is -1.0; it must be at least 0"),
+        (["--temperature", "nan"], "temperature is nan"),
+        (["--temperature", "inf"], "temperature is inf"),
+        (["--top-k", 0], "top_k is 0; it must be a whole number in the range 1.."),
+        (["--top-k", 99], "top_k is 99; it must be a whole number in the range 1.."),
+        (["--top-p", 0], "top_p is 0.0; it must be above 0 and at most 1"),
+        (["--top-p", 1.5], "top_p is 1.5"),
+        (["--tokens", -1], "tokens is -1; it must be a whole number at least 0"),
+        (["--seed", -1], "seed is -1; it must be a whole number in the range 0.."),
+        (["--seed", 2**63], "seed is 9223372036854775808; it must be"),
+        (["--device", "nonsense"], "device is 'nonsense'; it must be one of"),
+    ],
+)
+def test_what_sample_refuses(fails, trained, given, match):
+    assert match in fails("sample", trained, *given)
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_folder_without_a_checkpoint(fails, tmp_path, command):
+    error = fails(command, tmp_path / "nowhere")
+    assert "nowhere/config.json can't be read: No such file" in error
+    assert "config.json can't be read: No such file" in fails(command, tmp_path)
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_damaged_checkpoint(fails, song, tiny_gpt, tmp_path, command):
+    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    error = fails(command, tmp_path)
+    assert "model.safetensors is not a whole safetensors file" in error
+
+
+# --- evaluate ---
+
+
+def test_evaluate_is_right_in_bits_per_byte(cli, tmp_path):
+    """Counted by hand: a token may be worth one byte or four."""
+    text = "Füße: 25 € 😀 ñandú\n" * 30
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    given = ["--text", file, *TINY, "--steps", 5]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    code, out, err = cli("evaluate", tmp_path / "run")
+    assert (code, err) == (0, "")
+
+    model, tokenizer = load_checkpoint(tmp_path / "run")
+    _, ids = split(tokenizer.encode(text))
+    nats = 0.0
+    for start in range(0, len(ids) - 1, 8):  # block_size
+        window = ids[start : start + 9]
+        p = model(window[None, :-1])[0].log_softmax(-1)
+        nats -= p.gather(1, window[1:, None]).double().sum().item()
+    n = len(ids) - 1
+    size = len(text[-n:].encode("utf-8"))
+    assert size > n
+    assert out.splitlines() == [
+        f"{n} tokens predicted, the whole validation text",
+        f"{nats / n:.4f} nats per token",
+        f"{nats / math.log(2) / size:.4f} bits per byte",
+    ]
+
+
+def test_evaluate_on_another_text(cli, fails, song, trained, tmp_path):
+    same = tmp_path / "same.txt"
+    same.write_text(song.text)
+    assert cli("evaluate", trained, "--text", same) == cli("evaluate", trained)
+    other = tmp_path / "other.txt"
+    other.write_text(song.text[1000:])
+    assert cli("evaluate", trained, "--text", other)[1] != cli("evaluate", trained)[1]
+    other.write_text("Zürich")
+    assert "'Z'" in fails("evaluate", trained, "--text", other)
+    other.write_text(song.text[:9])
+    assert "at least 2" in fails("evaluate", trained, "--text", other)
+
+
+@pytest.mark.parametrize("about", [None, [], "x", {}, {"text": None}])
+def test_evaluate_without_a_noted_text_takes_the_plays(
+    cli, song, tiny_gpt, tmp_path, monkeypatch, about
+):
+    monkeypatch.setattr(command_line, "load_shakespeare", lambda: song.text)
+    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {**config, "about": about})
+    assert cli("evaluate", tmp_path)[0] == 0
+
+
+def test_evaluate_with_a_nonsense_note(fails, song, tiny_gpt, tmp_path):
+    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer, {"text": 5})
+    assert "notes 5 as its text" in fails("evaluate", tmp_path)
+
+
+# --- As a process ---
+
+
+def start(*arguments, **options):
+    """`python -m tinygpt_lib`, in a process in which Ctrl-C works."""
+    command = [sys.executable, "-m", "tinygpt_lib", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        encoding="utf-8",
+        # Where the tests run in the background, a process inherits a deaf ear.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+def wait_for(what, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.01)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, one_thread):
+    given = ["--text", song_file, *TINY, "--steps", 1000, "--dropout", 0.1]
+    given += ["--save-every", 1000]
+    out = tmp_path / "my runs" / "one"
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        with start("train", "--out", out, *given, stderr=file) as process:
+            wait_for(lambda: "loss" in log.read_text(), process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+    lines = log.read_text().splitlines()
+    done = len(read_run(out).history.losses)
+    assert 0 < done < 1000
+    go_on = f"python -m tinygpt_lib train --out {shlex.quote(str(out))} --resume"
+    last = f"stopped after step {done}; {out} holds the last checkpoint, go on with: "
+    assert lines[-1] == last + go_on
+    assert "Traceback" not in log.read_text()
+    load_checkpoint(out)
+
+    assert cli(*shlex.split(go_on)[3:])[0] == 0
+    assert cli("train", "--out", tmp_path / "never stopped", *given)[0] == 0
+    expected = read_run(tmp_path / "never stopped").history
+    history = read_run(out).history
+    assert history.losses == expected.losses
+    assert history.evaluations == expected.evaluations
+
+
+def test_ctrl_c_in_the_middle_of_a_save(cli, stopped, monkeypatch):
+    """A second Ctrl-C does not wait; what was saved before is there."""
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_run", interrupted)
+    code, out, err = cli("train", "--out", stopped, "--resume")
+    assert (code, out) == (130, "")
+    assert f"\ninterrupted; {stopped} holds the last checkpoint, go on with" in err
+    assert len(read_run(stopped).history.losses) == 7
+
+
+def test_ctrl_c_before_there_is_a_run(cli, song_file, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "train", interrupted)
+    given = ["--text", song_file, *TINY]
+    code, out, err = cli("train", "--out", tmp_path / "run", *given)
+    assert (code, out, err) == (130, "", "\ninterrupted\n")

@@ -1,0 +1,672 @@
+"""Training: torch's own AdamW beside ours, and a run that is stopped and goes on."""
+
+import math
+import os
+import random
+import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from tinygpt_lib import training
+from tinygpt_lib._files import CheckpointError
+from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.text import CharTokenizer
+from tinygpt_lib.training import (
+    AdamW,
+    DivergedError,
+    Run,
+    TrainConfig,
+    clip_gradients,
+    learning_rate_at,
+    load_checkpoint,
+    read_run,
+    train,
+)
+
+QUICK = TrainConfig(steps=12, batch_size=2, eval_every=5, save_every=3, seed=7)
+
+
+# --- AdamW ---
+
+
+def some_parameters():
+    """Matrices and a vector; one that never gets a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(5, 3), (7,), (2, 3, 4), (4, 4)]
+    parameters = [torch.randn(shape, generator=generator) for shape in shapes]
+    return [p.requires_grad_() for p in parameters]
+
+
+def feed(parameters, step):
+    """Gradients of many sizes, the same for every call with this step."""
+    generator = torch.Generator().manual_seed(step)
+    for i, p in enumerate(parameters[:-1]):
+        p.grad = torch.randn(p.shape, generator=generator) * 10.0 ** (i - step % 5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("betas", "eps"), [((0.9, 0.99), 1e-8), ((0.9, 0.999), 1e-6), ((0.0, 0.5), 1e-3)]
+)
+def test_adamw_equals_torch_after_50_steps(betas, eps, weight_decay):
+    ours, theirs = some_parameters(), some_parameters()
+    start = [p.detach().clone() for p in ours]
+    optimizer = AdamW(ours, 1e-2, betas, eps, weight_decay)
+    groups = [
+        {"params": [p for p in theirs if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in theirs if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=betas, eps=eps)
+    for step in range(50):
+        optimizer.learning_rate = reference.param_groups[0]["lr"] = 1e-2 / (1 + step)
+        reference.param_groups[1]["lr"] = optimizer.learning_rate
+        feed(ours, step)
+        feed(theirs, step)
+        optimizer.step()
+        reference.step()
+    for mine, other, before in zip(ours[:-1], theirs[:-1], start[:-1], strict=True):
+        assert (mine - before).abs().max() > 1e-3
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
+    # Without a gradient there is no step, and no decay either.
+    assert torch.equal(ours[-1], start[-1])
+
+
+def test_adamw_forgets_gradients_when_told():
+    parameters = some_parameters()
+    feed(parameters, 0)
+    AdamW(parameters).zero_grad()
+    assert all(p.grad is None for p in parameters)
+
+
+def test_adamw_goes_on_from_its_state_bit_for_bit():
+    def steps(optimizer, numbers):
+        for step in numbers:
+            feed(optimizer.parameters, step)
+            optimizer.step()
+
+    whole, first, second = (AdamW(some_parameters(), 1e-2) for _ in range(3))
+    steps(whole, range(20))
+    steps(first, range(11))
+    second.load_state_dict({k: v.clone() for k, v in first.state_dict().items()})
+    for p, q in zip(second.parameters, first.parameters, strict=True):
+        p.data.copy_(q.data)
+    steps(second, range(11, 20))
+    for p, q in zip(whole.parameters, second.parameters, strict=True):
+        assert torch.equal(p, q)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_the_state_of_adamw_is_a_copy_of_nothing_else():
+    """What is loaded is copied: the donor's next step must not change it."""
+    donor, heir = AdamW(some_parameters()), AdamW(some_parameters())
+    feed(donor.parameters, 0)
+    donor.step()
+    heir.load_state_dict(donor.state_dict())
+    before = {name: value.clone() for name, value in heir.state_dict().items()}
+    feed(donor.parameters, 1)
+    donor.step()
+    for name, value in heir.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+# --- The learning rate ---
+
+
+def rates(**settings):
+    config = TrainConfig(learning_rate=1.0, **settings)
+    return [learning_rate_at(step, config) for step in range(config.steps)]
+
+
+def test_the_rate_rises_in_a_line_stays_and_falls_along_a_cosine():
+    plan = rates(steps=100, warmup=0.2, cooldown=0.5)
+    assert plan[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert plan[20:50] == [1.0] * 30
+    cosine = [0.5 * (1 + math.cos(math.pi * i / 50)) for i in range(50)]
+    assert plan[50:] == pytest.approx(cosine)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 997])
+@pytest.mark.parametrize(
+    ("warmup", "cooldown"),
+    [(0, 0), (0, 1), (1, 0), (0.05, 0.95), (0.5, 0.5), (0.3, 0.7), (0.1, 0.2), (1, 0)],
+)
+def test_the_rate_is_never_zero_and_never_too_high(steps, warmup, cooldown):
+    plan = rates(steps=steps, warmup=warmup, cooldown=cooldown)
+    assert all(0 < rate <= 1 for rate in plan)
+    top = plan.index(max(plan))
+    assert max(plan) >= 0.5 or steps == 1
+    assert plan[: top + 1] == sorted(plan[: top + 1])
+    assert plan[top:] == sorted(plan[top:], reverse=True)
+
+
+def test_the_edges_of_the_plan():
+    assert rates(steps=4, warmup=0, cooldown=0) == [1.0] * 4
+    assert rates(steps=4, warmup=1, cooldown=0) == [0.25, 0.5, 0.75, 1.0]
+    assert rates(steps=1) == [1.0]
+
+
+# --- Clipping ---
+
+
+@pytest.mark.parametrize("longest", [1e-3, 1.0, 1e9])
+def test_clipping_equals_torch(longest):
+    ours, theirs = some_parameters(), some_parameters()
+    feed(ours, 3)
+    feed(theirs, 3)
+    before = [p.grad.clone() for p in ours[:-1]]
+    length = clip_gradients(ours, longest)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, longest)
+    assert length == pytest.approx(expected.item(), rel=1e-6)
+    for p, q, g in zip(ours[:-1], theirs[:-1], before, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)
+        if longest > length:
+            assert torch.equal(p.grad, g)
+
+
+# --- The settings ---
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("steps", [0, -1, 1.5, "10", True, None, math.nan, 2**63]),
+        ("batch_size", [0, -1, 2.0, None, 2**63]),
+        ("eval_every", [-1, 0.5, "never"]),
+        ("save_every", [0, -5, 1.0]),
+        ("seed", [-1, 0.0, "a", 2**63]),
+        ("learning_rate", [0, -1e-3, math.nan, math.inf, "1e-3", None, True]),
+        ("learning_rate", [1e39, 10**400]),  # more than a float32, a float64 holds
+        ("clip", [0, -1, math.nan, math.inf, "1"]),
+        ("weight_decay", [-0.1, math.nan, math.inf, None, 1e39]),
+        ("warmup", [-0.1, 1.1, math.nan, "0"]),
+        ("cooldown", [-0.1, 1.1, math.nan, None]),
+        ("beta1", [-0.1, 1, 1.0, math.nan]),
+        ("beta2", [-0.1, 1, math.inf]),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name} is .*; it must be ") as caught:
+            TrainConfig(**{name: value})
+        assert "\n" not in str(caught.value)
+
+
+def test_warm_up_and_cool_down_must_not_overlap():
+    TrainConfig(warmup=0.3, cooldown=0.7)
+    with pytest.raises(ValueError, match=r"warmup 0\.3 and cooldown 0\.8 overlap"):
+        TrainConfig(warmup=0.3, cooldown=0.8)
+
+
+# --- A run ---
+
+
+def run(song, model, config=QUICK, **options):
+    parts = (song.train_ids, song.val_ids, config)
+    return train(model, *parts, progress=False, **options)
+
+
+def same(one, other):
+    """The same losses and evaluations, bit for bit."""
+    return (one.losses, one.evaluations) == (other.losses, other.evaluations)
+
+
+def test_it_learns_one_window_by_heart(song, tiny_gpt):
+    model = tiny_gpt(n_embd=32)
+    config = TrainConfig(steps=150, batch_size=4, learning_rate=1e-2, eval_every=0)
+    window = song.train_ids[: model.config.block_size + 1]
+    history = train(model, window, window, config, progress=False)
+    # Random weights know nothing, ln V; after that each token follows from the last.
+    assert history.losses[0] == pytest.approx(math.log(song.tokenizer.vocab_size), 0.1)
+    assert history.losses[-1] < 0.02
+    assert history.evaluations == [(150, pytest.approx(history.losses[-1], abs=0.01))]
+
+
+def test_the_history_is_complete(song, tiny_gpt):
+    model = tiny_gpt(dropout=0.1)
+    history = run(song, model)
+    assert len(history.losses) == 12
+    assert all(math.isfinite(loss) for loss in history.losses)
+    assert [step for step, _ in history.evaluations] == [5, 10, 12]
+    assert history.seconds > 0
+    assert not model.training
+    assert history.evaluations[-1][1] == evaluate(model, song.val_ids)
+
+
+def test_a_look_at_the_last_step_is_taken_once(song, tiny_gpt):
+    history = run(song, tiny_gpt(), replace(QUICK, eval_every=6))
+    assert [step for step, _ in history.evaluations] == [6, 12]
+
+
+def test_eval_every_0_looks_at_the_end_only(song, tiny_gpt):
+    history = run(song, tiny_gpt(), replace(QUICK, eval_every=0))
+    assert [step for step, _ in history.evaluations] == [12]
+
+
+def test_looking_does_not_change_the_run(song, tiny_gpt):
+    often = run(song, tiny_gpt(dropout=0.2), replace(QUICK, eval_every=1))
+    never = run(song, tiny_gpt(dropout=0.2), replace(QUICK, eval_every=0))
+    assert often.losses == never.losses
+
+
+def test_the_seed_decides_the_batches(song, tiny_gpt):
+    first, again = (run(song, tiny_gpt()) for _ in range(2))
+    other = run(song, tiny_gpt(), replace(QUICK, seed=8))
+    assert same(first, again)
+    assert first.losses != other.losses
+
+
+def test_saving_does_not_change_the_run(song, tiny_gpt, tmp_path):
+    plain = run(song, tiny_gpt(dropout=0.2))
+    model = tiny_gpt(dropout=0.2)
+    saved = run(song, model, out=tmp_path / "run", tokenizer=song.tokenizer)
+    assert same(plain, saved)
+    loaded, tokenizer = load_checkpoint(tmp_path / "run")
+    assert tokenizer.to_dict() == song.tokenizer.to_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_a_validation_text_shorter_than_a_window_works(song, tiny_gpt):
+    history = train(tiny_gpt(), song.train_ids, song.val_ids[:2], QUICK, progress=False)
+    assert math.isfinite(history.evaluations[-1][1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_it_trains_where_the_model_is(song, tiny_gpt, tmp_path):
+    model = tiny_gpt().to("cuda")
+    run(song, model, out=tmp_path / "run", tokenizer=song.tokenizer)
+    assert next(model.parameters()).device.type == "cuda"
+    loaded, _ = load_checkpoint(tmp_path / "run", "cuda")
+    assert next(loaded.parameters()).device.type == "cuda"
+
+
+def test_it_trains_outside_the_main_thread(song, tiny_gpt):
+    histories = []
+    model = tiny_gpt()
+    thread = threading.Thread(target=lambda: histories.append(run(song, model)))
+    thread.start()
+    thread.join()
+    assert same(histories[0], run(song, tiny_gpt()))
+
+
+# --- What can't work is refused before anything is done ---
+
+
+def refused(song, model, out, match, train_ids=None, val_ids=None, tokenizer=None):
+    """A ValueError in one sentence; no folder, no step, the weights as they were."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=match) as caught:
+        train(
+            model,
+            song.train_ids if train_ids is None else train_ids,
+            song.val_ids if val_ids is None else val_ids,
+            QUICK,
+            out=out,
+            tokenizer=tokenizer or song.tokenizer,
+            progress=False,
+        )
+    assert "\n" not in str(caught.value)
+    assert list(out.parent.iterdir()) == []
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_training_text_shorter_than_a_window(song, tiny_gpt, tmp_path):
+    for n in (0, 1, 8):
+        match = f"training text has {n} tokens; block_size 8 needs at least 9"
+        ids = song.train_ids[:n]
+        refused(song, tiny_gpt(), tmp_path / "run", match, train_ids=ids)
+    train(tiny_gpt(), song.train_ids[:9], song.val_ids, QUICK, progress=False)
+
+
+def test_a_validation_text_with_nothing_to_predict(song, tiny_gpt, tmp_path):
+    for n in (0, 1):
+        match = f"validation text has {n} tokens; it needs at least 2"
+        ids = song.val_ids[:n]
+        refused(song, tiny_gpt(), tmp_path / "run", match, val_ids=ids)
+
+
+@pytest.mark.parametrize("part", ["train_ids", "val_ids"])
+@pytest.mark.parametrize("wrong", [-1, 99])
+def test_ids_outside_the_vocabulary(song, tiny_gpt, tmp_path, part, wrong):
+    ids = getattr(song, part).clone()
+    ids[5] = wrong
+    V = song.tokenizer.vocab_size
+    match = rf"{part} hold ids from .*{wrong}.*vocabulary allows 0\.\.{V - 1}"
+    refused(song, tiny_gpt(), tmp_path / "run", match, **{part: ids})
+
+
+@pytest.mark.parametrize("part", ["train_ids", "val_ids"])
+@pytest.mark.parametrize(
+    "spoil", [torch.Tensor.float, torch.Tensor.int, lambda ids: ids[None].repeat(20, 1)]
+)
+def test_ids_of_a_wrong_type_or_shape(song, tiny_gpt, tmp_path, part, spoil):
+    ids = spoil(getattr(song, part))
+    refused(song, tiny_gpt(), tmp_path / "run", f"^{part} have", **{part: ids})
+
+
+def test_a_tokenizer_of_another_size(song, tiny_gpt, tmp_path):
+    """Else the folder would hold a checkpoint that does not load."""
+    wrong = CharTokenizer("ab")
+    match = "tokenizer has 2 tokens"
+    refused(song, tiny_gpt(), tmp_path / "run", match, tokenizer=wrong)
+
+
+def test_a_run_to_keep_needs_a_tokenizer(song, tiny_gpt, tmp_path):
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        run(song, tiny_gpt(), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_bad_from_the_start(song, tiny_gpt, tmp_path):
+    model = tiny_gpt()
+    model.head.weight.data[0, 0] = math.nan
+    with pytest.raises(DivergedError, match=r"weight .* step 0"):
+        run(song, model, out=tmp_path / "run", tokenizer=song.tokenizer)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Stop and go on ---
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@contextmanager
+def ending(when, at):
+    """Every run within ends when it comes to step `at`: before, in or after it."""
+    names = {"before": "take_step", "in": "brake", "after": "summary"}
+    target = training if when == "in" else Run
+    name = "clip_gradients" if when == "in" else names[when]
+    real = getattr(target, name)
+    steps = []  # of the runs within; clip_gradients knows nothing of them
+
+    def count(self):
+        steps.append(self.step)
+        return real_take_step(self)
+
+    def stop(*args):
+        now = steps[-1] if when == "in" else args[0].step - (when == "after")
+        if now == at:
+            raise StoppedError
+        return real(*args)
+
+    real_take_step = Run.take_step
+    with pytest.MonkeyPatch.context() as patch:
+        if when != "before":
+            patch.setattr(Run, "take_step", count)
+        patch.setattr(target, name, stop)
+        with pytest.raises(StoppedError):
+            yield
+
+
+def moments(n=8, steps=25):
+    chance = random.Random(int(os.environ.get("SEED", "0")))
+    steps = chance.sample(range(1, steps), n - 1)
+    return [
+        (0, "before"),
+        *((s, chance.choice(["before", "in", "after"])) for s in steps),
+    ]
+
+
+@pytest.mark.parametrize(("step", "when"), moments())
+def test_stopped_anywhere_it_goes_on_bit_for_bit(song, tiny_gpt, tmp_path, step, when):
+    config = TrainConfig(steps=25, batch_size=2, eval_every=4, save_every=3, seed=step)
+    never_stopped = tiny_gpt(dropout=0.2)
+    expected = run(song, never_stopped, config)
+
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    with ending(when, step):
+        run(song, tiny_gpt(dropout=0.2), config, **options)
+    kept = len(read_run(tmp_path / "run").history.losses)
+    assert kept == step - step % 3
+    resumed = tiny_gpt(seed=99, dropout=0.2)  # whose weights must not matter
+    torch.manual_seed(98)  # nor must the random state
+    history = run(song, resumed, config, **options, resume=True)
+    assert same(history, expected)
+    for name, value in never_stopped.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert torch.equal(
+        load_checkpoint(tmp_path / "run")[0].head.weight, never_stopped.head.weight
+    )
+
+
+def test_stopped_again_and_again(song, tiny_gpt, tmp_path):
+    expected = run(song, tiny_gpt(dropout=0.2))
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    for life, step in enumerate((2, 4, 7, 11)):
+        with ending("before", step):
+            run(song, tiny_gpt(life, dropout=0.2), **options, resume=life > 0)
+    history = run(song, tiny_gpt(9, dropout=0.2), **options, resume=True)
+    # Life 0 began with seed 0, and so did the run that was never stopped.
+    assert same(history, expected)
+
+
+@pytest.fixture
+def ctrl_c_works():
+    """Ctrl-C as in a terminal, even where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_run_after_the_step_saved(
+    song, tiny_gpt, tmp_path, monkeypatch, ctrl_c_works
+):
+    expected = run(song, tiny_gpt(dropout=0.2))
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    real = training.clip_gradients
+    calls = []
+
+    def press(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(training, "clip_gradients", press)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 5"):
+        run(song, tiny_gpt(dropout=0.2), **options)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(read_run(tmp_path / "run").history.losses) == 5
+    resumed = run(song, tiny_gpt(dropout=0.2), **options, resume=True)
+    assert same(resumed, expected)
+
+
+def test_a_second_ctrl_c_does_not_wait(song, tiny_gpt, monkeypatch, ctrl_c_works):
+    def press_twice(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it waited")
+
+    monkeypatch.setattr(training, "clip_gradients", press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(song, tiny_gpt())
+
+
+def test_a_ctrl_c_that_is_ignored_stays_ignored(
+    song, tiny_gpt, monkeypatch, ctrl_c_works
+):
+    """A shell script's background jobs start so; its Ctrl-C is not meant for them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    real = training.clip_gradients
+
+    def press(*args):
+        signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(training, "clip_gradients", press)
+    assert len(run(song, tiny_gpt()).losses) == 12
+
+
+@pytest.mark.parametrize("look", range(1, 16))
+def test_whenever_ctrl_c_is_noticed_the_step_is_saved(
+    song, tiny_gpt, tmp_path, monkeypatch, look
+):
+    """It may come between any two looks at it, and then none must lose a step."""
+
+    @contextmanager
+    def noticed_at_look():
+        looks = []
+        yield lambda: looks.append(1) or len(looks) >= look
+
+    monkeypatch.setattr(training, "held_interrupt", noticed_at_look)
+    config = replace(QUICK, steps=100, save_every=100)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(song, tiny_gpt(), config, out=out, tokenizer=song.tokenizer)
+    done = int(str(stop.value).removeprefix("stopped after step "))
+    assert len(read_run(out).history.losses) == done
+
+
+def test_a_finished_run_returns_at_once(song, tiny_gpt, tmp_path, monkeypatch):
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    first_model = tiny_gpt()
+    first = run(song, first_model, **options)
+    monkeypatch.setattr(Run, "take_step", None)
+    model = tiny_gpt(seed=5)
+    again = run(song, model, **options, resume=True)
+    assert asdict(first) == asdict(again)
+    assert not model.training
+    assert torch.equal(model.head.weight, first_model.head.weight)
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "named"),
+    [
+        ({}, {"learning_rate": 1e-4}, "training setting learning_rate is 0.0001"),
+        ({}, {"steps": 13}, "training setting steps is 13"),
+        ({}, {"seed": 8}, "training setting seed is 8"),
+        ({"n_embd": 16}, {}, "model setting n_embd is 16"),
+        ({"dropout": 0.1}, {}, "model setting dropout is 0.1"),
+        ({"n_layer": 2}, {}, "model setting n_layer is 2"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(
+    song, tiny_gpt, tmp_path, settings, change, named
+):
+    out = tmp_path / "run"
+    with ending("before", 5):
+        run(song, tiny_gpt(), out=out, tokenizer=song.tokenizer)
+    before = snapshot(out)
+    with pytest.raises(ValueError, match=rf"^{named}, but the run in .* with"):
+        run(song, tiny_gpt(**settings), replace(QUICK, **change), out=out, resume=True)
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("part", ["train_ids", "val_ids"])
+def test_going_on_with_another_text_is_refused(song, tiny_gpt, tmp_path, part):
+    out = tmp_path / "run"
+    with ending("before", 5):
+        run(song, tiny_gpt(), out=out, tokenizer=song.tokenizer)
+    ids = {"train_ids": song.train_ids, "val_ids": song.val_ids}
+    ids[part] = ids[part].flip(0)
+    with pytest.raises(ValueError, match="started with another text"):
+        train(tiny_gpt(), **ids, config=QUICK, out=out, resume=True, progress=False)
+    # One long text, cut elsewhere, is another one as well.
+    whole = torch.cat((song.train_ids, song.val_ids))
+    with pytest.raises(ValueError, match="started with another text"):
+        train(tiny_gpt(), whole[:-50], whole[-50:], QUICK, out=out, resume=True)
+
+
+def test_going_on_with_nothing_is_refused(song, tiny_gpt, tmp_path):
+    with pytest.raises(ValueError, match="needs `out`"):
+        run(song, tiny_gpt(), resume=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("missing", "empty"):
+        with pytest.raises(CheckpointError, match=name):
+            run(song, tiny_gpt(), out=tmp_path / name, resume=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_folder_that_holds_something_is_refused(song, tiny_gpt, tmp_path):
+    options = {"tokenizer": song.tokenizer}
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(CheckpointError, match=f"{name} exists and is not empty"):
+            run(song, tiny_gpt(), out=tmp_path / name, **options)
+    with pytest.raises(CheckpointError, match="can't be written"):
+        run(song, tiny_gpt(), out=tmp_path / "file" / "run", **options)
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "full", "notes.txt"}
+    (tmp_path / "empty").mkdir()
+    run(song, tiny_gpt(), out=tmp_path / "empty", **options)
+    assert read_run(tmp_path / "empty").history.losses
+
+
+# --- Divergence ---
+
+
+def assert_sound(out, steps):
+    """`out` holds a run of that many steps whose weights are finite numbers."""
+    state = read_run(out)
+    assert len(state.history.losses) == steps
+    for name, value in state.tensors.items():
+        if value.is_floating_point():
+            assert value.isfinite().all(), name
+    model, _ = load_checkpoint(out)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_the_first_bad_number_ends_the_run(
+    song, tiny_gpt, tmp_path, monkeypatch, bad, what
+):
+    """The step is named, and nothing bad is ever written over what is good."""
+    name = {"loss": "training_step", "gradient": "clip_gradients"}[what]
+    real, calls = getattr(training, name), []
+
+    def spoilt(*args):
+        calls.append(args)
+        return bad if len(calls) == 8 else real(*args)  # step 7, counted from 0
+
+    monkeypatch.setattr(training, name, spoilt)
+    out = tmp_path / "run"
+    with pytest.raises(
+        DivergedError, match=rf"{what} .* at step 7: .* rate \(0\.003\)"
+    ):
+        run(song, tiny_gpt(), out=out, tokenizer=song.tokenizer)
+    assert len(calls) == 8
+    assert_sound(out, 6)
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e4, 1e6])
+def test_an_absurd_learning_rate_never_spoils_the_checkpoint(
+    song, tiny_gpt, tmp_path, rate
+):
+    every = TrainConfig(steps=50, batch_size=2, save_every=1, warmup=0, cooldown=0)
+    config, out = replace(every, learning_rate=rate), tmp_path / "run"
+    with pytest.raises(DivergedError, match="learning rate") as caught:
+        run(song, tiny_gpt(), config, out=out, tokenizer=song.tokenizer)
+    assert "\n" not in str(caught.value)
+    steps = len(read_run(out).history.losses)
+    assert f"at step {steps}:" in str(caught.value)
+    assert_sound(out, steps)
+
+
+def test_weights_gone_bad_are_not_saved(song, tiny_gpt, tmp_path, monkeypatch):
+    """The loss of a step is measured before its move, so a save must look again."""
+    model, real = tiny_gpt(), AdamW.step
+
+    def step(self):
+        real(self)
+        if self.steps == 6:
+            self.parameters[0].data[0] = math.inf
+
+    monkeypatch.setattr(AdamW, "step", step)
+    out = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"weight .* step 6"):
+        run(song, model, out=out, tokenizer=song.tokenizer)
+    assert_sound(out, 3)
