@@ -56,8 +56,8 @@ print(f"{len(text):,} characters, {len(characters)} different ones")
 
 # %% [markdown]
 # The first one is the line break, `\n`, then the blank. Note the lonely digit: there is a `3` but
-# no other digit, because one play is called *3 King Henry VI* and its title became a speaker. Data
-# always has such corners; it pays to look.
+# no other digit. One play is called *3 King Henry VI*, and its title was left standing between the
+# speeches, 27 times. Data always has such corners; it pays to look.
 #
 # The 65 characters are far from equally common, and that alone can be used to predict.
 
@@ -68,7 +68,8 @@ from tinygpt_lib._figures import BLUE, RED, plt, show
 
 counts = Counter(text)
 ordered = counts.most_common()
-labels = [{"\n": "\\n", " ": "␣"}.get(c, c) for c, _ in ordered]
+visible = {"\n": "\\n", " ": "␣"}
+labels = [visible.get(c, c) for c, _ in ordered]
 
 fig, ax = plt.subplots(figsize=(9, 3))
 ax.bar(range(65), [n / len(text) * 100 for _, n in ordered])
@@ -79,11 +80,12 @@ ax.legend()
 show(
     fig,
     alt="Bar chart of the share of each of the 65 characters, from the blank at "
-    "15 % down to the digit 3 and the dollar sign, with a line at 1.5 %.",
+    "15 % down to the dollar sign, which occurs once, with a line at 1.5 %.",
 )
 
 # %% [markdown]
-# *Every seventh character is a blank, every twelfth an e. Half of the 65 hardly ever occur.*
+# *About every seventh character is a blank (␣), every twelfth an e. The rarer half of the 65
+# make up only 6 % of the text.*
 
 # %% [markdown]
 # ## Numbers for characters
@@ -117,9 +119,13 @@ row, numbers
 # become something else silently: either would give a model that was tested on a text nobody wrote.
 # So it is an error, one that says which character and where.
 #
-# The ids come back as a **tensor**. That is torch's word for an array of numbers of one kind, with
-# a shape: a list of $N$ ids is a tensor of shape `(N,)`, a table of $B$ rows and $T$ columns one of
-# shape `(B, T)`. Everything in this course is made of them.
+# All computing in this course is done with *torch* (PyTorch), a library for arrays of numbers. Its
+# word for such an array is **tensor**: numbers of one kind, with a shape. A list of $N$ ids is a
+# tensor of shape `(N,)`, a table of $B$ rows and $T$ columns one of shape `(B, T)`. The kind is
+# called `dtype`; ids are whole numbers of 64 bits, `int64`.
+#
+# A cell that begins with `#| export`, like the next one, becomes part of the library
+# `tinygpt_lib`, so that later chapters (and your own programs) can import it.
 
 # %%
 #| export
@@ -130,10 +136,9 @@ import torch
 from torch import Tensor
 
 # %% [markdown]
-# Here is the tokenizer that we keep. A cell that begins with `#| export`, like this one, becomes
-# part of the library `tinygpt_lib`, so that later chapters (and your own programs) can import it.
-# `to_dict` and `from_dict` turn it into plain data and back: a trained model is useless without
-# the very same row of characters, so the row has to be saved with it.
+# Here is the tokenizer that we keep. `to_dict` and `from_dict` turn it into plain data and back: a
+# trained model is useless without the very same row of characters, so the row has to be saved
+# with it.
 
 
 # %%
@@ -268,8 +273,8 @@ assert all(targets[i] == inputs[i + 1] for i in range(8))
 # Which part? Picking characters or lines at random would be wrong. Neighbouring lines belong to
 # the same scene, with the same names and turns of phrase, and a model could profit from having
 # seen the lines around its exam. So we cut once: the first 90 % to learn from, the last 10 % to
-# measure on. That is also the cut that everybody else makes with this corpus, which makes our
-# losses comparable with theirs.
+# measure on. It is also the usual cut for this corpus, so our losses can be compared with
+# published ones.
 
 
 # %%
@@ -324,7 +329,11 @@ def get_batch(
 # %% [markdown]
 # `starts` is a column of $B$ places, `arange` a row of $T$ steps; adding a column to a row gives a
 # table with every sum, shape `(B, T)`. Looking up a table of places in `ids` gives the table of
-# tokens there. Four windows of eight:
+# tokens there. `randint(n)` draws from $0$ to $n - 1$, so the last start is indeed $N - T - 1$. The
+# `generator` is a source of chance that, started from the same number (the *seed*), gives the same
+# draws again. And `.to(ids.device)` only matters where the ids are kept on a graphics card.
+#
+# Four windows of eight:
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(1)
@@ -339,10 +348,11 @@ inputs
 # %%
 fig, axes = plt.subplots(4, 1, figsize=(6, 4), sharex=True)
 for ax, x, y in zip(axes, inputs, targets, strict=True):
-    ax.imshow(torch.stack([x, y]), aspect="auto", cmap="Blues", vmin=-20, vmax=90)
+    ax.imshow(torch.stack([x, y]), aspect="auto", cmap="Blues", vmin=-20, vmax=140)
     for t in range(8):
         for r, token in enumerate([x[t], y[t]]):
-            ax.text(t, r, repr(tokenizer.decode(token))[1:-1], ha="center", va="center")
+            c = tokenizer.decode(token)
+            ax.text(t, r, visible.get(c, c), ha="center", va="center")
     ax.set_yticks([0, 1], ["input", "target"])
     ax.grid(False)
 ax.set_xlabel("place in the window")
@@ -353,14 +363,16 @@ show(
 )
 
 # %% [markdown]
-# *Four windows. Read a target row: it is the row above it, moved one step to the left, with one
-# new character at the end.*
+# *Four windows; the darker, the larger the id. Read a target row: it is the row above it, moved
+# one step to the left, with one new character at the end.*
 #
-# Is the last start right? The smallest text that fits a window of 3 has 4 tokens, and only one
-# window can come out:
+# Is the last start right? The smallest text that fits a window of 3 has 4 tokens, and however
+# often we draw, only one window can come out:
 
 # %% tags=["nbval-check-output"]
-get_batch(torch.arange(4), batch_size=1, block_size=3)
+inputs, targets = get_batch(torch.arange(4), batch_size=100, block_size=3)
+assert (inputs == inputs[0]).all() and (targets == targets[0]).all()
+inputs[0], targets[0]
 
 # %% [markdown]
 # ## A score for predictions
@@ -370,16 +382,19 @@ get_batch(torch.arange(4), batch_size=1, block_size=3)
 #
 # $$\text{surprise} = -\ln p(\text{what came})$$
 #
-# It is 0 for a prediction that was certain and right, grows as the probability shrinks, and is
-# infinite for something that was declared impossible. The logarithm has a reason: the
-# probability of a whole text is the *product* of the probabilities of its characters, so the
-# surprise of a text is the *sum* of the surprises, and the mean over all characters is a fair
-# score. That mean is called the **cross-entropy**, or simply the *loss*. With the natural
-# logarithm it counts in **nats**; with the logarithm to base 2 in **bits**, 1 nat being 1.44
-# bits. Bits have a meaning that you can touch: a model with a loss of 2 bits a character can
-# compress the text to 2 bits a character, and a compressor is a predictor in disguise.
+# Here it is $-\ln 0.2 = 1.61$; had a blank come, it would have been $-\ln 0.1 = 2.30$. It is 0 for
+# a prediction that was certain and right, and infinite for something that was declared
+# impossible. The logarithm has a reason: the probability of a whole text is the *product* of the
+# probabilities of its characters, each given those before it. So the surprise of a text is the
+# *sum* of the surprises, and the mean over all characters is a fair score. That mean is called
+# the **cross-entropy**, or simply the *loss*.
 #
-# Who knows nothing must give each of the 65 characters the same chance:
+# With the natural logarithm the loss counts in **nats**; with the logarithm to base 2 in **bits**,
+# 1 nat being 1.44 bits. Bits have a meaning that you can touch: a model with a loss of 2 bits a
+# character can be used to compress the text to 2 bits a character, and a compressor is a
+# predictor in disguise.
+#
+# A model that knows nothing must give each of the 65 characters the same chance:
 
 # %%
 from math import log, log2
@@ -426,9 +441,11 @@ bits
 
 # %% [markdown]
 # gzip looks back 32,768 characters at most, so most of the training text is out of its sight; xz
-# remembers all of it. And bzip2 is the best of the three here, by sorting the text by
-# context instead of looking for repetitions: what follows `th` is gathered in one place, and
-# there it is mostly `e`. To look at the context is what every model from chapter 02 on will do.
+# remembers all of it. Yet bzip2 is the best of the three, although it works on blocks of 900,000
+# characters, so that only the last 104,000 training characters share a block with the validation
+# text. Instead of looking for repetitions it sorts the block by context: what stands before `he `
+# is gathered in one place, and there it is mostly `t`. To look at the context, the one on the
+# left, is what every model from chapter 02 on will do.
 
 # %%
 ladder = {"uniform": uniform / log(2), "unigram": unigram / log(2), **bits}
@@ -441,24 +458,25 @@ bars = ax.barh(list(ladder), list(ladder.values()), color=BLUE)
 ax.bar_label(
     bars, [f"{b:.2f} bits = {b * log(2):.2f} nats" for b in ladder.values()], padding=4
 )
-ax.set(xlabel="bits a character on the validation text (less is better)", xlim=(0, 8))
+ax.set(xlabel="bits a character on the validation text (less is better)", xlim=(0, 8.5))
 show(
     fig,
-    alt="Horizontal bars of bits a character: uniform 6.02, unigram 4.8, and the "
-    "three compressors gzip, xz and bzip2 well below.",
+    alt="Horizontal bars of bits a character: uniform 6.02, unigram 4.83, and the "
+    "compressors well below: gzip 3.10, xz 2.52, bzip2 2.40.",
 )
 
 # %% [markdown]
-# *What no model has to learn. Below the shortest bar begins what is worth training for.*
+# *Five scores without training. Counting characters saves a fifth of the bits, a
+# compressor half to three fifths. A model is worth training if it gets below the shortest bar.*
 
 # %% [markdown]
 # ## Summary
 # Text becomes numbers by listing its 65 characters and using places in that list, and nothing is
 # lost on the way. The text itself supplies the questions and the answers: inputs, and targets one
 # step later. 1,003,854 characters are there to learn from, 111,540 to be measured on. The score is
-# the mean surprise in nats: knowing nothing costs 4.17, counting characters about 3.3, and the best
-# everyday compressor about 1.8. The next chapter starts to look at what came before, first by
-# one character.
+# the mean surprise in nats: knowing nothing costs 4.17, counting characters 3.35, and the best
+# everyday compressor 1.66. The next chapter starts to look at what came before, at first at one
+# single character.
 
 # %% [markdown]
 # ## Exercises
@@ -478,7 +496,7 @@ show(
 # assert lower.decode(lower.encode("First Citizen")) == "first citizen"
 # ```
 # **3.** The unigram model gives probabilities, and from probabilities one can draw. Write 200
-# characters with it. It will look like nothing, and that is the point: so much for 3.3 nats.
+# characters with it. It will look like nothing, and that is the point: so much for 3.35 nats.
 # ```python
 # assert len(sample) == 200 and set(sample) <= set(text)
 # ```
@@ -510,10 +528,14 @@ lower = LowerTokenizer.from_text(text)
 assert lower.vocab_size == 39
 assert lower.decode(lower.encode("First Citizen")) == "first citizen"
 
+# %% [markdown]
+# The vocabulary shrinks from 65 to 39, by the 26 capitals. Lost is where they stood: at the
+# beginning of lines, in names, and in the many speakers written in capitals throughout.
+
 # %% jupyter={"source_hidden": true}
 import random
 
 random.seed(1)
 sample = "".join(random.choices(list(probability), probability.values(), k=200))
 assert len(sample) == 200 and set(sample) <= set(text)
-sample
+print(sample)

@@ -19,7 +19,7 @@
 # > What can one character of memory do?
 #
 # Where we are: a model that knows how common each character is, and nothing else, costs 3.35 nats
-# a character; the best everyday compressor about 1.8. The first of the two never looks at what
+# a character; the best everyday compressor 1.66. The first of the two never looks at what
 # came before. Now we look, at one single character, and get two things out of it. The first is a
 # model that only counts, whose best possible loss we can compute exactly. The second is the same
 # model, but *learnt*, step by step, by the method that trains every network in this course. Since

@@ -23,8 +23,8 @@
 # in common for it. We want a model that looks back over many characters without a row for every
 # possible past.
 #
-# The way there: let every token be a list of numbers instead of a row of a table, let it look at
-# all tokens before it, and let it decide, from what it is and what they are, which ones matter.
+# The way there: let every token be a point, given by a list of numbers, let it look at all
+# tokens before it, and let it decide, from what it is and what they are, which ones matter.
 # That decision is called **attention**. This chapter builds one *head* of it.
 #
 # The number to beat is the bigram's 2.48 nats.
@@ -70,8 +70,9 @@ x.shape
 # %% [markdown]
 # At the other end, $C$ numbers have to become 65 logits again. That is a matrix product,
 # `nn.Linear`, which torch stores as a matrix of shape (out, in): each logit is a weighted sum of
-# the $C$ numbers. We call this last matrix the **output head**. (Not to be confused with
-# the attention head that this chapter is about; the field uses the word for both.)
+# the $C$ numbers. (Unless told `bias=False`, it also adds a learnt constant to each, the *bias*.)
+# We call this last matrix the **output head**. It is not to be confused with the attention head
+# that this chapter is about; the field uses the word for both.
 
 # %%
 head = nn.Linear(C, V, bias=False)
@@ -114,7 +115,8 @@ weights
 # ## The same as a softmax
 # Chapter 02 had a way to make weights that are positive and sum to one from any numbers at all. So
 # let there be *scores*, for now all zero, and make the weights with a softmax. A forbidden place
-# gets the score $-\infty$, because $e^{-\infty} = 0$: no weight at all.
+# gets the score $-\infty$, because $e^{-\infty} = 0$: no weight at all. The forbidden places are
+# the triangle above the diagonal: `triu` with `diagonal=1`.
 
 # %% tags=["nbval-check-output"]
 scores = torch.zeros(3, 3)
@@ -135,29 +137,29 @@ scores
 # and a **key**, *what do I have to offer?* The score of a pair is the dot product of the query of
 # the one that looks and the key of the one that is looked at: large when they point the same way.
 #
-# One by hand. Four tokens, with keys that I write down: two of them "are vowels", and the last
-# token looks for vowels.
+# One by hand. Four tokens, with keys that we write down, (vowel, consonant): two of them "are
+# vowels", and the last token looks for vowels.
 
 # %% tags=["nbval-check-output"]
-#              vowel  consonant
 k = torch.tensor(
     [
         [0.0, 1.0],  # h
         [1.0, 0.0],  # o
         [0.0, 1.0],  # l
-        [1.0, 0.0],
+        [1.0, 0.0],  # a
     ]
-)  # a
+)
 q_last = torch.tensor([3.0, 0.0])  # "a vowel, please"
 scores = k @ q_last
 weights = scores.softmax(dim=0)
 scores, weights
 
 # %% [markdown]
-# The two vowels got nearly all the weight. Now for real: query and key are not written down, they
+# The two vowels got 95 % of the weight. Now for real: query and key are not written down, they
 # are computed from each token's numbers by two learnt matrices, for all tokens at once. And what
 # is handed over is not the token's own numbers either, but a third list made from them, the
-# **value**. So a token may be found by one thing and hand over another.
+# **value**. So a token may be found by one thing and hand over another. All three lists have the
+# same length $D$, the width of the head.
 
 # %%
 torch.manual_seed(1)
@@ -169,10 +171,12 @@ with torch.no_grad():
     q, k, v = to_query(x), to_key(x), to_value(x)  # each (T, D)
 
 # %% [markdown]
-# For the last token alone, as we did by hand, it looks at every key including its own:
+# First the last token alone, as we did by hand. It may look at every key, its own included, and
+# takes in the weighted sum of the values:
 
 # %%
-last = ((k @ q[-1]).softmax(dim=0)[:, None] * v).sum(dim=0)
+weights = (k @ q[-1]).softmax(dim=0)  # (T,)
+last = sum(weights[t] * v[t] for t in range(T))
 last
 
 # %% [markdown]
@@ -192,7 +196,7 @@ for ax, matrix, title in zip(
     axes, [scores, weights], ["scores", "weights"], strict=True
 ):
     image = ax.imshow(matrix)
-    ax.set(xlabel="looked at", ylabel="who looks", title=title)
+    ax.set(xlabel="looked at", ylabel="who looks", title=title, xticks=range(T))
     ax.grid(False)
     fig.colorbar(image)
 show(
@@ -202,14 +206,15 @@ show(
 )
 
 # %% [markdown]
-# *Left: every token's opinion of every other, future included. Right: the future removed, each row
-# squeezed into weights that sum to one. The first token can only look at itself, weight 1.*
+# *Left: what every token thinks of every token, future included. Right: the future removed, each
+# row turned into weights that sum to one. The first token can only look at itself, weight 1.*
 
 # %% [markdown]
 # ## Why divide by the square root
-# One thing is missing from the formula that the field uses. Suppose the entries of queries and
-# keys have mean 0 and variance 1. A dot product of $D$ such pairs is a sum of $D$ terms with
-# variance 1 each, so its variance is $D$: the wider the head, the larger the scores. Measured:
+# One thing is still missing, and it has to do with the size of the scores. Suppose the entries of
+# queries and keys are random, independent, with mean 0 and variance 1 (the variance is the mean
+# squared distance from the mean). A dot product is then a sum of $D$ terms with variance 1 each,
+# so its variance is $D$: the wider the head, the larger the scores. Measured:
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -230,33 +235,39 @@ fig, ax = plt.subplots(figsize=(6, 3.1))
 ax.semilogx(widths, sharpest["without"], "o-", color=RED, label="scores as they are")
 ax.semilogx(widths, sharpest["with"], "s-", color=BLUE, label="divided by √D")
 ax.axhline(1 / 32, color="gray", ls="--", label="equal weights")
+ax.set_xticks(widths, widths)
+ax.minorticks_off()
 ax.set(xlabel="head width D", ylabel="largest of 32 weights (mean)", ylim=(0, 1))
 ax.legend()
 show(
     fig,
     alt="The largest weight among 32 grows with the width to about 0.9 for raw scores "
-    "and stays near 0.13 for scores divided by the square root of the width.",
+    "and stays near 0.16 for scores divided by the square root of the width.",
 )
 
 # %% [markdown]
 # *What the size of the scores does to an untrained head looking at 32 random tokens. With a wide
 # head and no division, the softmax puts nearly everything on one token, chosen by chance.*
 #
-# Why is that bad? A softmax that is sure hardly changes when its scores change a little. Its
-# slopes are almost zero, and with no slope there is nothing to learn from. Divided by $\sqrt D$
-# the scores have variance 1 whatever the width, and the head begins undecided:
+# Why is that bad? A softmax that is sure hardly changes when its scores change a little. The slope
+# of a weight $w$ against its own score is $w (1 - w)$: 0.25 at one half, 0.01 at 0.99. With no
+# slope there is nothing to learn from. Divided by $\sqrt D$ the scores have variance 1 whatever the
+# width, and the head begins undecided:
 #
 # $$\text{attention}(q, k, v) = \text{softmax}\left(\frac{q k^\top}{\sqrt{D}} + \text{mask}\right) v$$
 #
-# That is the formula of *Attention Is All You Need* (Vaswani et al., 2017).
+# The mask is 0 where looking is allowed and $-\infty$ where it is not. That is the formula of
+# *Attention Is All You Need* (Vaswani et al., 2017), with the mask written out.
 
 # %% [markdown]
 # ## One head
 # Here is the finished function. It works on the last two dimensions, so any dimensions in front
 # (a batch, and soon several heads) come along for free. It also allows fewer queries than keys: the
 # queries then belong to the *last* tokens. That is the case when a text is continued one token at
-# a time and only the newest one has a question. The weights come from a function of their own, so
-# that we can look at them.
+# a time and only the newest one has a question. The first of $T_q$ queries may then see
+# $T_k - T_q$ keys more than its own place among the queries says, so the triangle moves to the
+# right by as many: `tril(Tk - Tq)`. The weights come from a function of their own, so that we can
+# look at them.
 
 
 # %%
@@ -316,7 +327,8 @@ assert torch.equal(changed[:, :-1], ours[:, :-1])
 assert not torch.allclose(changed[:, -1], ours[:, -1])
 
 # %% [markdown]
-# What would happen without the mask? The same test catches it at once:
+# What would happen without the mask? The same test catches it at once: what the *earlier* tokens
+# take in moves by a hundred. (The 4 is $\sqrt{16}$.)
 
 # %%
 unmasked = (q @ k.transpose(-2, -1) / 4).softmax(-1) @ v
@@ -331,8 +343,8 @@ assert torch.allclose(attention(q[:, -1:], k, v), ours[:, -1:], atol=1e-6)
 
 # %% [markdown]
 # ## Blind to order
-# Something is odd about this function. It looks at keys and values as at a heap: nothing in it says
-# which came first. Shuffle the past, and the last token does not notice:
+# Something is odd about this function. The mask says who may be looked at, but those form a heap:
+# nothing says which came first. Shuffle the past, and the last token does not notice:
 
 # %%
 shuffled = torch.randperm(9, generator=generator)
@@ -390,14 +402,14 @@ assert difference[False] < 1e-6 < 1e-2 < difference[True]
 difference
 
 # %% [markdown]
-# Without positions the two texts give the same logits to the last rounding error, with positions
-# they do not.
+# Without positions the two texts give the same logits up to rounding, with positions they do not.
 
 # %% [markdown]
 # ## Does it help?
 # Three models, same width, same number of steps, same learning rate: one whose tokens cannot look
-# back at all (embedding and output head only), one head without positions, one with. A single run
-# can be lucky, so each gets three seeds.
+# back at all (each keeps its own value), one head without positions, one with. A single run can be
+# lucky, so each gets three seeds. What counts is the loss on the whole validation text, as mean ±
+# standard deviation over the seeds.
 
 
 # %%
@@ -448,7 +460,7 @@ fig, ax = plt.subplots(figsize=(7, 3.4))
 for (name, curve), color in zip(curves.items(), [RED, GREEN, BLUE], strict=True):
     smooth = torch.tensor(curve).view(-1, 50).mean(dim=1)
     ax.plot(range(25, steps, 50), smooth, color=color, label=name)
-ax.axhline(2.484, color="gray", ls="--", label="bigram, counted")
+ax.axhline(2.452, color="gray", ls="--", label="bigram, counted on this text")
 ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.25, 3.2))
 ax.legend()
 show(
@@ -458,8 +470,10 @@ show(
 )
 
 # %% [markdown]
-# *The model that cannot look back runs into the bigram's floor, where it must. The head without
-# positions knows which characters are around but not where. With positions it drops below.*
+# *The last seed of each, with the floor that chapter 02 found for a bigram on the training text,
+# 2.452 nats. The model that cannot look back comes down to it, as it must. The head without
+# positions knows which characters are around but not where, and gets a little below. With
+# positions it gets clearly below.*
 
 # %%
 new = sum(finals["one head"]) / 3
@@ -467,9 +481,10 @@ assert max(finals["one head"]) < min(finals["no looking back"]) - 0.04
 print(f"one head: {new:.2f} nats")
 
 # %% [markdown]
-# The gain over the bigram is small. One head takes *one* weighted mean of the past, so everything
-# that it learns about thirty-two characters has to fit through one average. The next chapter gives
-# each token several.
+# The gain is more than ten times the spread between seeds, so it is no luck, and three quarters of
+# it need positions. Still it is small. One head takes *one* weighted mean of the past, so
+# everything that it tells about up to thirty-two characters has to fit through one average. The
+# next chapter gives each token several.
 
 # %% [markdown]
 # ## Summary
@@ -487,8 +502,8 @@ print(f"one head: {new:.2f} nats")
 # weights = attention_weights(q, k)
 # assert (weights[1:].diagonal() > 0.99).all()
 # ```
-# **2.** A head that looks at itself only is no head at all. Which `q` and `k` give that, and what
-# is `attention(q, k, v)` then?
+# **2.** A head in which every token looks only at itself is no head at all. Which `q` and `k` give
+# that, and what is `attention(q, k, v)` then?
 # ```python
 # assert torch.allclose(attention(q, k, v), v, atol=1e-4)
 # ```
@@ -529,4 +544,9 @@ cheating_loss = sum(learn(cheat, 0)[-100:]) / 100
 x, y = get_batch(val_ids, 2000, T, generator)
 with torch.no_grad():
     honest_loss = F.cross_entropy(cheat(x)[:, -1], y[:, -1]).item()
+assert honest_loss > cheating_loss + 0.3
 cheating_loss, honest_loss
+
+# %% [markdown]
+# The model has learnt to read the answer off the next place. Where there is no next place it
+# does worse than the unigram model, which looks at nothing (3.35 nats).

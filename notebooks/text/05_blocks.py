@@ -488,7 +488,7 @@ assert torch.equal(blocks(x2)[:, :6], blocks(x)[:, :6])
 # rate suits another one.
 
 # %%
-steps = 300
+steps = 200
 
 
 def learn(model, seed, rate):
@@ -563,7 +563,7 @@ class Blocks(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
-steps = 1500
+steps = 1200
 final = []
 for seed in range(2):
     torch.manual_seed(seed)

@@ -58,7 +58,7 @@ from tinygpt_lib.gpt import GPT, GPTConfig
 # %%
 torch.manual_seed(0)
 model = GPT(PRESETS["cpu"](V)[0])
-short = TrainConfig(steps=600, learning_rate=5e-3, eval_every=0)
+short = TrainConfig(steps=500, learning_rate=5e-3, eval_every=0)
 train(model, train_ids, val_ids, short, progress=False).evaluations[-1]
 
 # %% [markdown]
@@ -551,11 +551,11 @@ print(tokenizer.decode(out[0]))
 # ```python
 # assert estimate == sum(x.k.nbytes + x.v.nbytes for x in full_cache.layers)
 # ```
-# **2.** What does sampling at temperature 1 without any cut cost? Let the model write 2,000 characters
-# and evaluate it on its own text: the loss must be near the entropy that it believes in, and lower
-# than its loss on Shakespeare.
+# **2.** Does the model know how unsure it is? Let it write 2,000 characters at temperature 1 and
+# evaluate it on its own text. If its probabilities are honest, its own text should surprise it
+# about as much as Shakespeare does.
 # ```python
-# assert own_loss < evaluate(model, val_ids)
+# assert abs(own_loss - evaluate(model, val_ids)) < 0.2
 # ```
 # **3.** Write `repetition(text)`, the share of 10-character pieces that occur more than once, and
 # show that greedy text repeats itself more than text at temperature 1.
@@ -579,7 +579,7 @@ f"{estimate:,} bytes"
 generator = torch.Generator().manual_seed(0)
 own = generate(model, tokenizer.encode("\n" * 8)[:, None], 250, generator=generator)
 own_loss = sum(evaluate(model, row) for row in own) / len(own)
-assert own_loss < evaluate(model, val_ids)
+assert abs(own_loss - evaluate(model, val_ids)) < 0.2
 own_loss, evaluate(model, val_ids)
 
 
