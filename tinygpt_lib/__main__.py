@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (MemoryError, RuntimeError) as error:
         # torch has a type of its own for this on CUDA only; other errors are bugs.
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        no_room = ("allocate", "Storage size calculation overflowed")
+        known = any(words in str(error) for words in no_room)
+        if not isinstance(error, MemoryError) and not known:
             raise
         print("error: there is not enough memory for sizes like these", file=sys.stderr)
         return 1
@@ -190,7 +192,8 @@ def run_train(options) -> int:
             about=about,
         )
     except KeyboardInterrupt as stop:
-        if not options.out.exists():  # too early: nothing to go on with
+        run = options.out / "training.safetensors"
+        if not run.exists():  # too early: nothing to go on with
             raise
         folder = shlex.quote(str(options.out))
         go_on = f"python -m tinygpt_lib train --out {folder} --resume"

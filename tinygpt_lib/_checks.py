@@ -1,20 +1,24 @@
 """Refusing nonsense in settings, in one sentence that names it and what is allowed."""
 
-import math
+import sys
 
 
 def check_int(name: str, value, low: int, high: int | None = None) -> None:
-    """ValueError unless value is a whole number in low..high (no upper end if None)."""
-    allowed = f"at least {low}" if high is None else f"in the range {low}..{high}"
+    """ValueError unless value is a whole number in low..high (2**63 - 1 if None)."""
+    allowed = f"in the range {low}..{high}"
+    if high is None:
+        allowed, high = f"at least {low} and below 2**63", 2**63 - 1
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
+    if not whole or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be a whole number {allowed}")
 
 
 def check_float(name: str, value, allowed: str, inside) -> None:
     """ValueError unless value is a finite number and inside(value) holds."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not inside(value):
+    # A comparison, because math.isfinite fails for an int that no float can hold.
+    finite = number and abs(value) <= sys.float_info.max
+    if not finite or not inside(value):
         raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 

@@ -34,6 +34,11 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if base == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device 'cuda' was asked for, but torch finds no CUDA here")
+    if base == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} was asked for, but torch finds only "
+            f"{torch.cuda.device_count()} here, counted from 0"
+        )
     if base == "mps":
         if not torch.backends.mps.is_available():
             raise DeviceError("device 'mps' was asked for, but torch finds none here")

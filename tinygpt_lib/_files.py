@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -21,6 +23,32 @@ VERSION = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be read or written; says which file, and why."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """CheckpointError, naming the folder, for whatever keeps us from writing in it."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} can't be written: {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder; CheckpointError if one is."""
+    lock = FileLock(folder / ".lock")
+    with writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # which is an OSError
+            raise CheckpointError(f"another process is training in {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -94,7 +122,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
                 metadata.get("format"),
                 int(version) if version.isdecimal() else None,
             )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies: a file that is still mapped can't be replaced on Windows.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
         text = metadata.get("about", "")
         if metadata.get("sha256") != checksum(tensors, text):
             raise CheckpointError(

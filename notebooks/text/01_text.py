@@ -321,9 +321,13 @@ def get_batch(
             f"the text has {len(ids)} tokens; a window of block_size {block_size} "
             f"and its targets need at least {block_size + 1}"
         )
-    starts = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)
-    places = (starts + torch.arange(block_size)).to(ids.device)  # (B, T)
-    return ids[places], ids[places + 1]
+    device = ids.device if generator is None else generator.device
+    shape = (batch_size, 1)
+    starts = torch.randint(
+        len(ids) - block_size, shape, generator=generator, device=device
+    )
+    places = starts.to(ids.device) + torch.arange(block_size, device=ids.device)
+    return ids[places], ids[places + 1]  # (B, T)
 
 
 # %% [markdown]

@@ -586,9 +586,9 @@ class NGram(nn.Module):
         for k in range(n):  # k tokens of context
             contexts = self._codes(ids[None, :-1], k)[0, max(k - 1, 0) :]
             known, row = torch.unique(contexts, return_inverse=True)
-            counts = torch.zeros(len(known), vocab_size)
+            counts = torch.zeros(len(known), vocab_size, device=ids.device)
             following = ids[max(k, 1) :]
-            ones = torch.ones(len(following))
+            ones = torch.ones(len(following), device=ids.device)
             counts.index_put_((row, following), ones, accumulate=True)
             self.register_buffer(f"known_{k}", known)
             self.register_buffer(f"counts_{k}", counts)

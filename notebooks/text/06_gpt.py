@@ -464,7 +464,7 @@ show(
 steps = 200
 
 
-def learn(model, seed, rate=0.1):
+def learn(model, seed, rate):
     """Trains on random windows with a learning rate that falls to zero; the losses."""
     optimizer = SGD(model.parameters(), learning_rate=rate, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)

@@ -52,7 +52,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -60,11 +59,14 @@ from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib._files import (
     CheckpointError,
+    locked,
+    read_bytes,
     read_json,
     read_tensors,
     remove_partial_files,
     write_json,
     write_tensors,
+    writing,
 )
 from tinygpt_lib._interrupt import held_interrupt
 from tinygpt_lib.bigram import evaluate, training_step
@@ -362,8 +364,12 @@ class TrainConfig:
         ):
             check_int(name, getattr(self, name), low=low, high=2**63 - 1)
         for name in ("learning_rate", "clip"):
-            check_float(name, getattr(self, name), "above 0", lambda x: x > 0)
-        check_float("weight_decay", self.weight_decay, "at least 0", lambda x: x >= 0)
+            allowed = "above 0 and at most 1e18"
+            check_float(name, getattr(self, name), allowed, lambda x: 0 < x <= 1e18)
+        allowed = "at least 0 and at most 1e18"
+        check_float(
+            "weight_decay", self.weight_decay, allowed, lambda x: 0 <= x <= 1e18
+        )
         for name in ("warmup", "cooldown"):
             value = getattr(self, name)
             check_float(name, value, "in the range 0..1", lambda x: 0 <= x <= 1)
@@ -612,20 +618,44 @@ def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
     write_tensors(folder / "model.safetensors", model.state_dict(), belongs)
 
 
+# What a description that is not ours may lead to, sizes beyond all memory included.
+NOT_DESCRIBED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def first_line(error: Exception) -> str:
+    """The error in one line; torch likes to go on."""
+    return str(error).partition("\n")[0]
+
+
 def read_run(folder: str | os.PathLike) -> RunState:
-    """The state of the run in `folder`; CheckpointError if there is none."""
+    """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
     tensors, notes = read_tensors(path)
     try:
-        history = notes.pop("history")
-        losses = tensors.pop("losses").tolist()
-        evaluations = [tuple(e) for e in history["evaluations"]]
-        history = History(losses, evaluations, history["seconds"])
-        return RunState(**notes, history=history, tensors=tensors)
-    except (KeyError, TypeError) as error:
+        past, losses = notes.pop("history"), tensors.pop("losses")
+        history = History(
+            [float(loss) for loss in losses.tolist()],
+            [(int(step), float(loss)) for step, loss in past["evaluations"]],
+            float(past["seconds"]),
+        )
+        state = RunState(**notes, history=history, tensors=tensors)
+        TrainConfig(**state.training)
+        check_shapes(GPTConfig(**state.model), strip("model.", tensors))
+        tokenizer_from_dict(state.tokenizer)
+        if not isinstance(state.about, dict):
+            raise TypeError(f"about is {state.about!r}")
+    except NOT_DESCRIBED as error:
         raise CheckpointError(
-            f"{path} was not written by this kind of run: {error}"
+            f"{path} does not describe a run: {first_line(error)}"
         ) from error
+    return state
 
 
 # %% [markdown]
@@ -642,21 +672,28 @@ def save_checkpoint(
     """Writes config.json, tokenizer.json, model.safetensors, each whole or not at all.
 
     `about` is JSON data of your own, kept in config.json. CheckpointError for a folder
-    that holds a training run of another model, or where nothing can be written.
+    that holds a training run of another model, or where nothing can be written;
+    ValueError for a tokenizer of another size than the model's vocabulary.
     """
+    check_tokenizer(tokenizer, model.config)
     folder = Path(folder)
     run = folder / "training.safetensors"
     if run.exists() and read_run(folder).model != model.config.to_dict():
         raise CheckpointError(
             f"{folder} holds a training run of another model; choose another folder"
         )
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, model, tokenizer, about or {})
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} can't be written: {error.strerror or error}"
-        ) from error
+
+
+def check_tokenizer(tokenizer, config: GPTConfig) -> None:
+    """ValueError unless tokenizer and model share a vocabulary, by its size."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model a "
+            f"vocab_size of {config.vocab_size}; they must be the same"
+        )
 
 
 def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, object]:
@@ -669,7 +706,11 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
     config = read_json(folder / "config.json").get("model")
     words = read_json(folder / "tokenizer.json").get("tokenizer")
     tensors, notes = read_tensors(folder / "model.safetensors")
-    if notes != {"model": config, "tokenizer": words}:
+    try:
+        belong = notes == {"model": config, "tokenizer": words}
+    except RecursionError:  # nested too deep to be ours
+        belong = False
+    if not belong:
         raise CheckpointError(
             f"{folder} holds files that do not belong together: config.json or "
             "tokenizer.json is not the one that model.safetensors was saved with"
@@ -678,14 +719,16 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
         tokenizer = tokenizer_from_dict(words)
         config = GPTConfig(**config)
         check_shapes(config, tensors)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{folder} does not describe a model: {error}") from error
+    except NOT_DESCRIBED as error:
+        raise CheckpointError(
+            f"{folder} does not describe a model: {first_line(error)}"
+        ) from error
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder} pairs a tokenizer of {tokenizer.vocab_size} tokens with a model "
             f"of vocab_size {config.vocab_size}"
         )
-    with torch.random.fork_rng():  # loading draws no random numbers of yours
+    with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
         model = GPT(config)
     model.load_state_dict(tensors)
     return model.to(device).eval(), tokenizer
@@ -770,21 +813,28 @@ def train(
             )
         return run.go(None, progress)
     out = Path(out)
-    if not resume:
+    if resume:
+        read_bytes(out / "training.safetensors", 1)  # no run, no lock either
+    else:
         run.create(out)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            if resume:
-                run.restore(out)
-            return run.go(out, progress)
-    except Timeout:
-        raise CheckpointError(f"another process is training in {out}") from None
+    with locked(out):
+        if resume:
+            run.restore(out)
+        return run.go(out, progress)
 
 
 class Run:
     """One training run: a model, its optimizer, its place in the data, its history."""
 
     def __init__(self, model, train_ids, val_ids, config, tokenizer=None, about=None):
+        for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
+            if ids.dim() != 1 or ids.dtype != torch.int64:
+                raise ValueError(
+                    f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
+                    "must be (N,) and torch.int64"
+                )
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, model.config)
         needed = model.config.block_size + 1
         if len(train_ids) < needed:
             raise ValueError(
@@ -835,7 +885,8 @@ class Run:
             disable=not progress,
         )
         with held_interrupt() as interrupted, bar:
-            while self.step < config.steps and not interrupted():
+            stop = False
+            while self.step < config.steps and not stop:
                 history.losses.append(self.take_step())
                 bar.update(per_step)
                 bar.set_postfix_str(self.summary(), refresh=False)
@@ -845,10 +896,10 @@ class Run:
                     history.evaluations.append((self.step, loss))
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
-                if out and (
-                    last or self.step % config.save_every == 0 or interrupted()
-                ):
-                    self.save(out)
+                stop = interrupted()  # one look: it is saved if, and only if, we stop
+                if out and (last or stop or self.step % config.save_every == 0):
+                    with writing(out):
+                        self.save(out)
         if self.step < config.steps:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         self.model.eval()
@@ -896,6 +947,8 @@ class Run:
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            tensors["random.mps"] = torch.mps.get_rng_state()
         return RunState(
             model=self.model.config.to_dict(),
             training=asdict(self.config),
@@ -910,12 +963,7 @@ class Run:
         """Writes a checkpoint, unless the weights have gone bad."""
         if not all(p.isfinite().all() for p in self.model.parameters()):
             self.diverged("a weight")
-        try:
-            write_run(out, self.model, self.tokenizer, self.state())
-        except OSError as error:
-            raise CheckpointError(
-                f"{out} can't be written: {error.strerror or error}"
-            ) from error
+        write_run(out, self.model, self.tokenizer, self.state())
 
     def create(self, out: Path) -> None:
         """Makes the folder, which appears only with the checkpoint of step 0 in it."""
@@ -928,16 +976,17 @@ class Run:
                 f"{out} exists and is not empty: resume the run in it, or choose "
                 "another folder"
             )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{out.name}-", suffix=".partial", dir=out.parent
-        ) as scratch:
-            aside = Path(scratch) / "run"
-            aside.mkdir()
-            self.save(aside)
-            if out.exists():
-                out.rmdir()
-            aside.rename(out)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                prefix=f".{out.name}-", suffix=".partial", dir=out.parent
+            ) as scratch:
+                aside = Path(scratch) / "run"
+                aside.mkdir()
+                self.save(aside)
+                if out.exists():
+                    out.rmdir()
+                aside.rename(out)
 
     def restore(self, out: Path) -> None:
         """Takes over the run in `out`, if it is the same model, data and settings."""
@@ -963,9 +1012,12 @@ class Run:
             torch.set_rng_state(state.tensors["random.cpu"])
             if "random.cuda" in state.tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state.tensors["random.cuda"], self.device)
-        except (KeyError, RuntimeError) as error:
+            if "random.mps" in state.tensors and self.device.type == "mps":
+                torch.mps.set_rng_state(state.tensors["random.mps"])
+        except NOT_DESCRIBED as error:
             raise CheckpointError(
-                f"{out}/training.safetensors does not fit the model: {error}"
+                f"{out}/training.safetensors does not fit the model: "
+                f"{first_line(error)}"
             ) from error
         remove_partial_files(out)
 
