@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from tinygpt_lib.training import (
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json"]
+AT_ONCE = 10  # seconds; a slow machine may have much to import first
 RUN_FILES = [*MODEL_FILES, "training.safetensors"]
 QUICK = TrainConfig(steps=6, batch_size=2, eval_every=3, save_every=2)
 
@@ -458,6 +460,7 @@ HOSTILE = {
     for value in (0, -1, "8", True, None, 8.0, [8], {}, 10**9, 10**30)
 }
 HOSTILE |= {
+    "n_layer=10**5": {"n_layer": 10**5},
     "n_embd=10**7": {"n_embd": 10**7},
     "n_embd=10**12": {"n_embd": 2 * 10**12},
     "block_size=10**18": {"block_size": 10**18},
@@ -474,11 +477,12 @@ HOSTILE |= {
 }
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_config_that_lies_is_refused_at_once(folder, change):
     forge(folder, lambda model: {**model, **change})
+    started = time.perf_counter()
     refused(folder, "does not describe a model")
+    assert time.perf_counter() - started < AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -601,7 +605,7 @@ LIES = {
     "one note less": lambda tensors, notes: {
         k: v for k, v in notes.items() if k != "data"
     },
-    "n_layer": say("model", n_layer=10**9),
+    "n_layer": say("model", n_layer=10**5),
     "n_embd": say("model", n_embd=10**7),
     "huge n_embd": say("model", n_embd=10**30),
     "text for n_embd": say("model", n_embd="8"),
@@ -633,12 +637,13 @@ LIES = {
 }
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES)
 def test_a_run_that_lies_is_refused_at_once(song, tiny_gpt, run_folder, change):
     forged_run(run_folder, change)
+    started = time.perf_counter()
     with pytest.raises(ValueError) as caught:
         train_in(run_folder, song, tiny_gpt(), resume=True)
+    assert time.perf_counter() - started < AT_ONCE
     assert "\n" not in str(caught.value)
 
 

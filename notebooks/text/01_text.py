@@ -335,7 +335,7 @@ def get_batch(
 # table with every sum, shape `(B, T)`. Looking up a table of places in `ids` gives the table of
 # tokens there. `randint(n)` draws from $0$ to $n - 1$, so the last start is indeed $N - T - 1$. The
 # `generator` is a source of chance that, started from the same number (the *seed*), gives the same
-# draws again. And `.to(ids.device)` only matters where the ids are kept on a graphics card.
+# draws again. And `device` only matters where the ids are kept on a graphics card.
 #
 # Four windows of eight:
 

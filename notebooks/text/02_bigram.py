@@ -276,9 +276,9 @@ assert torch.allclose(row.grad, by_hand, atol=1e-7)
 f"{row.grad.sum().abs():.4f}"
 
 # %% [markdown]
-# Now take all pairs that begin with the same character, `l` say. The pushes on a logit cancel over all of them
-# exactly where the predicted probability is the share of the pairs in which that character came:
-# the relative count. So the bottom of this valley is the table that we counted.
+# Now take all pairs that begin with the same character, `l` say. Over all of them, the pushes on a
+# logit cancel exactly where the predicted probability is the share of the pairs in which that
+# character came: the relative count. So the bottom of this valley is the table that we counted.
 
 # %% [markdown]
 # ## A step
@@ -522,14 +522,14 @@ axes[1].set(xlabel="counted probability", ylabel="learnt probability")
 show(
     fig,
     alt="Left, the training loss falls from 3.2 nearly to the dashed line at 2.45. "
-    "Right, learnt against counted probabilities: nearly all points are on the diagonal.",
+    "Right, learnt against counted probabilities: nearly all are on the diagonal.",
 )
 
 # %% [markdown]
-# *Left: the loss sinks towards the floor that counting gives, and ends about 0.015 above it. Right: each
-# point is a pair that occurs more than 200 times, and on the line learnt equals counted; gradient
-# descent has found the probabilities without ever being told. The few points below the line belong
-# to rare characters such as j, z and Q, whose rows felt few pushes in 2,000 steps.*
+# *Left: the loss sinks towards the floor that counting gives, and ends about 0.015 above it. Right:
+# each point is a pair that occurs more than 200 times, and on the line learnt equals counted;
+# gradient descent has found the probabilities without ever being told. The few points below the
+# line belong to rare characters such as j, z and Q, whose rows felt few pushes in 2,000 steps.*
 #
 # This is the most reassuring picture of the course. When the GPT of chapter 07 has a loss of 1.8,
 # there will be no count to compare with. But it is the same step, and here we saw that it works.

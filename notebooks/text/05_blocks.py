@@ -23,8 +23,8 @@
 # on top of the first, a third on top of that. Nothing seems easier than to stack them.
 #
 # Nothing is easier to get wrong, either. Until 2015 networks of more than some twenty layers could
-# hardly be trained at all. This chapter gives each token a place to think, stacks layers naively and
-# watches them fail, and then adds what keeps a stack alive: a path around every layer, a fixed
+# hardly be trained at all. This chapter gives each token a place to think, stacks layers naively
+# and watches them fail, and then adds what keeps a stack alive: a path around every layer, a fixed
 # scale, a careful start, and a little noise. The number to beat is 2.2.
 
 # %%
@@ -322,8 +322,8 @@ assert torch.allclose(layer_norm(x, norm.weight, norm.bias), norm(x), atol=1e-5)
 #
 # Now all four in one picture, twice. Torch draws rather small matrices, of variance
 # $1/(3 \cdot \text{inputs})$: each makes its input about $\sqrt 3$ times smaller, so little is
-# added, and the price of adding hardly shows. So also with all of them $\sqrt 3$ times larger; then a
-# matrix hands on numbers as large as those it got.
+# added, and the price of adding hardly shows. So also with all of them $\sqrt 3$ times larger; then
+# a matrix hands on numbers as large as those it got.
 
 # %%
 kinds = ["plain", "residual", "post-norm", "pre-norm"]
@@ -408,8 +408,8 @@ show(
 
 # %% [markdown]
 # *Without the factor the stream ends more than five times as loud as it began, and what the
-# embedding said is a small part of it. With it, the stream nearly keeps its scale. Both end below the
-# estimate, because a bend and a mean hand on less than they get. Chapter 06 draws its weights
+# embedding said is a small part of it. With it, the stream nearly keeps its scale. Both end below
+# the estimate, because a bend and a mean hand on less than they get. Chapter 06 draws its weights
 # this way.*
 
 # %% [markdown]
@@ -417,8 +417,8 @@ show(
 # The last part works against learning by heart. A million characters are few: a larger model could
 # simply memorise them. **Dropout** (Srivastava et al., 2014) makes that hard: during training, each
 # number is set to zero with probability $p$, freshly drawn every time, so that nothing can rely on
-# any single number being there. The numbers that stay are multiplied by $1/(1-p)$, so that the mean is
-# unchanged; when the model is used, nothing is dropped. Our runs are too short to learn anything by
+# any single number being there. The numbers that stay are multiplied by $1/(1-p)$, so that the mean
+# is unchanged; when the model is used, nothing is dropped. Our runs are too short to learn anything by
 # heart, so they keep $p = 0$; chapter 10 measures what dropout is worth.
 
 

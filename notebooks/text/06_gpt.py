@@ -362,8 +362,8 @@ show(
 # scale. And the head is drawn small, because what it says before training is noise.
 #
 # Torch's layers, left to themselves, draw a little differently: matrices from a uniform
-# distribution with variance 1/(3 · `in_features`), biases too, no part quieter than another, and the
-# head like any other. The same model both ways:
+# distribution with variance 1/(3 · `in_features`), biases too, no part quieter than another, and
+# the head like any other. The same model both ways:
 
 
 # %%
@@ -408,8 +408,8 @@ assert abs(excess["ours"]) < 0.05 < excess["torch"]
 # few very common characters moves the result by a hundredth or two.
 #
 # Torch's 0.16 nats look harmless. It would be much worse with one shared matrix for embedding and
-# head, as GPT-2 has it (and therefore draws it small, with a standard deviation of 0.02). Drawn with
-# variance 1, it gives logits of variance $C$ or more:
+# head, as GPT-2 has it (and therefore draws it small, with a standard deviation of 0.02). Drawn
+# with variance 1, it gives logits of variance $C$ or more:
 
 # %%
 shared = with_torchs_weights(GPTConfig(V))
@@ -450,10 +450,10 @@ show(
 )
 
 # %% [markdown]
-# *What the untrained model believes. Ours gives every character about the same chance. With a shared
-# matrix drawn too large it is certain of things it can't know: it gives nearly all characters no
-# chance at all (the tall bar collects everything from $10^{-12}$ down) and expects with certainty the
-# one that it just read (the small bar at 1).*
+# *What the untrained model believes. Ours gives every character about the same chance. With a
+# shared matrix drawn too large it is certain of things it can't know: it gives nearly all
+# characters no chance at all (the tall bar collects everything from $10^{-12}$ down) and expects
+# with certainty the one that it just read (the small bar at $10^0 = 1$).*
 
 # %% [markdown]
 # ## Does it learn?
@@ -517,8 +517,8 @@ show(
 # A GPT is embeddings, blocks and a head, with one stream of width $C$ from end to end. A config
 # of ten fields describes it, and $12C^2 + 13C$ for each block counts it: 0.8 million parameters for
 # ours, 124 million for GPT-2. Drawn with care, its weights keep the stream at one scale, and a quiet
-# head lets it start at ln 65, with no opinion. Some hundred steps of plain gradient descent bring it
-# to about what a bigram knows, far from the 1.98 of the longer run in chapter 05. What it can
+# head lets it start at ln 65, with no opinion. Some hundred steps of plain gradient descent bring
+# it to about what a bigram knows, far from what the longer run of chapter 05 reached. What it can
 # reach depends now on how it is trained, and that is the next chapter.
 
 # %% [markdown]
