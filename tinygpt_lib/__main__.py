@@ -176,10 +176,9 @@ def run_train(options) -> int:
         check_given(options, state)
         model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
-        if len(state.history.losses) >= config.steps:
-            print(f"{options.out} is finished: {outcome(state.history)}")
-            return 0
     train_ids, val_ids = split(tokenizer.encode(text))
+    # Going on with a finished run takes no step, but mends what a kill left half-saved.
+    finished = state is not None and len(state.history.losses) >= config.steps
     try:
         history = train(
             model.to(device),
@@ -190,6 +189,7 @@ def run_train(options) -> int:
             tokenizer=tokenizer,
             resume=options.resume,
             about=about,
+            progress=not finished,
         )
     except KeyboardInterrupt as stop:
         run = options.out / "training.safetensors"
@@ -199,7 +199,8 @@ def run_train(options) -> int:
         go_on = f"python -m tinygpt_lib train --out {folder} --resume"
         why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
         raise KeyboardInterrupt(f"{why}, go on with: {go_on}") from None
-    print(f"{options.out}: {outcome(history)}")
+    what = f"{options.out} is finished" if finished else options.out
+    print(f"{what}: {outcome(history)}")
     return 0
 
 

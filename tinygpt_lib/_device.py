@@ -1,9 +1,12 @@
 """Where a model computes: finding, choosing and checking the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -44,6 +47,23 @@ def choose_device(name: str = "auto") -> torch.device:
             raise DeviceError("device 'mps' was asked for, but torch finds none here")
         check_attention(torch.device("mps"))
     return torch.device(name)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made within have shapes and no numbers: no memory, no time."""
+    with torch.device("meta"), Undrawn():
+        yield
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out torch.nn.init: for "meta" numbers torch imports 800 modules."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 def check_attention(device: torch.device, tolerance: float = 1e-4) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinygpt_lib._checks import check_float, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib._device import device_of, shapes_only
 from tinygpt_lib._files import (
     CheckpointError,
     locked,
@@ -248,9 +248,10 @@ def write_run(folder: Path, model: GPT, tokenizer, state: RunState) -> None:
         name: getattr(state, name)
         for name in ("model", "training", "tokenizer", "data", "about")
     }
+    # The state last: when it says that a run is finished, the model is there already.
+    write_model(folder, model, tokenizer, state.about)
     path = folder / "training.safetensors"
     write_tensors(path, tensors, {**notes, "history": history})
-    write_model(folder, model, tokenizer, state.about)
 
 
 def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
@@ -276,6 +277,13 @@ NOT_DESCRIBED = (
 def first_line(error: Exception) -> str:
     """The error in one line; torch likes to go on."""
     return str(error).partition("\n")[0]
+
+
+def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with prefix, under the rest of their names."""
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
 
 
 def read_run(folder: str | os.PathLike) -> RunState:
@@ -374,7 +382,7 @@ def check_shapes(config: GPTConfig, tensors: dict[str, Tensor]) -> None:
     """ValueError unless the tensors are just those that a model of `config` has."""
     if config.n_layer > len(tensors):
         raise ValueError(f"n_layer {config.n_layer} is more than the file has tensors")
-    with torch.device("meta"):  # shapes only: nothing is allocated
+    with shapes_only():  # nothing is allocated, whatever the config says
         expected = {name: t.shape for name, t in GPT(config).state_dict().items()}
     found = {name: t.shape for name, t in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -627,13 +635,8 @@ class Run:
                 f"{first_line(error)}"
             ) from error
         remove_partial_files(out)
-
-
-def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with prefix, under the rest of their names."""
-    return {
-        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-    }
+        with writing(out):  # a kill between two files may have left them a save behind
+            write_model(out, self.model, self.tokenizer, self.about)
 
 
 # --- The run ---

@@ -299,6 +299,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinygpt_lib._device import device_of
+
 
 # %%
 class Bigram(nn.Module):
@@ -431,11 +433,9 @@ losses[0], losses[-1]
 # training, and get their old mode back afterwards. (`device_of` says where the model's numbers are
 # kept, in ordinary memory or on a graphics card; the ids have to be in the same place.)
 
+
 # %%
 #| export
-from tinygpt_lib._device import device_of
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module,

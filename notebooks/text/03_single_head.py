@@ -450,6 +450,9 @@ for name, make in makers.items():
         curves[name] = learn(model, seed)
         finals[name].append(evaluate(model, val_ids, T))
 
+# %% [markdown]
+# The loss on the validation text, mean and deviation over the seeds:
+
 # %%
 for name, losses in finals.items():
     losses = torch.tensor(losses)

@@ -528,7 +528,7 @@ assert torch.equal(blocks(x2)[:, :6], blocks(x)[:, :6])
 # rate suits another one.
 
 # %%
-steps = 200
+steps = 160
 
 
 def learn(model, seed, rate):

@@ -19,7 +19,8 @@
 # > How does it learn, and how do you know that it does?
 #
 # Where we are: a whole GPT, with an honest start at ln 65 = 4.17 nats. Some hundred steps of plain
-# gradient descent brought it to somewhat above 2.5, well short of what its 0.8 million parameters can do.
+# gradient descent brought it to somewhat above 2.5, well short of what its 0.8 million parameters
+# can do.
 # This chapter trains it properly. That takes a better step (AdamW), a plan for the learning rate,
 # a brake for bad batches, and the habit of distrusting every curve until it has been explained.
 # And since training takes time, and machines get switched off, a run has to survive being stopped.
@@ -56,7 +57,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinygpt_lib._checks import check_float, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib._device import device_of, shapes_only
 from tinygpt_lib._files import (
     CheckpointError,
     locked,
@@ -383,6 +384,12 @@ class TrainConfig:
             check_float(name, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
 
 
+# %% [markdown]
+# The plan itself is three lines, one for each part of the run:
+
+
+# %%
+#| export
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The rate of step 0, 1, ...: up in a line, level, down half a cosine to zero."""
     done = (step + 1) / config.steps
@@ -604,9 +611,10 @@ def write_run(folder: Path, model: GPT, tokenizer, state: RunState) -> None:
         name: getattr(state, name)
         for name in ("model", "training", "tokenizer", "data", "about")
     }
+    # The state last: when it says that a run is finished, the model is there already.
+    write_model(folder, model, tokenizer, state.about)
     path = folder / "training.safetensors"
     write_tensors(path, tensors, {**notes, "history": history})
-    write_model(folder, model, tokenizer, state.about)
 
 
 def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
@@ -618,6 +626,12 @@ def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
     write_tensors(folder / "model.safetensors", model.state_dict(), belongs)
 
 
+# %% [markdown]
+# Reading is the careful half. The file may be damaged in a way that a checksum does not show, or made
+# by somebody who wishes us ill, so everything it says is checked before anything is built from it.
+
+# %%
+#| export
 # What a description that is not ours may lead to, sizes beyond all memory included.
 NOT_DESCRIBED = (
     ArithmeticError,
@@ -634,6 +648,19 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with prefix, under the rest of their names."""
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
+
+
+# %% [markdown]
+# With these three small helpers, the state of a run comes back from its file:
+
+
+# %%
+#| export
 def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
@@ -696,6 +723,12 @@ def check_tokenizer(tokenizer, config: GPTConfig) -> None:
         )
 
 
+# %% [markdown]
+# Loading compares the config with the one beside the weights, builds the model, and fills it.
+
+
+# %%
+#| export
 def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, object]:
     """The model, in evaluation mode, and the tokenizer that `save_checkpoint` wrote.
 
@@ -734,11 +767,18 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
     return model.to(device).eval(), tokenizer
 
 
+# %% [markdown]
+# And this is the comparison of shapes. On torch's `meta` device tensors have a shape but no memory, so
+# a config that asks for a million layers or a width of a million costs nothing to refuse.
+
+
+# %%
+#| export
 def check_shapes(config: GPTConfig, tensors: dict[str, Tensor]) -> None:
     """ValueError unless the tensors are just those that a model of `config` has."""
     if config.n_layer > len(tensors):
         raise ValueError(f"n_layer {config.n_layer} is more than the file has tensors")
-    with torch.device("meta"):  # shapes only: nothing is allocated
+    with shapes_only():  # nothing is allocated, whatever the config says
         expected = {name: t.shape for name, t in GPT(config).state_dict().items()}
     found = {name: t.shape for name, t in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -823,6 +863,13 @@ def train(
         return run.go(out, progress)
 
 
+# %% [markdown]
+# What happens in a run belongs to one object, so that a step, a checkpoint and a resumption all see the
+# same state. `go` is the loop, `take_step` the step; the rest writes that state down and reads it back.
+
+
+# %%
+#| export
 class Run:
     """One training run: a model, its optimizer, its place in the data, its history."""
 
@@ -1020,13 +1067,8 @@ class Run:
                 f"{first_line(error)}"
             ) from error
         remove_partial_files(out)
-
-
-def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with prefix, under the rest of their names."""
-    return {
-        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-    }
+        with writing(out):  # a kill between two files may have left them a save behind
+            write_model(out, self.model, self.tokenizer, self.about)
 
 
 # %% [markdown]

@@ -403,6 +403,12 @@ def generate(
     return out
 
 
+# %% [markdown]
+# What it can't do, it says before any work is done:
+
+
+# %%
+#| export
 def check_generation(model, ids, n_tokens, temperature, top_k, top_p) -> None:
     """ValueError, naming the culprit, for what `generate` can't do."""
     V = model.config.vocab_size
