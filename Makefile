@@ -49,7 +49,7 @@ text: env ## bring edits made in Jupyter into notebooks/text
 export: env ## write the library from the notebooks
 	$(PY) tools/export.py
 
-bench: corpus ## measure against the peers (long)
+bench: corpus ## measure the library on this machine (a few minutes)
 	$(PY) benchmarks/bench.py
 
 clean: ## remove the environment and caches; keep runs/, notebooks and the corpus

@@ -2,8 +2,8 @@
 
     python benchmarks/long_run.py            # about a quarter of an hour on two cores
 
-The run lies in runs/long, so it can be stopped and started again; the result is
-benchmarks/long_run.json, which chapter 07 plots.
+The run lies in runs/long, so it can be stopped and started again; the result goes to
+benchmarks/long_run.json.
 """
 
 import json
