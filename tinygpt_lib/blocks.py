@@ -96,10 +96,11 @@ class Block(nn.Module):
         attention=fused_attention,
         norm=LayerNorm,
         feed_forward=FeedForward,
+        steps=(),  # between queries and keys, see MultiHeadAttention
     ):
         super().__init__()
         self.attention_norm = norm(n_embd, bias)
-        self.attention = MultiHeadAttention(n_embd, n_head, bias, attention)
+        self.attention = MultiHeadAttention(n_embd, n_head, bias, attention, steps)
         self.feed_forward_norm = norm(n_embd, bias)
         self.feed_forward = feed_forward(n_embd, bias)
         self.dropout = Dropout(dropout)

@@ -44,6 +44,7 @@ class MultiHeadAttention(nn.Module):
         n_head: int,
         bias: bool = True,
         attention=fused_attention,
+        steps=(),  # modules (q, k, start) -> (q, k)
     ):
         super().__init__()
         if n_head < 1 or n_embd % n_head:
@@ -53,6 +54,7 @@ class MultiHeadAttention(nn.Module):
             )
         self.n_head = n_head
         self.attention = attention
+        self.steps = nn.ModuleList(steps)
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
@@ -72,6 +74,9 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, cache=None) -> Tensor:
         q, k, v = self.project(x)
+        start = 0 if cache is None else cache.length
+        for step in self.steps:
+            q, k = step(q, k, start)
         if cache is not None:
             k, v = cache.append(k, v)  # with those of all earlier tokens in front
         return self.merge(self.attend(q, k, v))

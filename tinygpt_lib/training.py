@@ -299,7 +299,9 @@ def read_run(folder: str | os.PathLike) -> RunState:
         )
         state = RunState(**notes, history=history, tensors=tensors)
         TrainConfig(**state.training)
-        check_shapes(GPTConfig(**state.model), strip("model.", tensors))
+        config = GPTConfig(**state.model)
+        state.model = config.to_dict()  # an older one lacks the fields added since
+        check_shapes(config, strip("model.", tensors))
         tokenizer_from_dict(state.tokenizer)
         if not isinstance(state.about, dict):
             raise TypeError(f"about is {state.about!r}")

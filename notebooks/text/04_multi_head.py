@@ -238,10 +238,11 @@ show(
 # %% [markdown]
 # ## Multi-head attention
 # The finished class is three steps, and each is a method: **project** to queries, keys and values;
-# **attend**; **merge** the heads. Between the first two there is one optional argument, a
-# *cache*. It can remember the keys and values of tokens that came before `x`, and is for
-# chapter 08, where text is written one token at a time. Until then it is `None`. (`unbind` takes
-# the three kinds apart.)
+# **attend**; **merge** the heads. Between the first two there is room for two things that we leave
+# empty for now: `steps`, which may change queries and keys before they meet (some later ideas about
+# positions live there), and a *cache*, which remembers the keys and values of tokens that came
+# before `x`. The cache is for chapter 08, where text is written one token at a time; `start` counts
+# the tokens that it holds. (`unbind` takes the three kinds apart.)
 
 
 # %%
@@ -259,6 +260,7 @@ class MultiHeadAttention(nn.Module):
         n_head: int,
         bias: bool = True,
         attention=fused_attention,
+        steps=(),  # modules (q, k, start) -> (q, k)
     ):
         super().__init__()
         if n_head < 1 or n_embd % n_head:
@@ -268,6 +270,7 @@ class MultiHeadAttention(nn.Module):
             )
         self.n_head = n_head
         self.attention = attention
+        self.steps = nn.ModuleList(steps)
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
@@ -287,6 +290,9 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, cache=None) -> Tensor:
         q, k, v = self.project(x)
+        start = 0 if cache is None else cache.length
+        for step in self.steps:
+            q, k = step(q, k, start)
         if cache is not None:
             k, v = cache.append(k, v)  # with those of all earlier tokens in front
         return self.merge(self.attend(q, k, v))

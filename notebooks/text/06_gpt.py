@@ -44,6 +44,7 @@ train_ids, val_ids = split(tokenizer.encode(text))
 #| export
 from dataclasses import asdict, dataclass
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -116,17 +117,51 @@ head(x).shape
 # %% [markdown]
 # ## A config
 # A model should be describable in one line, so that it can be built again, compared and
-# saved. We use a dataclass, one field for each choice. The last three name *kinds of parts*. Each
+# saved. We use a dataclass, one field for each choice. Some fields name *kinds of parts*. Each
 # name is looked up in a table; whoever wants to try another norm or another feed-forward adds an
 # entry to a table and changes nothing else. (Chapter 10 does that.)
 
 # %%
 #| export
 NORMS = {"layer": LayerNorm}
+QK_NORMS = {"none": None}  # for queries and keys; so far there is no other
 FEED_FORWARDS = {
     "gelu": FeedForward,
     "relu": partial(FeedForward, activation=nn.functional.relu),
 }
+
+# %% [markdown]
+# Positions get a table too. Ours is the one of chapter 03, a learnt vector for each place that is
+# added to the token's. It is a part like any other, and the only one that can run out: there is no
+# vector for a place beyond the last. (Other kinds work inside the attention; `steps` are for them.)
+
+
+# %%
+#| export
+class LearnedPositions(nn.Embedding):
+    """A learnt vector for each place, added to the token's: (B, T, C) -> (B, T, C)."""
+
+    steps = ()  # what it does to queries and keys
+    endless = False  # is there a place for any number of tokens?
+
+    def __init__(self, config: "GPTConfig"):
+        super().__init__(config.block_size, config.n_embd)
+
+    @staticmethod
+    def check(config: "GPTConfig") -> None:
+        """ValueError for a config that these positions can't work with."""
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        end = start + x.shape[1]
+        if end > self.num_embeddings:
+            raise ValueError(
+                f"{end} tokens are more than block_size {self.num_embeddings}; "
+                "give the model at most the last block_size tokens"
+            )
+        return x + super().forward(torch.arange(start, end, device=x.device))
+
+
+POSITIONS = {"learned": LearnedPositions}
 
 # %% [markdown]
 # Wrong settings are best refused before any work is done, in a sentence that names the setting and
@@ -151,6 +186,12 @@ class GPTConfig:
     attention: str = "fused"  # a name in ATTENTIONS
     norm: str = "layer"  # a name in NORMS
     feed_forward: str = "gelu"  # a name in FEED_FORWARDS
+    position: str = "learned"  # a name in POSITIONS
+    rotary_base: float = 10_000.0  # of rotary positions: the slowest turn
+    rotary_scale: float = 1.0  # of rotary positions: places are divided by it
+    qk_norm: str = "none"  # a name in QK_NORMS
+    tie_weights: bool = False  # one matrix for token embedding and head
+    window: int = 0  # tokens that attention looks back on; 0: all of them
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
@@ -166,6 +207,21 @@ class GPTConfig:
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("norm", self.norm, NORMS)
         check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("position", self.position, POSITIONS)
+        for name in ("rotary_base", "rotary_scale"):
+            allowed = "at least 1 and at most 1e9"
+            check_float(name, getattr(self, name), allowed, lambda x: 1 <= x <= 1e9)
+        check_choice("qk_norm", self.qk_norm, QK_NORMS)
+        check_bool("tie_weights", self.tie_weights)
+        check_int("window", self.window, low=0, high=self.block_size)
+        POSITIONS[self.position].check(self)
+        if ("window" in signature(ATTENTIONS[self.attention]).parameters) != (
+            self.window > 0
+        ):
+            raise ValueError(
+                f"window is {self.window}, which attention {self.attention!r} can't "
+                f"work with; it needs {'0' if self.window else 'a whole number from 1'}"
+            )
 
     def to_dict(self) -> dict:
         """The config as plain JSON data; GPTConfig(**data) makes it again."""
@@ -185,9 +241,19 @@ for wrong in (
         print(error)
 
 # %% [markdown]
+# The table of places, tried out: three tokens that come after five others take the vectors 5, 6
+# and 7.
+
+# %%
+positions = LearnedPositions(GPTConfig(V, block_size=8, n_embd=C))
+nothing = torch.zeros(1, 3, C)
+assert torch.equal(positions(nothing, start=5)[0], positions.weight[5:8])
+
+# %% [markdown]
 # ## The model
 # Now the drawing from above, line by line. `cache` is again the optional memory for chapter 08; if
-# there is one, the new tokens take their places after those it already holds.
+# there is one, the new tokens take their places after those it already holds. What the config
+# leaves at its default (`steps`, `window`, `tie_weights`) can be read over: it is for Part II.
 
 
 # %%
@@ -196,7 +262,7 @@ class GPT(nn.Module):
     """Predicts every next token from all before it: embeddings, blocks, norm, head.
 
     ids (B, T) int64 with T <= block_size -> logits (B, T, vocab_size). Radford et al.,
-    2019.
+    2019. (Without learned positions T may be larger; the model has not seen such.)
     """
 
     def __init__(self, config: GPTConfig):
@@ -204,23 +270,32 @@ class GPT(nn.Module):
         self.config = config
         C = config.n_embd
         self.token_embedding = nn.Embedding(config.vocab_size, C)
-        self.position_embedding = nn.Embedding(config.block_size, C)
+        self.position_embedding = POSITIONS[config.position](config)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                C,
-                config.n_head,
-                dropout=config.dropout,
-                bias=config.bias,
-                attention=ATTENTIONS[config.attention],
-                norm=NORMS[config.norm],
-                feed_forward=FEED_FORWARDS[config.feed_forward],
-            )
-            for _ in range(config.n_layer)
-        )
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.n_layer))
         self.norm = NORMS[config.norm](C, config.bias)
-        self.head = nn.Linear(C, config.vocab_size, bias=False)
+        if not config.tie_weights:
+            self.head = nn.Linear(C, config.vocab_size, bias=False)
         self._draw_weights()
+
+    def _block(self) -> Block:
+        """One block of the kind that the config describes."""
+        config = self.config
+        attention = ATTENTIONS[config.attention]
+        if config.window:
+            attention = partial(attention, window=config.window)
+        qk_norm = QK_NORMS[config.qk_norm]
+        own = [] if qk_norm is None else [qk_norm(config.n_embd // config.n_head)]
+        return Block(
+            config.n_embd,
+            config.n_head,
+            dropout=config.dropout,
+            bias=config.bias,
+            attention=attention,
+            norm=NORMS[config.norm],
+            feed_forward=FEED_FORWARDS[config.feed_forward],
+            steps=[*own, *self.position_embedding.steps],
+        )
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
@@ -235,25 +310,27 @@ class GPT(nn.Module):
         for block in self.blocks:  # all 2L additions together as loud as one
             for part in (block.attention, block.feed_forward):
                 part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
-        nn.init.normal_(self.head.weight, std=0.2 * self.config.n_embd**-0.5)
+        if not self.config.tie_weights:
+            nn.init.normal_(self.head.weight, std=0.2 * self.config.n_embd**-0.5)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands, counted from `start`: (B, T, C)."""
-        end = start + ids.shape[1]
-        if end > self.config.block_size:
-            raise ValueError(
-                f"{end} tokens are more than block_size {self.config.block_size}; "
-                "give the model at most the last block_size tokens"
-            )
-        places = torch.arange(start, end, device=ids.device)
-        return self.token_embedding(ids) + self.position_embedding(places)
+        return self.position_embedding(self.token_embedding(ids), start)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """What the stream says of the next token: (B, T, C) -> (B, T, vocab_size)."""
+        x = self.norm(x)
+        if self.config.tie_weights:
+            quiet = 0.2 * self.config.n_embd**-0.5
+            return nn.functional.linear(x * quiet, self.token_embedding.weight)
+        return self.head(x)
 
     def forward(self, ids: Tensor, cache=None) -> Tensor:
         start = 0 if cache is None else cache.length
         x = self.dropout(self.embed(ids, start))  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache.layers[i])
-        return self.head(self.norm(x))  # (B, T, V)
+        return self.read_out(x)  # (B, T, V)
 
     def n_parameters(self) -> int:
         """How many numbers the model learns."""

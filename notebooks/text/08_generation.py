@@ -50,7 +50,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.gpt import GPT, POSITIONS, GPTConfig
 
 # %% [markdown]
 # We need a model that has learnt something: the one of chapter 07, with 500 steps instead of 1,400.
@@ -296,6 +296,8 @@ with torch.no_grad():
 class LayerCache:
     """Keys and values that one attention layer has computed so far."""
 
+    endless = False  # can it take any number of tokens?
+
     def __init__(self, capacity: int):
         self.capacity = capacity
         self.length = 0
@@ -315,16 +317,34 @@ class LayerCache:
         return self.k[:, :, :end], self.v[:, :, :end]
 
 
+# %% [markdown]
+# A GPT needs one for each block. (`LAYER_CACHES` is for attentions that want to remember in another
+# way, and `endless` for models whose window never runs out; ours is neither.)
+
+
+# %%
+#| export
+LAYER_CACHES = {}  # name in ATTENTIONS: the kind of cache it wants, if another
+
+
 class KVCache:
     """One `LayerCache` for each block of a GPT: its memory of the text so far."""
 
     def __init__(self, config: GPTConfig):
-        self.layers = [LayerCache(config.block_size) for _ in range(config.n_layer)]
+        kind = LAYER_CACHES.get(config.attention, LayerCache)
+        room = config.window or config.block_size
+        self.layers = [kind(room) for _ in range(config.n_layer)]
+        self.endless = kind.endless and POSITIONS[config.position].endless
+        self.block_size = config.block_size
 
     @property
     def length(self) -> int:
-        """Tokens remembered."""
+        """Tokens taken in so far."""
         return self.layers[0].length
+
+    def has_room(self, length: int) -> bool:
+        """Whether it can hold a text of `length` tokens."""
+        return self.endless or length <= self.block_size
 
 
 # %% [markdown]
@@ -358,7 +378,7 @@ moved.abs().max().item()
 # %% [markdown]
 # Differences of several units are no rounding errors. Past the window the old keys are wrong, and the whole window is computed anew for every
 # token, as without a cache. A program that went on using the old ones would write something, just not
-# what this model says. (Chapter 10 has positions that don't need this.)
+# what this model says. (Chapter 11 builds a model that needs no such thing, and can write for ever.)
 #
 # That is the rule of the function that we export: below the window a cache, past it the last
 # `block_size` tokens, and with or without a cache the same text.
@@ -381,8 +401,9 @@ def generate(
     """Continues ids (B, T0) by n_tokens: (B, T0 + n_tokens), the prompt included.
 
     temperature 0 is greedy; top_k and top_p as in `pick`. A prompt may be longer than
-    block_size: the model sees the last block_size tokens. The same generator state
-    gives the same text, with and without cache. ValueError for what is out of range.
+    block_size: the model sees the last block_size tokens (all of them where positions
+    and cache are endless). The same generator state gives the same text, with and
+    without cache. ValueError for what is out of range.
     """
     check_generation(model, ids, n_tokens, temperature, top_k, top_p)
     B, T0 = ids.shape
@@ -394,10 +415,11 @@ def generate(
     cache = KVCache(model.config)
     try:
         for end in range(T0, T0 + n_tokens):
-            if use_cache and end <= window:
+            if use_cache and cache.has_room(end):
                 logits = model(out[:, cache.length : end], cache)
             else:
-                logits = model(out[:, max(0, end - window) : end])
+                begin = 0 if cache.has_room(end) else end - window
+                logits = model(out[:, begin:end])
             choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
             out[:, end : end + 1] = choice
     finally:  # Ctrl-C too leaves the model as it was
