@@ -169,19 +169,24 @@ class GPT(nn.Module):
         for block in self.blocks:  # all 2L additions together as loud as one
             for part in (block.attention, block.feed_forward):
                 part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
-        if not self.config.tie_weights:
-            nn.init.normal_(self.head.weight, std=0.2 * self.config.n_embd**-0.5)
+        quiet = self.config.n_embd**-0.5
+        if self.config.tie_weights:
+            self.token_embedding.weight.mul_(quiet)  # `embed` makes it loud again
+        else:
+            nn.init.normal_(self.head.weight, std=0.2 * quiet)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands, counted from `start`: (B, T, C)."""
-        return self.position_embedding(self.token_embedding(ids), start)
+        x = self.token_embedding(ids)
+        if self.config.tie_weights:
+            x = x * self.config.n_embd**0.5
+        return self.position_embedding(x, start)
 
     def read_out(self, x: Tensor) -> Tensor:
         """What the stream says of the next token: (B, T, C) -> (B, T, vocab_size)."""
         x = self.norm(x)
         if self.config.tie_weights:
-            quiet = 0.2 * self.config.n_embd**-0.5
-            return nn.functional.linear(x * quiet, self.token_embedding.weight)
+            return nn.functional.linear(x, self.token_embedding.weight)
         return self.head(x)
 
     def forward(self, ids: Tensor, cache=None) -> Tensor:

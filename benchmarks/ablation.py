@@ -1,0 +1,163 @@
+"""Chapter 10's comparison: one modern part at a time, and all, against Part I's model.
+
+    python benchmarks/ablation.py             # all that is missing, then the table
+    python benchmarks/ablation.py --part 0/2  # every second run; another does 1/2
+    python benchmarks/ablation.py --time      # milliseconds per step, alone
+
+Every run is kept in runs/ablation, so a stopped comparison goes on where it was;
+together they are benchmarks/ablation.json. All runs see the same number of tokens, and
+seed n draws the same batches for every model.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import tinygpt_lib.modern_parts  # noqa: F401 (registers the parts)
+from tinygpt_lib import (
+    GPT,
+    CharTokenizer,
+    GPTConfig,
+    TrainConfig,
+    evaluate,
+    load_shakespeare,
+    split,
+    train,
+)
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "runs" / "ablation"
+SHAPE = {"block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 144}
+STEPS, RATE = 1000, 5e-3
+ALL = {
+    "norm": "rms",
+    "position": "rotary",
+    "qk_norm": "rms",
+    "feed_forward": "swiglu",
+}
+VARIANTS = {
+    "Part I": {},
+    "dropout 0.1": {"dropout": 0.1},
+    "tied weights": {"tie_weights": True},
+    "RMSNorm": {"norm": "rms"},
+    "rotary": {"position": "rotary"},
+    "query/key norm": {"qk_norm": "rms"},
+    "SwiGLU": {"feed_forward": "swiglu"},
+    "squared ReLU": {"feed_forward": "relu2"},
+    "four at once": ALL,
+    "four, squared ReLU": {**ALL, "feed_forward": "relu2"},
+}
+SEEDS = range(5)
+# How each of these takes to a learning rate that is too high: fewer steps, two seeds.
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
+SWEPT = ("Part I", "query/key norm", "four at once")
+SWEEP_STEPS = 400
+
+
+def jobs() -> list[dict]:
+    """Every run, in the order in which they are worth having."""
+    full = [
+        {"kind": "parts", "name": name, "seed": seed, "steps": STEPS, "rate": RATE}
+        for seed in SEEDS
+        for name in VARIANTS
+    ]
+    sweep = [
+        {"kind": "rates", "name": name, "seed": s, "steps": SWEEP_STEPS, "rate": rate}
+        for s in range(2)
+        for rate in RATES
+        for name in SWEPT
+    ]
+    return full + sweep
+
+
+def path_of(job: dict) -> Path:
+    name = job["name"].replace("/", "-").replace(" ", "_").replace(",", "")
+    return RUNS / f"{job['kind']}-{name}-{job['rate']:g}-{job['seed']}.json"
+
+
+def model_of(name: str, vocab_size: int, seed: int) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(vocab_size, **SHAPE, **VARIANTS[name]))
+
+
+def run(job: dict, data) -> None:
+    tokenizer, train_ids, val_ids = data
+    model = model_of(job["name"], tokenizer.vocab_size, job["seed"])
+    config = TrainConfig(
+        steps=job["steps"], learning_rate=job["rate"], eval_every=0, seed=job["seed"]
+    )
+    history = train(model, train_ids, val_ids, config, progress=False)
+    result = {
+        **job,
+        "parameters": model.n_parameters(),
+        "loss": round(history.evaluations[-1][1], 5),
+        "train_loss": round(evaluate(model, train_ids[: len(val_ids)]), 5),
+        "batch_loss": round(statistics.mean(history.losses[-50:]), 5),
+    }
+    RUNS.mkdir(parents=True, exist_ok=True)
+    path_of(job).write_text(json.dumps(result))
+    print(result, flush=True)
+
+
+def step_times(data, steps: int = 8, rounds: int = 7) -> dict[str, float]:
+    """Milliseconds per step of every model, in turns; medians over the rounds."""
+    tokenizer, train_ids, val_ids = data
+    config = TrainConfig(steps=steps, eval_every=0)
+    times = {name: [] for name in VARIANTS}
+    for _ in range(rounds):
+        for name, taken in times.items():
+            model = model_of(name, tokenizer.vocab_size, 0)
+            begin = time.perf_counter()
+            train(model, train_ids[:50_000], val_ids[:2], config, progress=False)
+            taken.append(1000 * (time.perf_counter() - begin) / steps)
+    return {name: round(statistics.median(t[1:]), 2) for name, t in times.items()}
+
+
+def merge(timing: dict | None) -> dict:
+    """All runs there are, in one file; timings as last measured."""
+    path = HERE / "ablation.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    done = [json.loads(path_of(j).read_text()) for j in jobs() if path_of(j).exists()]
+    result = {
+        "machine": {"cpu": platform.machine(), "torch": torch.__version__},
+        "shape": SHAPE,
+        "variants": VARIANTS,
+        "batch_size": TrainConfig().batch_size,
+        "timing": timing or old.get("timing", {}),
+        "runs": done or old.get("runs", []),
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--part", default="0/1", metavar="I/N")
+    options.add_argument("--time", action="store_true")
+    options = options.parse_args()
+    text = load_shakespeare()
+    tokenizer = CharTokenizer.from_text(text)
+    data = tokenizer, *split(tokenizer.encode(text))
+    if options.time:
+        timing = {"threads": torch.get_num_threads(), "ms": step_times(data)}
+        print(json.dumps(merge(timing)["timing"], indent=1))
+        return
+    part, parts = map(int, options.part.split("/"))
+    for job in jobs()[part::parts]:
+        if not path_of(job).exists():
+            run(job, data)
+    for name in VARIANTS:
+        runs = merge(None)["runs"]
+        losses = [r["loss"] for r in runs if (r["kind"], r["name"]) == ("parts", name)]
+        if len(losses) > 1:
+            mean, spread = statistics.mean(losses), statistics.stdev(losses)
+            print(f"{name:20} {mean:.4f} +- {spread:.4f} ({len(losses)} seeds)")
+
+
+if __name__ == "__main__":
+    main()
