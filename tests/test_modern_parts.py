@@ -1,0 +1,466 @@
+"""Modern parts: each against torch or a second way to write it, and all together."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tinygpt_lib  # noqa: F401 (registers every part)
+from tinygpt_lib._files import read_tensors, write_tensors
+from tinygpt_lib.blocks import FeedForward
+from tinygpt_lib.generation import KVCache, generate
+from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.modern_parts import (
+    GatedFeedForward,
+    QueryKeyNorm,
+    RMSNorm,
+    Rotary,
+    angles,
+    rms_norm,
+    rotate,
+    squared_relu,
+)
+from tinygpt_lib.multi_head import ATTENTIONS
+from tinygpt_lib.training import (
+    AdamW,
+    Run,
+    TrainConfig,
+    load_checkpoint,
+    read_run,
+    save_checkpoint,
+    train,
+)
+
+COMBINATIONS = list(
+    itertools.product(
+        sorted(NORMS),
+        sorted(POSITIONS),
+        sorted(QK_NORMS),
+        sorted(FEED_FORWARDS),
+        (False, True),
+        sorted(ATTENTIONS),
+    )
+)
+
+
+def combined(combination, **settings):
+    """A tiny GPT with these parts, every parameter random and far from its start."""
+    norm, position, qk_norm, feed_forward, tie, attention = combination
+    shape = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    config = GPTConfig(
+        11,
+        **{**shape, **settings},
+        norm=norm,
+        position=position,
+        qk_norm=qk_norm,
+        feed_forward=feed_forward,
+        tie_weights=tie,
+        attention=attention,
+        window=5 if attention == "sliding" else 0,
+    )
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def some_ids(B, T, V=11, seed=1):
+    return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_name_of_the_design_is_registered():
+    assert {"layer", "rms"} <= NORMS.keys()
+    assert {"learned", "rotary"} <= POSITIONS.keys()
+    assert {"none", "rms"} <= QK_NORMS.keys()
+    assert {"gelu", "relu", "swiglu", "relu2"} <= FEED_FORWARDS.keys()
+    assert len(COMBINATIONS) >= 2 * 2 * 2 * 4 * 2 * 2
+
+
+# RMSNorm
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_rms_norm_is_torchs(size):
+    torch.manual_seed(0)
+    ours, theirs = RMSNorm(17), nn.RMSNorm(17, eps=1e-5)
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight.normal_())
+    x = size * (2 + torch.randn(3, 5, 17))
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(rms_norm(x, ours.weight), theirs(x))
+
+
+def test_rms_norm_of_zeros_is_zero():
+    assert torch.equal(rms_norm(torch.zeros(2, 4), torch.ones(4)), torch.zeros(2, 4))
+
+
+# Rotary positions
+
+
+def heads(seed=0, T=16, D=8, dtype=torch.float64):
+    torch.manual_seed(seed)
+    return torch.randn(2, 2, 3, T, D, dtype=dtype)  # q and k of (B, H, T, D)
+
+
+def rotary(D=8, length=32, base=100.0, scale=1.0):
+    return Rotary(D, length, base, scale)
+
+
+def test_rotation_is_multiplication_by_a_complex_number():
+    x, turns = heads()[0], angles(0, 16, 8, 50.0, 1.0)
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(
+        torch.ones_like(turns), turns
+    )
+    expected = torch.cat([turned.real, turned.imag], dim=-1)
+    torch.testing.assert_close(rotate(x, turns.cos(), turns.sin()), expected)
+
+
+def test_rotation_is_an_orthogonal_matrix_per_place():
+    """A third way: the block matrix of the paper, built for one place."""
+    place, D, base = 7, 6, 30.0
+    R = torch.zeros(D, D, dtype=torch.float64)
+    for i in range(D // 2):
+        a = place * base ** (-2 * i / D)
+        R[i, i] = R[i + D // 2, i + D // 2] = math.cos(a)
+        R[i, i + D // 2], R[i + D // 2, i] = -math.sin(a), math.sin(a)
+    x = torch.randn(D, dtype=torch.float64)
+    turns = angles(place, place + 1, D, base, 1.0)
+    torch.testing.assert_close(rotate(x[None], turns.cos(), turns.sin())[0], R @ x)
+    torch.testing.assert_close(R @ R.T, torch.eye(D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("start", [1, 15, 16, 40, 5_000, 1_000_000])
+def test_scores_depend_on_distance_alone(start):
+    q, k = heads(dtype=torch.float32)
+    q0, k0 = rotary()(q, k, 0)
+    q1, k1 = rotary()(q, k, start)
+    assert not torch.allclose(q0, q1, atol=1e-2)
+    torch.testing.assert_close(q0 @ k0.mT, q1 @ k1.mT, atol=1e-4, rtol=0)
+
+
+def test_scores_do_depend_on_distance():
+    q, k = (x[..., :1, :].expand(-1, -1, 16, -1) for x in heads())  # one token, often
+    q, k = rotary()(q.float(), k.float(), 0)
+    scores = (q @ k.mT)[0, 0]
+    for distance in range(16):
+        along = scores.diagonal(-distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-5, rtol=0)
+    assert scores[:, 0].std() > 0.05
+
+
+def test_rotation_keeps_lengths():
+    q, k = heads()
+    turned, _ = rotary()(q.float(), k.float(), 3)
+    torch.testing.assert_close(turned.norm(dim=-1), q.float().norm(dim=-1))
+
+
+def test_places_beyond_the_table_are_turned_the_same_way():
+    q, k = heads(dtype=torch.float32)
+    short, long = rotary(length=4), rotary(length=64)
+    for start in (0, 2, 20):
+        for a, b in zip(short(q, k, start), long(q, k, start), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_scale_divides_the_places():
+    q, k = heads(dtype=torch.float32)
+    wide, plain = rotary(scale=2.0), rotary()
+    torch.testing.assert_close(
+        wide(q, k, 0)[0][..., ::2, :],
+        plain(q[..., ::2, :], k[..., ::2, :], 0)[0],
+    )
+
+
+def test_a_rotary_model_does_not_care_where_the_text_begins():
+    """Shifted places, the same logits: nothing else in the model knows of places."""
+    model = combined(("layer", "rotary", "none", "gelu", False, "fused"))
+    ids = some_ids(2, 12)
+    expected = model(ids)
+    turn = model.position_embedding.steps[0]
+    forward = turn.forward
+    turn.forward = lambda q, k, start: forward(q, k, start + 777)
+    torch.testing.assert_close(model(ids), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rotary_model_knows_order():
+    """Without positions a permuted past would give the same last logits (chapter 03).
+
+    One layer: further ones see the causal mask, which tells of order by itself.
+    """
+    model = combined(
+        ("layer", "rotary", "none", "gelu", False, "fused"), n_layer=1
+    ).eval()
+    ids = torch.tensor([[1, 2, 3, 4], [2, 3, 1, 4]])
+    one, other = model(ids)[:, -1]
+    assert (one - other).abs().max() > 1e-2
+
+
+def test_rotary_needs_no_parameters_and_no_place_in_a_checkpoint():
+    model = combined(("layer", "rotary", "none", "gelu", False, "fused"))
+    assert not [name for name in model.state_dict() if "position" in name]
+    assert not [name for name in model.state_dict() if "steps" in name]
+
+
+@pytest.mark.parametrize(("n_embd", "n_head"), [(6, 2), (5, 1), (9, 3)])
+def test_odd_head_sizes_are_refused(n_embd, n_head):
+    sizes = {"n_embd": n_embd, "n_head": n_head}
+    GPTConfig(5, **sizes)  # fine with learned positions
+    size = f"heads of size {n_embd // n_head}; rotary positions need an even size"
+    with pytest.raises(ValueError, match=size):
+        GPTConfig(5, **sizes, position="rotary")
+
+
+# Query/key norm
+
+
+def test_query_key_norm_is_rms_norm_of_every_head():
+    torch.manual_seed(0)
+    step = QueryKeyNorm(8)
+    with torch.no_grad():
+        step.query.weight.normal_()
+        step.key.weight.normal_()
+    q, k = heads(dtype=torch.float32)
+    for x, y, w in zip((q, k), step(q, k, 3), (step.query, step.key), strict=True):
+        torch.testing.assert_close(y, F.rms_norm(x, (8,), w.weight, 1e-5))
+
+
+def test_query_key_norm_makes_scores_blind_to_the_size_of_queries_and_keys():
+    model = combined(("layer", "rotary", "rms", "gelu", False, "fused"))
+    ids = some_ids(2, 12)
+    expected = model(ids)
+    with torch.no_grad():
+        for block in model.blocks:
+            qkv = block.attention.to_qkv
+            qkv.weight[:16] *= 50  # queries and keys; the last third are values
+            qkv.bias[:16] *= 50
+    torch.testing.assert_close(model(ids), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_query_key_norm_comes_before_the_rotation():
+    model = combined(("layer", "rotary", "rms", "gelu", False, "fused"))
+    kinds = [type(step) for step in model.blocks[0].attention.steps]
+    assert kinds == [QueryKeyNorm, Rotary]
+
+
+# Feed-forward parts
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gated_feed_forward_from_three_separate_matrices(bias):
+    torch.manual_seed(0)
+    part = GatedFeedForward(12, bias)
+    width = part.output.in_features
+    gate, value = nn.Linear(12, width, bias), nn.Linear(12, width, bias)
+    with torch.no_grad():
+        for i, layer in enumerate((gate, value)):
+            rows = slice(i * width, (i + 1) * width)
+            layer.weight.copy_(part.widen.weight[rows])
+            if bias:
+                layer.bias.copy_(part.widen.bias[rows])
+    x = torch.randn(3, 4, 12)
+    g = gate(x)
+    expected = part.output(g / (1 + torch.exp(-g)) * value(x))
+    torch.testing.assert_close(part(x), expected)
+
+
+@pytest.mark.parametrize("C", [48, 128, 144, 384, 768])
+def test_gated_feed_forward_has_about_as_many_parameters(C):
+    plain, gated = (
+        sum(p.numel() for p in part(C).parameters())
+        for part in (FeedForward, GatedFeedForward)
+    )
+    assert abs(gated / plain - 1) < 0.07
+    assert GatedFeedForward(C).output.in_features % 8 == 0
+
+
+def test_squared_relu():
+    x = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    assert squared_relu(x).tolist() == [0.0, 0.0, 0.25, 9.0]
+    part = FEED_FORWARDS["relu2"](6)
+    y = torch.randn(2, 6)
+    expected = part.output(F.relu(part.widen(y)) * F.relu(part.widen(y)))
+    torch.testing.assert_close(part(y), expected)
+
+
+# One matrix for both ends
+
+TIED = ("layer", "learned", "none", "gelu", True, "fused")
+
+
+def test_tied_weights_are_one_parameter():
+    tied, untied = combined(TIED), combined((*TIED[:4], False, "fused"))
+    assert untied.n_parameters() - tied.n_parameters() == 11 * 8
+    assert "head.weight" not in tied.state_dict()
+    optimizer = AdamW(tied.parameters())
+    assert len({id(p) for p in optimizer.parameters}) == len(optimizer.parameters)
+
+
+def test_tied_weights_get_the_gradient_of_both_ends():
+    """Against a model with two matrices that hold the same numbers."""
+    tied, untied = combined(TIED), combined((*TIED[:4], False, "fused"))
+    weights = tied.state_dict()
+    embedding = weights["token_embedding.weight"]
+    untied.load_state_dict(
+        {
+            **weights,
+            "token_embedding.weight": embedding * math.sqrt(8),
+            "head.weight": embedding,
+        }
+    )
+    ids, targets = some_ids(2, 12), some_ids(2, 12, seed=2).flatten()
+    for model in (tied, untied):
+        F.cross_entropy(model(ids).flatten(0, 1), targets).backward()
+    torch.testing.assert_close(tied(ids), untied(ids))
+    one, two = untied.token_embedding.weight.grad, untied.head.weight.grad
+    expected = one * math.sqrt(8) + two
+    torch.testing.assert_close(tied.token_embedding.weight.grad, expected)
+
+
+def test_tied_weights_survive_saving_training_and_loading(song, tmp_path):
+    shape = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
+    config = GPTConfig(song.tokenizer.vocab_size, **shape, tie_weights=True)
+
+    def new():
+        torch.manual_seed(0)
+        return GPT(config)
+
+    ids = song.train_ids, song.val_ids
+    whole = new()
+    plan = TrainConfig(steps=12, eval_every=0, save_every=5)
+    expected = train(whole, *ids, plan, progress=False)
+
+    run, out = Run(new(), *ids, plan, song.tokenizer), tmp_path / "run"
+    run.create(out)
+    for _ in range(5):
+        run.history.losses.append(run.take_step())
+    run.save(out)
+    resumed = new()
+    history = train(
+        resumed,
+        *ids,
+        plan,
+        out=out,
+        tokenizer=song.tokenizer,
+        resume=True,
+        progress=False,
+    )
+    assert history.losses == expected.losses
+    model, _ = load_checkpoint(out)
+    for name, t in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], t), name
+    save_checkpoint(tmp_path / "again", model, song.tokenizer)
+    again, _ = load_checkpoint(tmp_path / "again")
+    assert torch.equal(again(ids[0][None, :8]), model(ids[0][None, :8]))
+
+
+# All together
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
+def test_cache_is_exact_for_every_combination(combination):
+    """The text in pieces of several sizes, as whole; then greedy, past the window."""
+    model = combined(combination)
+    ids = some_ids(2, 12)
+    with torch.no_grad():
+        whole = model(ids)
+        cache = KVCache(model.config)
+        cuts = [0, 4, 5, 6, 9, 12]
+        pieces = [model(ids[:, a:b], cache) for a, b in itertools.pairwise(cuts)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-4)
+    prompt = ids[:, :3]
+    for temperature in (0, 1):
+        texts = [
+            generate(
+                model,
+                prompt,
+                20,
+                temperature=temperature,
+                use_cache=use_cache,
+                generator=torch.Generator().manual_seed(0),
+            )
+            for use_cache in (True, False)
+        ]
+        assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
+def test_no_combination_sees_the_future(combination):
+    model = combined(combination)
+    ids = some_ids(1, 12)
+    changed = ids.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % 11
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.equal(before[:, 7:], after[:, 7:])
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS[::7], ids=str)
+def test_every_parameter_of_a_combination_learns(combination):
+    model = combined(combination).train()
+    model(some_ids(3, 12)).square().mean().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS[::5], ids=str)
+def test_a_checkpoint_brings_every_combination_back(combination, song, tmp_path):
+    torch.manual_seed(0)
+    config = combined(combination).config.to_dict()
+    model = GPT(GPTConfig(**{**config, "vocab_size": song.tokenizer.vocab_size}))
+    save_checkpoint(tmp_path / "run", model, song.tokenizer)
+    loaded, _ = load_checkpoint(tmp_path / "run")
+    ids = song.train_ids[None, :12]
+    assert loaded.config == model.config
+    assert torch.equal(loaded(ids), model.eval()(ids))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "rsm"}, "norm is 'rsm'; it must be one of 'layer', 'rms'"),
+        ({"position": "rope"}, "position is 'rope'; it must be one of 'learned'"),
+        ({"qk_norm": True}, "qk_norm is True; it must be one of 'none', 'rms'"),
+        ({"feed_forward": "glu"}, "feed_forward is 'glu'; it must be one of 'gelu'"),
+        ({"tie_weights": 1}, "tie_weights is 1; it must be True or False"),
+        ({"rotary_base": 0.5}, "rotary_base is 0.5; it must be at least 1"),
+        ({"rotary_scale": math.nan}, "rotary_scale is nan; it must be at least 1"),
+        ({"n_head": 3}, "n_embd 128 can't be split into n_head 3 equal heads"),
+    ],
+)
+def test_nonsense_is_refused_in_one_sentence(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        GPTConfig(65, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_an_older_checkpoint_without_the_new_fields_still_resumes(song, tmp_path):
+    """Fields added since take their defaults."""
+    shape = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
+    config = GPTConfig(song.tokenizer.vocab_size, **shape)
+    ids = song.train_ids, song.val_ids
+    plan = TrainConfig(steps=2, eval_every=0)
+    out = tmp_path / "run"
+    torch.manual_seed(0)
+    train(GPT(config), *ids, plan, out=out, tokenizer=song.tokenizer, progress=False)
+    path = out / "training.safetensors"
+    tensors, notes = read_tensors(path)
+    for new in ("position", "rotary_base", "rotary_scale", "qk_norm", "tie_weights"):
+        del notes["model"][new]
+    del notes["model"]["window"]
+    write_tensors(path, tensors, notes)
+    assert read_run(out).model == config.to_dict()
+    train(
+        GPT(config),
+        *ids,
+        plan,
+        out=out,
+        tokenizer=song.tokenizer,
+        resume=True,
+        progress=False,
+    )
