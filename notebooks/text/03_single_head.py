@@ -18,9 +18,9 @@
 # # 03 · One head
 # > How can a token look back, and choose where?
 #
-# Where we are: a bigram sees one character and costs 2.48 nats. A table over six characters
-# costs 1.59, and can go no further, because two contexts that end in different characters have
-# nothing in common for it. We want a model that looks back over many characters without a row for every
+# Where we are: a bigram sees one character and costs 2.48 nats. A table over six characters costs
+# 1.59, and can go no further, because two contexts that end in different characters have nothing in
+# common for it. We want a model that looks back over many characters without a row for every
 # possible past.
 #
 # The way there: let every token be a point, given by a list of numbers, let it look at all

@@ -418,8 +418,8 @@ show(
 # simply memorise them. **Dropout** (Srivastava et al., 2014) makes that hard: during training, each
 # number is set to zero with probability $p$, freshly drawn every time, so that nothing can rely on
 # any single number being there. The numbers that stay are multiplied by $1/(1-p)$, so that the mean
-# is unchanged; when the model is used, nothing is dropped. Our runs are too short to learn anything by
-# heart, so they keep $p = 0$; chapter 10 measures what dropout is worth.
+# is unchanged; when the model is used, nothing is dropped. Our runs are too short to learn anything
+# by heart, so they keep $p = 0$; chapter 10 measures what dropout is worth.
 
 
 # %%

@@ -595,9 +595,10 @@ def fingerprint(*parts: Tensor) -> str:
 # It goes into one file, `training.safetensors`. Three more files hold what is needed to *use* the
 # model: `config.json`, `tokenizer.json`, `model.safetensors`. Safetensors is a format for tensors
 # that can't contain code. `torch.save` writes a *pickle*, Python's own format for objects, and a
-# pickle can run whatever its author put into it the moment it is opened. Each file is written under another name and renamed only when it
-# is complete, so at any moment there is a whole old file or a whole new one, never half of one. And
-# each carries a checksum, so a file that was damaged is refused instead of believed.
+# pickle can run whatever its author put into it the moment it is opened. Each file is written under
+# another name and renamed only when it is complete, so at any moment there is a whole old file or a
+# whole new one, never half of one. And each carries a checksum, so a file that was damaged is
+# refused instead of believed.
 
 
 # %%
@@ -629,8 +630,9 @@ def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
 
 
 # %% [markdown]
-# Reading is the careful half. The file may be damaged in a way that a checksum does not show, or made
-# by somebody who wishes us ill, so everything it says is checked before anything is built from it.
+# Reading is the careful half. The file may be damaged in a way that a checksum does not show, or
+# made by somebody who wishes us ill, so everything it says is checked before anything is built from
+# it.
 
 # %%
 #| export
@@ -772,8 +774,8 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
 
 
 # %% [markdown]
-# And this is the comparison of shapes. On torch's `meta` device tensors have a shape but no memory, so
-# a config that asks for a million layers or a width of a million costs nothing to refuse.
+# And this is the comparison of shapes. On torch's `meta` device tensors have a shape but no memory,
+# so a config that asks for a million layers or a width of a million costs nothing to refuse.
 
 
 # %%
@@ -868,8 +870,9 @@ def train(
 
 
 # %% [markdown]
-# What happens in a run belongs to one object, so that a step, a checkpoint and a resumption all see the
-# same state. `go` is the loop, `take_step` the step; the rest writes that state down and reads it back.
+# What happens in a run belongs to one object, so that a step, a checkpoint and a resumption all see
+# the same state. `go` is the loop, `take_step` the step; the rest writes that state down and reads
+# it back.
 
 
 # %%
@@ -1238,8 +1241,8 @@ print(tokenizer.decode(ids))
 # ```python
 # assert abs(first_step / learning_rate - ratio) < 1e-6
 # ```
-# **2.** Is weight decay the same as adding the squared weights to the loss? For plain SGD it is. Show
-# on one parameter that for AdamW it is not.
+# **2.** Is weight decay the same as adding the squared weights to the loss? For plain SGD it is.
+# Show on one parameter that for AdamW it is not.
 # ```python
 # assert abs(decayed - penalised) > 1e-4
 # ```

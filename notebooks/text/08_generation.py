@@ -98,8 +98,9 @@ print(greedy)
 
 # %% [markdown]
 # It goes in circles. The likeliest next character is nearly always the dullest one, and once a
-# phrase has come up twice, a third time is likelier still. People don't speak in most likely
-# words, and real text surprises this model all the time, by 2.1 nats a character. A text without surprise is not like it.
+# phrase has come up twice, a third time is likelier still. People don't speak in most likely words,
+# and real text surprises this model all the time, by 2.1 nats a character. A text without surprise
+# is not like it.
 #
 # ## Temperature
 # Drawing by the probabilities gives the surprise back, and with it now and then a character that
@@ -136,8 +137,8 @@ show(
 # *The same logits three times. The order never changes, only how much the first is preferred. (The
 # last label is a space.)*
 #
-# Which temperature is good? Two measures that pull in opposite directions: what share of the words it
-# writes exist in the training text, and what share of its words are different from each other (a
+# Which temperature is good? Two measures that pull in opposite directions: what share of the words
+# it writes exist in the training text, and what share of its words are different from each other (a
 # text in circles has few).
 
 # %%
@@ -229,8 +230,8 @@ def pick(
 
 
 # %% [markdown]
-# Drawn ten thousand times from the five probabilities, in the order in which they came, the kept ones
-# must appear in the ratio 50 : 20 : 15 and the others never.
+# Drawn ten thousand times from the five probabilities, in the order in which they came, the kept
+# ones must appear in the ratio 50 : 20 : 15 and the others never.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -266,10 +267,11 @@ assert torch.allclose(longer[:, :-1], shorter, atol=1e-6)
 shorter.shape, longer.shape
 
 # %% [markdown]
-# Four heads with 16 and 17 keys of 36 numbers each, and the first 16 are the same. So are the old values, and so is everything in every later block: since
-# no token can see its future, a new character at the end changes nothing before it. All the new
-# token needs from the old ones is their keys and values. Its own query asks them, and it is the
-# only one with a question. So keep keys and values, feed in *one* token, and append its own.
+# Four heads with 16 and 17 keys of 36 numbers each, and the first 16 are the same. So are the old
+# values, and so is everything in every later block: since no token can see its future, a new
+# character at the end changes nothing before it. All the new token needs from the old ones is their
+# keys and values. Its own query asks them, and it is the only one with a question. So keep keys and
+# values, feed in *one* token, and append its own.
 #
 # By hand, for one layer of attention: first five tokens at once, then the sixth alone.
 
@@ -376,9 +378,10 @@ assert moved.abs().max() > 0.01
 moved.abs().max().item()
 
 # %% [markdown]
-# Differences of several units are no rounding errors. Past the window the old keys are wrong, and the whole window is computed anew for every
-# token, as without a cache. A program that went on using the old ones would write something, just not
-# what this model says. (Chapter 11 builds a model that needs no such thing, and can write for ever.)
+# Differences of several units are no rounding errors. Past the window the old keys are wrong, and
+# the whole window is computed anew for every token, as without a cache. A program that went on
+# using the old ones would write something, just not what this model says. (Chapter 11 builds a
+# model that needs no such thing, and can write for ever.)
 #
 # That is the rule of the function that we export: below the window a cache, past it the last
 # `block_size` tokens, and with or without a cache the same text.
@@ -487,11 +490,11 @@ for T0 in (1, 40, 63, 64, 65, 100):
 
 # %% [markdown]
 # ## How fast?
-# First estimate. Without a cache, token number $T$ costs a pass over $T$ tokens; with it, a pass over
-# one. So one would expect a factor of about $T$. But a pass over one token can't use the machine
-# well: every weight has to be fetched from memory to be used in a single multiplication. So it will be
-# less. Measured on a model of ten million parameters with a window of 256 (untrained; the speed does
-# not care):
+# First estimate. Without a cache, token number $T$ costs a pass over $T$ tokens; with it, a pass
+# over one. So one would expect a factor of about $T$. But a pass over one token can't use the
+# machine well: every weight has to be fetched from memory to be used in a single multiplication. So
+# it will be less. Measured on a model of ten million parameters with a window of 256 (untrained;
+# the speed does not care):
 
 # %%
 torch.manual_seed(0)
@@ -526,7 +529,7 @@ ax.legend()
 show(
     fig,
     alt="New tokens per second against the window's length, logarithmic: nearly level with "
-    "a cache, falling in proportion to the length without.",
+    "a cache, falling steadily without.",
 )
 
 # %% [markdown]
@@ -567,19 +570,19 @@ print(tokenizer.decode(out[0]))
 
 # %% [markdown]
 # ## Summary
-# Greedy goes in circles; drawing by the probabilities slips; temperature, top-k and top-p lie between
-# and turn down or cut off what the model itself finds unlikely. Since no token sees its future, old
-# keys and values never change, and a cache that keeps them turns a pass over the window into a pass
-# over one token: several times the speed, and the same text to the last token. Past the window,
-# learned positions force the whole window to be read anew.
+# Greedy goes in circles; drawing by the probabilities slips; temperature, top-k and top-p lie
+# between and turn down or cut off what the model itself finds unlikely. Since no token sees its
+# future, old keys and values never change, and a cache that keeps them turns a pass over the window
+# into a pass over one token: several times the speed, and the same text to the last token. Past the
+# window, learned positions force the whole window to be read anew.
 #
 # This ends Part I. You have built a GPT, all of it. Part II asks what could be better: other
 # units of text, modern parts, longer memories, more speed, and other things to read than plays.
 
 # %% [markdown]
 # ## Exercises
-# **1.** How much memory does the cache of the ten-million-parameter model take at its full window, in
-# bytes? Compute it from the config, then measure.
+# **1.** How much memory does the cache of the ten-million-parameter model take at its full window,
+# in bytes? Compute it from the config, then measure.
 # ```python
 # assert estimate == sum(x.k.nbytes + x.v.nbytes for x in full_cache.layers)
 # ```
