@@ -101,12 +101,11 @@ class GPTConfig:
         check_bool("tie_weights", self.tie_weights)
         check_int("window", self.window, low=0, high=self.block_size)
         POSITIONS[self.position].check(self)
-        if ("window" in signature(ATTENTIONS[self.attention]).parameters) != (
-            self.window > 0
-        ):
+        takes_window = "window" in signature(ATTENTIONS[self.attention]).parameters
+        if takes_window != (self.window > 0):
+            needs = "at least 1" if takes_window else "0: it looks at every token"
             raise ValueError(
-                f"window is {self.window}, which attention {self.attention!r} can't "
-                f"work with; it needs {'0' if self.window else 'a whole number from 1'}"
+                f"window is {self.window}; attention {self.attention!r} needs {needs}"
             )
 
     def to_dict(self) -> dict:

@@ -132,8 +132,8 @@ FEED_FORWARDS = {
 
 # %% [markdown]
 # Positions get a table too. Ours is the one of chapter 03, a learnt vector for each place that is
-# added to the token's. It is a part like any other, and the only one that can run out: there is no
-# vector for a place beyond the last. (Other kinds work inside the attention; `steps` are for them.)
+# added to the token's. Unlike the other parts it can run out: there is no vector for a place beyond
+# the last. (Other kinds of positions work inside the attention; `steps` are for them.)
 
 
 # %%
@@ -167,7 +167,8 @@ POSITIONS = {"learned": LearnedPositions}
 # Wrong settings are best refused before any work is done, in a sentence that names the setting and
 # what is allowed. An `n_embd` that can't be divided among the heads, say, would otherwise show up
 # as a complaint about shapes somewhere deep in a view. The `check_` functions do nothing but raise
-# such a `ValueError`.
+# such a `ValueError`. (The fields from `position` on have only one sensible value so far. Part II
+# finds others for them.)
 
 
 # %%
@@ -215,12 +216,11 @@ class GPTConfig:
         check_bool("tie_weights", self.tie_weights)
         check_int("window", self.window, low=0, high=self.block_size)
         POSITIONS[self.position].check(self)
-        if ("window" in signature(ATTENTIONS[self.attention]).parameters) != (
-            self.window > 0
-        ):
+        takes_window = "window" in signature(ATTENTIONS[self.attention]).parameters
+        if takes_window != (self.window > 0):
+            needs = "at least 1" if takes_window else "0: it looks at every token"
             raise ValueError(
-                f"window is {self.window}, which attention {self.attention!r} can't "
-                f"work with; it needs {'0' if self.window else 'a whole number from 1'}"
+                f"window is {self.window}; attention {self.attention!r} needs {needs}"
             )
 
     def to_dict(self) -> dict:
@@ -597,7 +597,7 @@ show(
 # %% [markdown]
 # ## Summary
 # A GPT is embeddings, blocks and a head, with one stream of width $C$ from end to end. A config
-# of ten fields describes it, and $12C^2 + 13C$ for each block counts it: 0.8 million parameters for
+# of a few fields describes it, and $12C^2 + 13C$ for each block counts it: 0.8 million parameters for
 # ours, 124 million for GPT-2. Drawn with care, its weights keep the stream at one scale, and a quiet
 # head lets it start at ln 65, with no opinion. Some hundred steps of plain gradient descent bring
 # it to about what a bigram knows, far from what the longer run of chapter 05 reached. What it can
