@@ -49,6 +49,7 @@ VARIANTS = {
     "query/key norm": {"qk_norm": "rms"},
     "SwiGLU": {"feed_forward": "swiglu"},
     "squared ReLU": {"feed_forward": "relu2"},
+    "rotary, query/key norm": {"position": "rotary", "qk_norm": "rms"},
     "four at once": ALL,
     "four, squared ReLU": {**ALL, "feed_forward": "relu2"},
 }
@@ -156,7 +157,7 @@ def main() -> None:
         losses = [r["loss"] for r in runs if (r["kind"], r["name"]) == ("parts", name)]
         if len(losses) > 1:
             mean, spread = statistics.mean(losses), statistics.stdev(losses)
-            print(f"{name:20} {mean:.4f} +- {spread:.4f} ({len(losses)} seeds)")
+            print(f"{name:22} {mean:.4f} +- {spread:.4f} ({len(losses)} seeds)")
 
 
 if __name__ == "__main__":
