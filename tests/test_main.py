@@ -18,6 +18,7 @@ from tinygpt_lib import training
 from tinygpt_lib.__main__ import main
 from tinygpt_lib._files import read_json, read_tensors, write_json, write_tensors
 from tinygpt_lib.text import split
+from tinygpt_lib.tokenizers import score_text
 from tinygpt_lib.training import History, load_checkpoint, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +106,8 @@ def test_every_setting_of_the_configs_has_its_option(cli):
     settings = vars(training.PRESETS["cpu"](65)[0]) | vars(training.TrainConfig())
     for name in settings.keys() - {"vocab_size"}:
         assert f"--{name.replace('_', '-')}" in out
-    assert "--vocab-size" not in out  # the text decides
+    for option in ("--tokenizer {bpe,byte,char,word}", "--vocab-size INT"):
+        assert option in out
 
 
 def test_version(cli):
@@ -124,6 +126,8 @@ def test_version(cli):
         ["train", "--out", "x", "--steps", "many"],
         ["train", "--out", "x", "--preset", "huge"],
         ["train", "--out", "x", "--vocab-size", "5"],
+        ["train", "--out", "x", "--tokenizer", "byte", "--vocab-size", "300"],
+        ["train", "--out", "x", "--tokenizer", "rune"],
         ["train", "--out", "x", "--colour", "red"],
         ["sample", "x", "--tokens", "1.5"],
     ],
@@ -335,6 +339,118 @@ def test_a_loss_that_is_no_number(cli, song_file, tmp_path):
     last = err.splitlines()[-1]
     assert re.match(r"error: .* at step \d+: .*learning rate \(100000\.0\)", last)
     load_checkpoint(tmp_path / "run")
+
+
+# --- train --tokenizer ---
+
+KINDS = {
+    "char": [],
+    "byte": ["--tokenizer", "byte"],
+    "bpe": ["--tokenizer", "bpe", "--vocab-size", 300],
+    "word": ["--tokenizer", "word", "--vocab-size", 30],
+}
+
+
+def stop_after(monkeypatch, steps):
+    """Ctrl-C in the middle of a run; undone by `monkeypatch.undo()`."""
+    real, done = training.training_step, []
+
+    def step(*arguments):
+        done.append(arguments)
+        if len(done) > steps:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "training_step", step)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tokenizer_trains_resumes_writes_and_is_measured(
+    cli, song_file, tmp_path, monkeypatch, kind
+):
+    given = ["--text", song_file, *TINY, "--steps", 8, "--save-every", 2, *KINDS[kind]]
+    assert cli("train", "--out", tmp_path / "whole", *given)[0] == 0
+    stop_after(monkeypatch, 5)
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 130
+    monkeypatch.undo()
+    assert cli("train", "--out", tmp_path / "run", "--resume")[0] == 0
+    whole, run = (read_run(tmp_path / name) for name in ("whole", "run"))
+    assert run.history.losses == whole.history.losses
+    assert run.history.evaluations == whole.history.evaluations
+    assert run.tokenizer["type"] == kind
+
+    code, out, err = cli("sample", tmp_path / "run", "--tokens", 20)
+    assert (code, err) == (0, "") and out.startswith("\n")
+    code, out, err = cli("evaluate", tmp_path / "run")
+    assert (code, err) == (0, "")
+    loss = run.history.evaluations[-1][1]
+    assert f"{loss:.4f} nats per token" in out
+    # Said again, the same settings are fine.
+    assert cli("train", "--out", tmp_path / "run", "--resume", *given)[0] == 0
+
+
+def test_merges_and_words_are_learnt_from_the_training_text_alone(
+    cli, tmp_path, planned
+):
+    file = tmp_path / "text.txt"
+    file.write_text("the cat sat. " * 90 + "zzzz qqqq " * 13)  # the end: to validate
+    train_text, val_text = split(file.read_text())
+    assert "q" not in train_text and "q" in val_text
+    for kind in ("bpe", "word"):
+        given = ["--tokenizer", kind, "--text", file]
+        assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+        tokenizer = planned[-1][2]["tokenizer"]
+        alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+        learnt = alone[256:] if kind == "bpe" else alone
+        assert any("cat" in token for token in learnt)
+        assert not any("q" in token or "z" in token for token in learnt)
+
+
+def test_sizes_are_what_was_asked_for(cli, song_file, tmp_path, planned):
+    for given, size in (("bpe", 270), ("word", 40)):
+        options = ["--tokenizer", given, "--vocab-size", size, "--text", song_file]
+        assert cli("train", "--out", tmp_path / "run", *options)[0] == 0
+        assert planned[-1][0].vocab_size == size
+        assert planned[-1][2]["about"]["vocab_size"] == size
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "least"), [("bpe", 255, 256), ("bpe", -1, 256), ("word", 1, 2)]
+)
+def test_sizes_too_small_are_refused_before_the_text_is_read(
+    fails, tmp_path, kind, size, least
+):
+    given = ["--tokenizer", kind, "--vocab-size", size, "--text", tmp_path / "none"]
+    error = fails("train", "--out", tmp_path / "run", *given)
+    assert f"vocab_size is {size}; it must be a whole number at least {least}" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_words_are_reported_with_the_bits(cli, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("the cat sat on a mat\n" * 95 + "the zebra sat on a mat\n" * 5)
+    given = ["--tokenizer", "word", "--text", file, *TINY, "--steps", 2]
+    assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
+    code, out, _ = cli("evaluate", tmp_path / "run")
+    assert code == 0
+    model, tokenizer = load_checkpoint(tmp_path / "run")
+    val_text = split(file.read_text())[1]
+    score = score_text(model, tokenizer, val_text)
+    rest = tokenizer.pieces(val_text)[1:]
+    assert score.n_unknown == rest.count(b" zebra") == 5
+    size = sum(map(len, rest))
+    assert f"{score.nats_per_token * len(rest) / math.log(2) / size:.4f} bits" in out
+    share = f"{score.n_unknown} of the tokens ({score.n_unknown / len(rest):.1%})"
+    assert out.splitlines()[3].startswith(f"{share} are unknown; what they stand for")
+
+
+@pytest.mark.parametrize(
+    ("given", "was"), [("--tokenizer bpe", "char"), ("--vocab-size 512", "the default")]
+)
+def test_going_on_with_another_tokenizer_is_refused(fails, stopped, given, was):
+    error = fails("train", "--out", stopped, "--resume", *given.split())
+    assert f"error: {given.split()[0]} is {given.split()[1]}, but the run" in error
+    assert f"was started with {was}; leave it out to go on" in error
 
 
 # --- train --resume ---

@@ -103,6 +103,13 @@ def test_a_split_keeps_every_token_once_and_in_order(n, fraction):
     assert abs(len(first) - fraction * n) <= 1
 
 
+def test_a_text_is_split_where_its_characters_are():
+    text = "to be, or not to be: that"
+    ids = CharTokenizer.from_text(text).encode(text)
+    assert list(map(len, split(text))) == list(map(len, split(ids)))
+    assert "".join(split(text)) == text
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_fraction_that_leaves_nothing_is_refused(fraction):
     with pytest.raises(ValueError, match=r"fraction is .* between 0 and 1"):

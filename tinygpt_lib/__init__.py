@@ -14,6 +14,7 @@ from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.text import CharTokenizer, get_batch, split
+from tinygpt_lib.tokenizers import BPETokenizer, ByteTokenizer, WordTokenizer
 from tinygpt_lib.training import (
     AdamW,
     CheckpointError,
@@ -26,7 +27,9 @@ from tinygpt_lib.training import (
 __all__ = [
     "GPT",
     "AdamW",
+    "BPETokenizer",
     "Block",
+    "ByteTokenizer",
     "CharTokenizer",
     "CheckpointError",
     "CorpusError",
@@ -38,6 +41,7 @@ __all__ = [
     "MultiHeadAttention",
     "NGram",
     "TrainConfig",
+    "WordTokenizer",
     "__version__",
     "attention",
     "choose_device",

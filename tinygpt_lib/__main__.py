@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -14,10 +13,10 @@ from tinygpt_lib._corpus import CorpusError, load_shakespeare
 from tinygpt_lib._device import DEVICES, DeviceError, choose_device
 from tinygpt_lib._files import read_json
 from tinygpt_lib._version import __version__
-from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.text import CharTokenizer, split, tokenizer_from_dict
+from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
+from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer, score_text
 from tinygpt_lib.training import (
     PRESETS,
     DivergedError,
@@ -29,6 +28,7 @@ from tinygpt_lib.training import (
 )
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+SMALLEST = {BPETokenizer: 256, WordTokenizer: 2}  # the kinds with a size to choose
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,13 +108,26 @@ def add_train(commands) -> None:
     command.add_argument(
         "--text", type=Path, help="a UTF-8 file (default: Tiny Shakespeare)"
     )
+    command.add_argument(
+        "--tokenizer",
+        choices=sorted(TOKENIZERS),
+        help="the unit of text (default: char)",
+    )
+    command.add_argument(
+        "--vocab-size",
+        type=int,
+        dest="size",  # not a setting of the model's: the tokenizer decides
+        metavar="INT",
+        help="tokens at most, for bpe (default: 512) and word (default: 4096)",
+    )
+    command.set_defaults(usage_error=command.error)
     model, training = PRESETS["cpu"](1)
     for title, config in (("the model", model), ("the training", training)):
         group = command.add_argument_group(
             f"settings of {title} (default: the preset's)"
         )
         for field in dataclasses.fields(config):
-            if field.name != "vocab_size":  # the text decides
+            if field.name != "vocab_size":  # the tokenizer decides
                 add_setting(group, field, getattr(config, field.name))
 
 
@@ -168,6 +181,8 @@ def add_evaluate(commands) -> None:
 
 def run_train(options) -> int:
     device = choose_device(options.device)
+    if not options.resume:
+        check_size(options)
     state = read_run(options.out) if options.resume else None
     text = read_text(text_of(options, state.about if state else {}))
     if state is None:
@@ -176,7 +191,7 @@ def run_train(options) -> int:
         check_given(options, state)
         model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
-    train_ids, val_ids = split(tokenizer.encode(text))
+    train_ids, val_ids = encode_parts(tokenizer, text)
     # Going on with a finished run takes no step, but mends what a kill left half-saved.
     finished = state is not None and len(state.history.losses) >= config.steps
     try:
@@ -204,16 +219,39 @@ def run_train(options) -> int:
     return 0
 
 
+def check_size(options) -> None:
+    """Refuses a --vocab-size that is too small, or without meaning, before any work."""
+    if options.size is None:
+        return
+    kind = options.tokenizer or "char"
+    if TOKENIZERS[kind] not in SMALLEST:
+        options.usage_error(f"argument --vocab-size: has no meaning for {kind} tokens")
+    check_int("vocab_size", options.size, low=SMALLEST[TOKENIZERS[kind]])
+
+
+def encode_parts(tokenizer, text: str):
+    """Ids to train on and ids to validate on. The text is cut before it is encoded."""
+    if isinstance(tokenizer, CharTokenizer):  # the same, and errors name the place
+        return split(tokenizer.encode(text))
+    return tuple(tokenizer.encode(part) for part in split(text))
+
+
 def new_run(options, text: str):
     """Model, settings, tokenizer and notes of a run that begins here."""
     name = options.preset or "cpu"
-    tokenizer = CharTokenizer.from_text(text)
+    kind = TOKENIZERS[options.tokenizer or "char"]
+    size = {} if options.size is None else {"vocab_size": options.size}
+    # Merges and words are learnt from the training text alone, as the model is. Which
+    # characters exist is not learnt, and all have to be known.
+    seen = text if kind is CharTokenizer else split(text)[0]
+    tokenizer = kind.from_text(seen, **size)
     model_config, config = PRESETS[name](tokenizer.vocab_size)
     model_config = dataclasses.replace(model_config, **given(options, GPTConfig))
     config = dataclasses.replace(config, **given(options, TrainConfig))
     torch.manual_seed(config.seed)
     path = str(options.text.absolute()) if options.text else None
-    return GPT(model_config), config, tokenizer, {"preset": name, "text": path}
+    about = {"preset": name, "text": path, **size}
+    return GPT(model_config), config, tokenizer, about
 
 
 def given(options, config_class) -> dict:
@@ -226,10 +264,13 @@ def check_given(options, state: RunState) -> None:
     """ValueError if a setting on the command line is not the run's own."""
     settings = {**state.model, **state.training}
     asked = {**given(options, GPTConfig), **given(options, TrainConfig)}
-    if options.preset:
-        settings["preset"], asked["preset"] = state.about.get("preset"), options.preset
+    settings["preset"] = state.about.get("preset")
+    settings["tokenizer"] = state.tokenizer.get("type")
+    settings["vocab_size"] = state.about.get("vocab_size", "the default")
+    asked["preset"], asked["tokenizer"] = options.preset, options.tokenizer
+    asked["vocab_size"] = options.size
     for name, value in asked.items():
-        if value != settings[name]:
+        if value is not None and value != settings[name]:
             flag = "--" + name.replace("_", "-")
             raise ValueError(
                 f"{flag} is {value}, but the run in {options.out} was started with "
@@ -314,14 +355,18 @@ def run_evaluate(options) -> int:
     about = read_json(options.folder / "config.json").get("about")
     if not isinstance(about, dict):
         about = {}
-    _, val_ids = split(tokenizer.encode(read_text(text_of(options, about))))
-    loss = evaluate(model, val_ids)
-    predicted = val_ids[1:]
-    size = len(tokenizer.decode(predicted).encode("utf-8"))
-    bits = loss * len(predicted) / math.log(2) / size
-    print(f"{len(predicted):,} tokens predicted, the whole validation text")
-    print(f"{loss:.4f} nats per token")
-    print(f"{bits:.4f} bits per byte")
+    text = read_text(text_of(options, about))
+    encode_parts(tokenizer, text)  # an unknown character is named by its place in it
+    score = score_text(model, tokenizer, split(text)[1])
+    print(f"{score.n_tokens:,} tokens predicted, the whole validation text")
+    print(f"{score.nats_per_token:.4f} nats per token")
+    print(f"{score.bits_per_byte:.4f} bits per byte")
+    if score.n_unknown:
+        share = score.n_unknown / score.n_tokens
+        print(
+            f"{score.n_unknown:,} of the tokens ({share:.1%}) are unknown; what they "
+            "stand for was not predicted, so the true bits per byte are more"
+        )
     return 0
 
 

@@ -13,22 +13,29 @@ __all__ = ["TOKENIZERS", "CharTokenizer", "get_batch", "split", "tokenizer_from_
 
 
 class CharTokenizer:
-    """One token per character; the id is the character's place in the vocabulary."""
+    """One token per character; the id is the character's place in the vocabulary.
 
-    def __init__(self, characters: Sequence[str]):
+    `unk`, one of the characters, stands in for every unknown one; without it, an
+    unknown character is an error.
+    """
+
+    def __init__(self, characters: Sequence[str], unk: str | None = None):
         self.characters = list(characters)
+        self.unk = unk
         self._ids = {c: i for i, c in enumerate(self.characters)}
         if any(len(c) != 1 for c in self.characters) or not self.characters:
             raise ValueError("characters must be one or more single characters")
         if len(self._ids) != len(self.characters):
             raise ValueError("characters must not hold the same character twice")
+        if unk is not None and unk not in self.characters:
+            raise ValueError(f"unk is {unk!r}; it must be one of the characters")
 
     @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The tokenizer whose vocabulary is every character of `text`, sorted."""
+    def from_text(cls, text: str, unk: str | None = None) -> Self:
+        """The tokenizer whose vocabulary is every character of text and unk, sorted."""
         if not text:
             raise ValueError("text is empty: a vocabulary needs at least one character")
-        return cls(sorted(set(text)))
+        return cls(sorted({*text, unk} - {None}), unk)
 
     @property
     def vocab_size(self) -> int:
@@ -36,6 +43,8 @@ class CharTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """Ids of shape (len(text),), int64; ValueError for an unknown character."""
+        if self.unk is not None:
+            text = "".join(c if c in self._ids else self.unk for c in text)
         try:
             return torch.tensor([self._ids[c] for c in text], dtype=torch.int64)
         except KeyError as error:
@@ -55,12 +64,13 @@ class CharTokenizer:
 
     def to_dict(self) -> dict:
         """The tokenizer as plain JSON data."""
-        return {"type": "char", "characters": "".join(self.characters)}
+        data = {"type": "char", "characters": "".join(self.characters)}
+        return data if self.unk is None else {**data, "unk": self.unk}
 
     @classmethod
     def from_dict(cls, data: dict) -> Self:
         """The tokenizer that `to_dict` described."""
-        return cls(data["characters"])
+        return cls(data["characters"], data.get("unk"))
 
 
 TOKENIZERS = {"char": CharTokenizer}
@@ -78,8 +88,8 @@ def tokenizer_from_dict(data: dict):
 # --- What must stay unseen ---
 
 
-def split(ids: Tensor, fraction: float = 0.9) -> tuple[Tensor, Tensor]:
-    """The first `fraction` of ids (N,) to train on, the rest to validate on."""
+def split(ids: Tensor | str, fraction: float = 0.9) -> tuple:
+    """The first `fraction` of ids (N,), or of a text, and the rest: to validate on."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must lie between 0 and 1")
     cut = int(fraction * len(ids))
