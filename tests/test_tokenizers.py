@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
@@ -170,14 +171,16 @@ def test_an_unk_that_is_no_character_of_the_vocabulary_is_refused(unk):
 settled = st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]))
 
 
-@given(settled)
+@given(st.one_of(settled, st.text(st.sampled_from("ab  \n\t12'stlrev,."))))
+@example("Don't we'll  they've\n\n  two  blanks \n 12 of\u00a0123 ")
 def test_chunks_are_those_of_tiktoken_and_leave_nothing_out(text):
     assert "".join(chunks_of(text)) == text
-    # With every pair of bytes a token, ids show where a chunk of tiktoken's may end.
+    # tiktoken takes a chunk that is a token whole; here every part of the text is one.
+    raw = text.encode()
     ranks = {bytes([b]): b for b in range(256)}
-    for chunk in chunks_of(text):
-        for end in range(2, len(chunk.encode()) + 1):
-            ranks.setdefault(chunk.encode()[:end], len(ranks))
+    for start in range(len(raw)):
+        for end in range(start + 2, len(raw) + 1):
+            ranks.setdefault(raw[start:end], len(ranks))
     reference = tiktoken.Encoding(
         "chunks", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}
     )
@@ -234,16 +237,22 @@ def test_merges_are_those_of_the_naive_way(text, n):
     assert tokenizer.encode(text).tolist() == [i for chunk in merged for i in chunk]
 
 
-@given(letters, letters)
-def test_encoding_another_text_follows_the_order_of_the_merges(source, text):
-    tokenizer = BPETokenizer.from_text(source, vocab_size=300)
-    expected = []
-    for chunk in chunks_of(text):
-        ids = [*chunk.encode()]
-        for i, pair in enumerate(tokenizer.merges):
-            ids = merge_everywhere(ids, pair, 256 + i)
-        expected += ids
-    assert tokenizer.encode(text).tolist() == expected
+def test_ties_and_overlaps_in_many_texts_of_few_letters():
+    """Longer texts than Hypothesis likes to try; each with the order of its merges."""
+    draw = random.Random(0)
+    for _ in range(300):
+        source, text = ("".join(draw.choices("aabbc ", k=80)) for _ in range(2))
+        merges, _ = naive_merges([chunk.encode() for chunk in chunks_of(source)], 300)
+        tokenizer = BPETokenizer.from_text(source, vocab_size=600)
+        assert tokenizer.merges == merges
+        expected = []
+        for chunk in chunks_of(text):
+            ids = [*chunk.encode()]
+            for i, pair in enumerate(merges):
+                ids = merge_everywhere(ids, pair, 256 + i)
+            expected += ids
+        assert tokenizer.encode(text).tolist() == expected
+        assert tokenizer.decode(expected) == text
 
 
 def test_a_chunk_counts_as_often_as_it_occurs():
@@ -376,7 +385,7 @@ def references(gpt2_folder):
 def test_gpt2_files_give_the_ids_of_tiktoken(gpt2_folder, references, text):
     tokenizer = BPETokenizer.from_gpt2(gpt2_folder)
     reference, _ = references
-    assert tokenizer.vocab_size == reference.n_vocab > 300
+    assert tokenizer.vocab_size == reference.n_vocab > 280
     ids = tokenizer.encode(text).tolist()
     assert ids == reference.encode_ordinary(text)
     assert tokenizer.decode(ids) == reference.decode(ids) == text

@@ -118,7 +118,7 @@ def add_train(commands) -> None:
         type=int,
         dest="size",  # not a setting of the model's: the tokenizer decides
         metavar="INT",
-        help="tokens at most, for bpe (default: 512) and word (default: 4096)",
+        help="tokens at most, for bpe (default: 1024) and word (default: 4096)",
     )
     command.set_defaults(usage_error=command.error)
     model, training = PRESETS["cpu"](1)

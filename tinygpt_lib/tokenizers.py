@@ -189,7 +189,7 @@ MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask f
 
 def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
     """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
-    pairs, lengths = {}, [1] * 256
+    pairs, lengths, total = {}, [1] * 256, 256
     for i, pair in enumerate(merges, start=256):
         two = isinstance(pair, list | tuple) and len(pair) == 2
         if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
@@ -200,10 +200,9 @@ def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
         if pairs.setdefault(tuple(pair), i) != i:
             raise ValueError(f"merges hold the pair {pair!r} twice")
         lengths.append(lengths[pair[0]] + lengths[pair[1]])
-        if lengths[-1] > MAX_VOCABULARY_BYTES:
-            break
-    if sum(lengths) > MAX_VOCABULARY_BYTES:
-        raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
+        total += lengths[-1]
+        if total > MAX_VOCABULARY_BYTES:
+            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
     return list(pairs)
 
 
@@ -238,7 +237,7 @@ class BPETokenizer:
         self._byte_ids = {b: i for i, b in enumerate(self.byte_order)}
 
     @classmethod
-    def from_text(cls, text: str, vocab_size: int = 512) -> Self:
+    def from_text(cls, text: str, vocab_size: int = 1024) -> Self:
         """As many merges from text as vocab_size leaves room for, or fewer.
 
         Fewer, because a pair has to occur twice to be merged. ValueError for a
