@@ -11,6 +11,13 @@ from tinygpt_lib.bigram import NGram, evaluate, training_step
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import KVCache, generate
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.long_context import (
+    WindowCache,
+    loss_by_position,
+    sliding_attention,
+    with_context,
+)
+from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.text import CharTokenizer, get_batch, split
@@ -40,7 +47,9 @@ __all__ = [
     "LayerNorm",
     "MultiHeadAttention",
     "NGram",
+    "RMSNorm",
     "TrainConfig",
+    "WindowCache",
     "WordTokenizer",
     "__version__",
     "attention",
@@ -50,8 +59,11 @@ __all__ = [
     "get_batch",
     "load_checkpoint",
     "load_shakespeare",
+    "loss_by_position",
     "save_checkpoint",
+    "sliding_attention",
     "split",
     "train",
     "training_step",
+    "with_context",
 ]

@@ -1,0 +1,220 @@
+# generated from notebooks/text/11_long_context.py: edit there
+"""Long context: how far back can it look, what does that cost, and is it worth it?"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinygpt_lib._checks import check_choice, check_int
+from tinygpt_lib._device import device_of
+from tinygpt_lib.generation import LAYER_CACHES
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
+from tinygpt_lib.training import PRESETS, TrainConfig
+
+__all__ = [
+    "CONTEXT_METHODS",
+    "WindowCache",
+    "long_preset",
+    "longer_table",
+    "loss_by_position",
+    "sliding_attention",
+    "with_context",
+]
+
+# --- How much of the window is used ---
+
+
+@torch.no_grad()
+def loss_by_position(
+    model: GPT,
+    ids: Tensor,
+    length: int | None = None,
+    stride: int | None = None,
+    tokens_at_once: int = 16_384,
+) -> tuple[Tensor, Tensor]:
+    """Nats at each place of a window: mean and standard error, each (length,).
+
+    Windows of `length` tokens (default: the model's block_size) begin every `stride`
+    tokens of ids (N,), by default side by side; an end too short for a whole window is
+    left out. The error is that of the mean over windows. ValueError if fewer than two
+    windows fit.
+    """
+    length = model.config.block_size if length is None else length
+    check_int("length", length, low=1)
+    stride = length if stride is None else stride
+    check_int("stride", stride, low=1)
+    if len(ids) < length + 1 + stride:
+        raise ValueError(
+            f"ids hold {len(ids)} tokens; two windows of length {length}, {stride} "
+            f"apart, need at least {length + 1 + stride}"
+        )
+    windows = ids.to(device_of(model)).unfold(0, length + 1, stride)
+    was_training = model.training
+    model.eval()
+    losses = []
+    try:
+        for rows in windows.split(max(1, tokens_at_once // length)):
+            logits = model(rows[:, :-1]).transpose(1, 2).float()
+            losses.append(F.cross_entropy(logits, rows[:, 1:], reduction="none"))
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
+    losses = torch.cat(losses)  # (windows, length)
+    return losses.mean(dim=0), losses.std(dim=0) / len(losses) ** 0.5
+
+
+# --- A window that slides ---
+
+
+def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attention in which each query sees its own token and the window - 1 before it.
+
+    q (B, H, Tq, D), k and v (B, H, Tk, D) with Tq <= Tk, the queries being those of the
+    last Tq tokens -> (B, H, Tq, D). Time and memory grow with Tq · window. ValueError
+    for a window below 1. Child et al., 2019; Beltagy et al., 2020.
+    """
+    check_int("window", window, low=1)
+    B, H, Tq, D = q.shape
+    if Tq > k.shape[-2]:
+        raise ValueError(
+            f"{Tq} queries for {k.shape[-2]} keys: every query needs its own key"
+        )
+    # 1. What lies before the first query's window is seen by nobody.
+    k, v = (x[:, :, -(Tq + window - 1) :] for x in (k, v))
+    # 2. The first queries see every key before them: those are fewer than a window.
+    before = k.shape[-2] - Tq
+    first = min(Tq, window - before)
+    k_first, v_first = (x[:, :, : before + first] for x in (k, v))
+    y = fused_attention(q[:, :, :first], k_first, v_first)
+    rest = Tq - first
+    if rest == 0:
+        return y
+    # 3. The others, in blocks of `window`: what a block may see lies in it and in the
+    #    block before. The last block is filled up; the real queries don't see that far.
+    missing = -rest % window
+
+    def fold(x: Tensor, size: int) -> Tensor:
+        """(B, H, T, D) -> (B, H · blocks, size, D), a block every `window` tokens."""
+        blocks = F.pad(x, (0, 0, 0, missing)).unfold(2, size, window)
+        return blocks.transpose(-1, -2).flatten(1, 2)
+
+    mine = torch.arange(window, 2 * window, device=q.device)[:, None]
+    distance = mine - torch.arange(2 * window, device=q.device)  # (window, 2 · window)
+    y_rest = F.scaled_dot_product_attention(
+        fold(q[:, :, first:], window),
+        fold(k, 2 * window),
+        fold(v, 2 * window),
+        attn_mask=(distance >= 0) & (distance < window),
+    )
+    return torch.cat([y, y_rest.view(B, H, -1, D)[:, :, :rest]], dim=2)
+
+
+ATTENTIONS["sliding"] = sliding_attention
+
+# --- A memory that does not grow ---
+
+
+class WindowCache:
+    """The keys and values of the last `window` tokens, and of none before them."""
+
+    endless = True  # older tokens make room, so it takes any number
+
+    def __init__(self, window: int):
+        check_int("window", window, low=1)
+        self.window = window
+        self.length = 0  # tokens seen so far, not tokens kept
+        self.k = self.v = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds k and v (B, H, T, D); returns them with up to `window` before them."""
+        self.length += k.shape[2]
+        if self.k is not None:
+            k, v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
+        # A copy: a mere view would keep all of the tensor behind it alive.
+        self.k, self.v = (x[:, :, -self.window :].clone() for x in (k, v))
+        return k, v
+
+
+LAYER_CACHES["sliding"] = WindowCache
+
+# --- Beyond the trained length ---
+
+CONTEXT_METHODS = ("none", "interpolate", "ntk")
+
+
+def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
+    """The same weights as a new GPT with a longer context, which its config describes.
+
+    "none": places beyond the old ones are new: drawn untrained for learned positions,
+    simply counted on for rotary ones. "interpolate": places are squeezed into the old
+    range, by a table interpolated or by rotary_scale (Chen et al., 2023). "ntk", for
+    rotary positions: rotary_base is raised, so that near places hardly change and the
+    slowest turn reaches no further than before (bloc97, 2023; Peng et al., 2023).
+    ValueError for a shorter context, an unknown method, or one that doesn't fit.
+    """
+    old = model.config
+    check_int("block_size", block_size, low=old.block_size)
+    check_choice("method", method, CONTEXT_METHODS)
+    check_choice("position", old.position, ("learned", "rotary"))
+    ratio = block_size / old.block_size
+    changes = {}
+    if method == "interpolate" and old.position == "rotary":
+        changes["rotary_scale"] = old.rotary_scale * ratio
+    if method == "ntk":
+        D = old.n_embd // old.n_head
+        if old.position != "rotary" or D < 4:
+            raise ValueError(
+                f"method 'ntk' needs rotary positions and heads of at least 4; the "
+                f"model has position {old.position!r} and heads of {D}"
+            )
+        changes["rotary_base"] = old.rotary_base * ratio ** (D / (D - 2))
+    with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
+        longer = GPT(replace(old, block_size=block_size, **changes))
+    state = model.state_dict()
+    if old.position == "learned":
+        name = "position_embedding.weight"
+        state[name] = longer_table(state[name], longer.state_dict()[name], method)
+    longer.load_state_dict(state)
+    return longer.to(next(model.parameters())).train(model.training)
+
+
+def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
+    """Learned places (T, C), continued to the length of `untrained` or stretched."""
+    if method == "none":
+        return torch.cat([table, untrained[len(table) :].to(table)])
+    places = torch.arange(len(untrained), device=table.device)
+    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
+    below, above = places.floor().long(), places.ceil().long()
+    return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
+
+
+# --- Is it worth it? ---
+
+
+def long_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """A GPT of 0.8 million parameters for windows of 512 tokens, and for any length.
+
+    A token looks at 64; through three layers it hears of 190.
+    """
+    return (
+        GPTConfig(
+            vocab_size,
+            block_size=512,
+            n_layer=3,
+            n_head=4,
+            n_embd=144,
+            bias=False,
+            attention="sliding",
+            window=64,
+            norm="rms",
+            feed_forward="swiglu",
+            position="rotary",
+            qk_norm="rms",
+        ),
+        TrainConfig(steps=3000, batch_size=2, learning_rate=5e-3, eval_every=500),
+    )
+
+
+PRESETS["long"] = long_preset
