@@ -56,7 +56,7 @@ VARIANTS = {
 SEEDS = range(5)
 # How each of these takes to a learning rate that is too high: fewer steps, two seeds.
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
-SWEPT = ("Part I", "query/key norm", "four at once")
+SWEPT = ("Part I", "query/key norm")
 SWEEP_STEPS = 400
 
 

@@ -669,3 +669,27 @@ def test_weights_gone_bad_are_not_saved(song, tiny_gpt, tmp_path, monkeypatch):
     with pytest.raises(DivergedError, match=r"weight .* step 6"):
         run(song, model, out=out, tokenizer=song.tokenizer)
     assert_sound(out, 3)
+
+
+def test_windows_may_be_shorter_than_the_model_allows(song, tiny_gpt, monkeypatch):
+    """`context` is the length of a training window; evaluation keeps block_size."""
+    from tinygpt_lib import training
+
+    shapes, real = [], training.get_batch
+
+    def spy(ids, batch_size, block_size, generator):
+        shapes.append((batch_size, block_size))
+        return real(ids, batch_size, block_size, generator)
+
+    monkeypatch.setattr(training, "get_batch", spy)
+    ids = song.train_ids, song.val_ids
+    for context, expected in ((0, 8), (8, 8), (3, 3)):
+        config = TrainConfig(steps=2, batch_size=4, context=context)
+        model = tiny_gpt()
+        history = train(model, *ids, config, progress=False)
+        assert shapes[-2:] == [(4, expected)] * 2
+        assert history.evaluations[-1][1] == evaluate(model, song.val_ids, 8)
+    with pytest.raises(ValueError, match="context is 9; it must be at most"):
+        train(tiny_gpt(), *ids, TrainConfig(context=9), progress=False)
+    with pytest.raises(ValueError, match="context is -1"):
+        TrainConfig(context=-1)

@@ -129,6 +129,7 @@ class TrainConfig:
 
     steps: int = 1000  # gradient steps
     batch_size: int = 12  # windows in a batch
+    context: int = 0  # tokens in a window; 0: the model's block_size
     learning_rate: float = 3e-3  # the highest, between warm-up and cool-down
     warmup: float = 0.05  # share of the run in which the rate rises to it
     cooldown: float = 0.95  # share of the run in which it falls to zero
@@ -146,6 +147,7 @@ class TrainConfig:
         for name, low in (
             ("steps", 1),
             ("batch_size", 1),
+            ("context", 0),
             ("eval_every", 0),
             ("save_every", 1),
             ("seed", 0),
@@ -298,9 +300,9 @@ def read_run(folder: str | os.PathLike) -> RunState:
             float(past["seconds"]),
         )
         state = RunState(**notes, history=history, tensors=tensors)
-        TrainConfig(**state.training)
+        state.training = asdict(TrainConfig(**state.training))
         config = GPTConfig(**state.model)
-        state.model = config.to_dict()  # an older one lacks the fields added since
+        state.model = config.to_dict()  # older runs lack the fields added since
         check_shapes(config, strip("model.", tensors))
         tokenizer_from_dict(state.tokenizer)
         if not isinstance(state.about, dict):
@@ -452,11 +454,16 @@ class Run:
                 )
         if tokenizer is not None:
             check_tokenizer(tokenizer, model.config)
-        needed = model.config.block_size + 1
-        if len(train_ids) < needed:
+        self.context = config.context or model.config.block_size
+        if self.context > model.config.block_size:
+            raise ValueError(
+                f"context is {self.context}; it must be at most the model's "
+                f"block_size, {model.config.block_size}"
+            )
+        if len(train_ids) < self.context + 1:
             raise ValueError(
                 f"the training text has {len(train_ids)} tokens; block_size "
-                f"{model.config.block_size} needs at least {needed}"
+                f"{self.context} needs at least {self.context + 1}"
             )
         if len(val_ids) < 2:
             raise ValueError(
@@ -493,7 +500,7 @@ class Run:
         config, history = self.config, self.history
         self.model.train()
         started = time.perf_counter() - history.seconds
-        per_step = config.batch_size * self.model.config.block_size
+        per_step = config.batch_size * self.context
         bar = tqdm(
             total=config.steps * per_step,
             initial=self.step * per_step,
@@ -528,7 +535,7 @@ class Run:
         inputs, targets = get_batch(
             self.train_ids,
             self.config.batch_size,
-            self.model.config.block_size,
+            self.context,
             self.batches,
         )
 
