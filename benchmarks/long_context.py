@@ -49,8 +49,8 @@ ATTENTIONS = {
     "fused": {"attention": "fused", "window": 0},
     "sliding": {"attention": "sliding", "window": WINDOW},
 }
-# The preset "long", and the same model trained otherwise. Every batch holds 1,024
-# tokens; the learning rates were chosen as benchmarks/LOG.md says.
+# The model of the preset "long", trained on windows of 64 and of 512. Every batch holds
+# 1,024 tokens; the learning rates were chosen as benchmarks/LOG.md says.
 MODELS = {  # name: changes of the preset, windows in a batch, learning rate
     "64": ({"block_size": 64, "attention": "fused", "window": 0}, 16, 5e-3),
     "512": ({}, 2, 5e-3),
@@ -224,7 +224,7 @@ def run(name: str, budget: int, seed: int) -> None:
     half = model.config.block_size // 2
     late, _ = loss_by_position(model, val_ids, stride=half)
     result["bits_overlapped"] = round(late[half:].mean().item() / math.log(2), 4)
-    if name == "64":  # the same weights, the window sliding along 512 tokens
+    if name == "64":  # the preset: the same weights, sliding along 512 tokens
         slid = GPT(config_of("512"))
         slid.load_state_dict(model.state_dict())
         result["bits_slid"] = round(evaluate(slid, val_ids) / math.log(2), 4)

@@ -194,7 +194,7 @@ def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
 
 
 def long_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters for windows of 512 tokens, and for any length.
+    """A GPT of 0.8 million parameters that learns from 64 tokens and reads 512 at once.
 
     A token looks at 64; through three layers it hears of 190.
     """
@@ -213,7 +213,13 @@ def long_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
             position="rotary",
             qk_norm="rms",
         ),
-        TrainConfig(steps=3000, batch_size=2, learning_rate=5e-3, eval_every=500),
+        TrainConfig(
+            steps=4000,
+            batch_size=16,
+            context=64,
+            learning_rate=5e-3,
+            eval_every=500,
+        ),
     )
 
 
