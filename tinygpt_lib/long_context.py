@@ -141,6 +141,17 @@ LAYER_CACHES["sliding"] = WindowCache
 
 # --- Beyond the trained length ---
 
+
+def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
+    """Learned places (T, C), continued to the length of `untrained` or stretched."""
+    if method == "none":
+        return torch.cat([table, untrained[len(table) :].to(table)])
+    places = torch.arange(len(untrained), device=table.device)
+    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
+    below, above = places.floor().long(), places.ceil().long()
+    return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
+
+
 CONTEXT_METHODS = ("none", "interpolate", "ntk")
 
 
@@ -178,16 +189,6 @@ def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
         state[name] = longer_table(state[name], longer.state_dict()[name], method)
     longer.load_state_dict(state)
     return longer.to(next(model.parameters())).train(model.training)
-
-
-def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
-    """Learned places (T, C), continued to the length of `untrained` or stretched."""
-    if method == "none":
-        return torch.cat([table, untrained[len(table) :].to(table)])
-    places = torch.arange(len(untrained), device=table.device)
-    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
-    below, above = places.floor().long(), places.ceil().long()
-    return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
 
 
 # --- Is it worth it? ---

@@ -454,6 +454,11 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return torch.cat([y, y_rest.view(B, H, -1, D)[:, :, :rest]], dim=2)
 
 
+# %% [markdown]
+# A name makes it known to every config, which then also has to say how wide the window is.
+
+# %%
+#| export
 ATTENTIONS["sliding"] = sliding_attention
 
 # %% [markdown]
@@ -566,8 +571,8 @@ sizes  # (tokens seen, tokens kept)
 
 # %% [markdown]
 # There was a second reason why chapter 08 had to stop at the window's end: places ran out. Rotary
-# positions don't, because scores depend on distances alone, and no distance is larger than $w -
-# 1$. With both, a model can write for ever, at a constant price for each token. No new training is
+# positions don't, because scores depend on distances alone, and none is larger than
+# $w-1$. With both, a model can write for ever, at a constant price for each token. No new training is
 # needed to try this. The rotary model from above was trained with up to 64 characters in sight;
 # with a sliding window of 64 it has the same weights and sees no distance that it does not know.
 
@@ -626,8 +631,25 @@ for name, (length, base, scale) in ways.items():
     )
 
 # %% [markdown]
-# The function that we export makes a new model of the same weights, whose config says all about
-# it, so that it can be saved, loaded and trained like any other.
+# First the table of learned places: continued by rows that have learnt nothing, or stretched, with
+# means between the old rows.
+
+
+# %%
+#| export
+def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
+    """Learned places (T, C), continued to the length of `untrained` or stretched."""
+    if method == "none":
+        return torch.cat([table, untrained[len(table) :].to(table)])
+    places = torch.arange(len(untrained), device=table.device)
+    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
+    below, above = places.floor().long(), places.ceil().long()
+    return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
+
+
+# %% [markdown]
+# Then the whole. It makes a new model of the same weights, whose config says all about it, so that
+# it can be saved, loaded and trained like any other.
 
 
 # %%
@@ -669,16 +691,6 @@ def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
         state[name] = longer_table(state[name], longer.state_dict()[name], method)
     longer.load_state_dict(state)
     return longer.to(next(model.parameters())).train(model.training)
-
-
-def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
-    """Learned places (T, C), continued to the length of `untrained` or stretched."""
-    if method == "none":
-        return torch.cat([table, untrained[len(table) :].to(table)])
-    places = torch.arange(len(untrained), device=table.device)
-    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
-    below, above = places.floor().long(), places.ceil().long()
-    return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
 
 
 # %% [markdown]
