@@ -130,7 +130,7 @@ POSITIONS["rotary"] = RotaryPositions
 class QueryKeyNorm(nn.Module):
     """Queries and keys (B, H, T, D) at one length, so that scores stay in bounds.
 
-    Henry et al., 2020; with a learnt scale per channel, as in Dehghani et al., 2023.
+    Henry et al., 2020; Dehghani et al., 2023.
     """
 
     def __init__(self, D: int):
