@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tinygpt_lib._checks import check_choice, check_float, check_int
+from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of, shapes_only
 from tinygpt_lib._files import (
     CheckpointError,
@@ -33,18 +33,14 @@ from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.text import get_batch, tokenizer_from_dict
 
 __all__ = [
-    "ENGINES",
     "NOT_DESCRIBED",
-    "OPTIMIZERS",
     "PRESETS",
     "AdamW",
     "DivergedError",
     "History",
     "Run",
     "RunState",
-    "SavedRun",
     "TrainConfig",
-    "check_data",
     "check_shapes",
     "check_tokenizer",
     "clip_gradients",
@@ -126,16 +122,6 @@ class AdamW:
 
 # --- A plan for the learning rate ---
 
-OPTIMIZERS = {
-    "adamw": lambda model, config: AdamW(
-        model.parameters(),
-        config.learning_rate,
-        (config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
-}
-ENGINES = {"eager": lambda model, config: model}  # (model, config) -> ids -> logits
-
 
 @dataclass
 class TrainConfig:
@@ -144,8 +130,6 @@ class TrainConfig:
     steps: int = 1000  # gradient steps
     batch_size: int = 12  # windows in a batch
     context: int = 0  # tokens in a window; 0: the model's block_size
-    optimizer: str = "adamw"  # a name in OPTIMIZERS
-    engine: str = "eager"  # a name in ENGINES
     learning_rate: float = 3e-3  # the highest, between warm-up and cool-down
     warmup: float = 0.05  # share of the run in which the rate rises to it
     cooldown: float = 0.95  # share of the run in which it falls to zero
@@ -169,8 +153,6 @@ class TrainConfig:
             ("seed", 0),
         ):
             check_int(name, getattr(self, name), low=low, high=2**63 - 1)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("engine", self.engine, ENGINES)
         for name in ("learning_rate", "clip"):
             allowed = "above 0 and at most 1e18"
             check_float(name, getattr(self, name), allowed, lambda x: 0 < x <= 1e18)
@@ -442,69 +424,69 @@ def train(
     for data or settings that can't work; DivergedError, the last good checkpoint
     untouched, when loss or weights are no longer finite.
     """
-    if tokenizer is not None:
-        check_tokenizer(tokenizer, model.config)
+    run = Run(model, train_ids, val_ids, config, tokenizer, about)
     if out is None:
         if resume:
             raise ValueError(
                 "resume=True needs `out`, the folder of the run to go on with"
             )
-        return Run(model, train_ids, val_ids, config).go(progress)
-    run = SavedRun(model, train_ids, val_ids, config, Path(out), tokenizer, about)
+        return run.go(None, progress)
+    out = Path(out)
     if resume:
-        run.check_started()  # no run, no lock either
+        read_bytes(out / "training.safetensors", 1)  # no run, no lock either
     else:
-        run.create()
-    with locked(run.out):
+        run.create(out)
+    with locked(out):
         if resume:
-            run.restore()
-        return run.go(progress)
-
-
-def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> None:
-    """ValueError, naming the culprit, for data that a run can't work with."""
-    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.dim() != 1 or ids.dtype != torch.int64:
-            raise ValueError(
-                f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
-                "must be (N,) and torch.int64"
-            )
-    context = config.context or model.block_size
-    if context > model.block_size:
-        raise ValueError(
-            f"context is {context}; it must be at most the model's block_size, "
-            f"{model.block_size}"
-        )
-    if len(train_ids) < context + 1:
-        name = "context" if config.context else "block_size"
-        raise ValueError(
-            f"the training text has {len(train_ids)} tokens; {name} {context} needs "
-            f"at least {context + 1}"
-        )
-    if len(val_ids) < 2:
-        raise ValueError(
-            f"the validation text has {len(val_ids)} tokens; it needs at least 2"
-        )
-    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.min() < 0 or ids.max() >= model.vocab_size:
-            raise ValueError(
-                f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
-                f"vocabulary allows 0..{model.vocab_size - 1}"
-            )
+            run.restore(out)
+        return run.go(out, progress)
 
 
 class Run:
     """One training run: a model, its optimizer, its place in the data, its history."""
 
-    def __init__(self, model, train_ids, val_ids, config):
-        check_data(train_ids, val_ids, config, model.config)
-        self.model, self.config = model, config
+    def __init__(self, model, train_ids, val_ids, config, tokenizer=None, about=None):
+        for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
+            if ids.dim() != 1 or ids.dtype != torch.int64:
+                raise ValueError(
+                    f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
+                    "must be (N,) and torch.int64"
+                )
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, model.config)
         self.context = config.context or model.config.block_size
+        if self.context > model.config.block_size:
+            raise ValueError(
+                f"context is {self.context}; it must be at most the model's "
+                f"block_size, {model.config.block_size}"
+            )
+        if len(train_ids) < self.context + 1:
+            raise ValueError(
+                f"the training text has {len(train_ids)} tokens; block_size "
+                f"{self.context} needs at least {self.context + 1}"
+            )
+        if len(val_ids) < 2:
+            raise ValueError(
+                f"the validation text has {len(val_ids)} tokens; it needs at least 2"
+            )
+        for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
+            if ids.min() < 0 or ids.max() >= model.config.vocab_size:
+                raise ValueError(
+                    f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
+                    f"vocabulary allows 0..{model.config.vocab_size - 1}"
+                )
+        self.model, self.config, self.tokenizer = model, config, tokenizer
+        self.about = about or {}
         self.device = device_of(model)
         self.train_ids = train_ids.to(self.device)
         self.val_ids = val_ids.to(self.device)
-        self.optimizer = OPTIMIZERS[config.optimizer](model, config)
-        self.network = ENGINES[config.engine](model, config)
+        self.data = fingerprint(train_ids, val_ids)
+        self.optimizer = AdamW(
+            model.parameters(),
+            config.learning_rate,
+            (config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
         self.batches = torch.Generator().manual_seed(config.seed)
         self.history = History()
 
@@ -513,7 +495,7 @@ class Run:
         """Steps done so far."""
         return len(self.history.losses)
 
-    def go(self, progress: bool = True) -> History:
+    def go(self, out: Path | None, progress: bool = True) -> History:
         """Takes the steps that are left."""
         config, history = self.config, self.history
         self.model.train()
@@ -539,7 +521,9 @@ class Run:
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
                 stop = interrupted()  # one look: it is saved if, and only if, we stop
-                self.after_step(last or stop)
+                if out and (last or stop or self.step % config.save_every == 0):
+                    with writing(out):
+                        self.save(out)
         if self.step < config.steps:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         self.model.eval()
@@ -560,13 +544,10 @@ class Run:
             if not math.isfinite(length):
                 self.diverged("the gradient")
 
-        loss = training_step(self.network, self.optimizer, inputs, targets, brake)
+        loss = training_step(self.model, self.optimizer, inputs, targets, brake)
         if not math.isfinite(loss):
             self.diverged("the loss")
         return loss
-
-    def after_step(self, ends: bool) -> None:
-        """What else happens after a step; `ends` if it is the last one for now."""
 
     def summary(self) -> str:
         """The latest losses, for the progress bar."""
@@ -581,20 +562,6 @@ class Run:
             f"learning rate ({self.config.learning_rate}) is too high; what was saved "
             "before is untouched"
         )
-
-
-class SavedRun(Run):
-    """A run that keeps its checkpoints in the folder `out`."""
-
-    def __init__(self, model, train_ids, val_ids, config, out, tokenizer, about=None):
-        super().__init__(model, train_ids, val_ids, config)
-        self.out, self.tokenizer, self.about = out, tokenizer, about or {}
-        self.data = fingerprint(train_ids, val_ids)
-
-    def after_step(self, ends: bool) -> None:
-        if ends or self.step % self.config.save_every == 0:
-            with writing(self.out):
-                self.save(self.out)
 
     def state(self) -> RunState:
         """Everything that going on needs."""
@@ -616,15 +583,14 @@ class SavedRun(Run):
             tensors=tensors,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, out: Path) -> None:
         """Writes a checkpoint, unless the weights have gone bad."""
         if not all(p.isfinite().all() for p in self.model.parameters()):
             self.diverged("a weight")
-        write_run(folder, self.model, self.tokenizer, self.state())
+        write_run(out, self.model, self.tokenizer, self.state())
 
-    def create(self) -> None:
+    def create(self, out: Path) -> None:
         """Makes the folder, which appears only with the checkpoint of step 0 in it."""
-        out = self.out
         if self.tokenizer is None:
             raise ValueError(
                 "`out` needs a tokenizer too: a model is useless without it"
@@ -646,13 +612,9 @@ class SavedRun(Run):
                     out.rmdir()
                 aside.rename(out)
 
-    def check_started(self) -> None:
-        """CheckpointError unless there is a run in the folder."""
-        read_bytes(self.out / "training.safetensors", 1)
-
-    def restore(self) -> None:
+    def restore(self, out: Path) -> None:
         """Takes over the run in `out`, if it is the same model, data and settings."""
-        out, state = self.out, read_run(self.out)
+        state = read_run(out)
         for what, saved, given in (
             ("model", state.model, self.model.config.to_dict()),
             ("training", state.training, asdict(self.config)),
