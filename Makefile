@@ -6,6 +6,7 @@ VENV ?= .venv
 
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
+PEERS = $(VENV)/.peers
 RUN = runs/cpu
 OURS = tinygpt_lib tests tools benchmarks notebooks/text
 
@@ -49,8 +50,10 @@ text: env ## bring edits made in Jupyter into notebooks/text
 export: env ## write the library from the notebooks
 	$(PY) tools/export.py
 
-bench: corpus ## measure the library on this machine (a few minutes)
-	$(PY) benchmarks/bench.py
+bench: corpus $(PEERS) ## measure against peers (20 minutes): NANOGPT=path MINBPE=path
+	$(PY) benchmarks/bench.py $(if $(NANOGPT),--nanogpt "$(NANOGPT)") \
+	$(if $(MINBPE),--minbpe "$(MINBPE)") $(if $(ONLY),--only $(ONLY)) \
+	$(if $(REPEATS),--repeats $(REPEATS))
 
 clean: ## remove the environment and caches; keep runs/, notebooks and the corpus
 	@if [ -f $(STAMP) ]; then echo "removing $(VENV)"; rm -rf $(VENV); fi
@@ -68,6 +71,10 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
+
+# Peers that can't be had are no reason to stop: they are skipped by name.
+$(PEERS): $(STAMP)
+	-$(PY) -m pip install -e '.[bench]' && touch $@
 
 corpus: env
 	@$(PY) -c 'from tinygpt_lib import load_shakespeare; load_shakespeare()'

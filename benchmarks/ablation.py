@@ -11,28 +11,18 @@ seed n draws the same batches for every model.
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from harness import HERE, REPO, corpus, machine, update, versions
 
 import tinygpt_lib.modern_parts  # noqa: F401 (registers the parts)
-from tinygpt_lib import (
-    GPT,
-    CharTokenizer,
-    GPTConfig,
-    TrainConfig,
-    evaluate,
-    load_shakespeare,
-    split,
-    train,
-)
+from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
 
-HERE = Path(__file__).parent
-RUNS = HERE.parent / "runs" / "ablation"
+RUNS = REPO / "runs" / "ablation"
 SHAPE = {"block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 144}
 STEPS, RATE = 1000, 5e-3
 ALL = {
@@ -125,19 +115,17 @@ def step_times(data, steps: int = 8, rounds: int = 9) -> dict[str, float]:
 
 def merge(timing: dict | None) -> dict:
     """All runs there are, in one file; timings as last measured."""
-    path = HERE / "ablation.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
     done = [json.loads(path_of(j).read_text()) for j in jobs() if path_of(j).exists()]
-    result = {
-        "machine": {"cpu": platform.machine(), "torch": torch.__version__},
-        "shape": SHAPE,
-        "variants": VARIANTS,
-        "batch_size": TrainConfig().batch_size,
-        "timing": timing or old.get("timing", {}),
-        "runs": done or old.get("runs", []),
-    }
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    return result
+
+    def change(data):
+        data["shape"], data["variants"] = SHAPE, VARIANTS
+        data["batch_size"] = TrainConfig().batch_size
+        if timing or "timing" not in data:
+            data["machine"], data["versions"] = machine(), versions()
+            data["timing"] = timing or {}
+        data["runs"] = done or data.get("runs", [])
+
+    return update(HERE / "ablation.json", change)
 
 
 def main() -> None:
@@ -145,9 +133,7 @@ def main() -> None:
     options.add_argument("--part", default="0/1", metavar="I/N")
     options.add_argument("--time", action="store_true")
     options = options.parse_args()
-    text = load_shakespeare()
-    tokenizer = CharTokenizer.from_text(text)
-    data = tokenizer, *split(tokenizer.encode(text))
+    data = corpus()
     if options.time:
         timing = {"threads": torch.get_num_threads(), "ms": step_times(data)}
         print(json.dumps(merge(timing)["timing"], indent=1))

@@ -1,110 +1,92 @@
-"""Measures the library's figures on this machine, interleaved: `make bench`.
+"""Measures the library on this machine, beside every peer that is there: `make bench`.
 
-    python benchmarks/bench.py [--repeats 5]
+    python benchmarks/bench.py [--nanogpt PATH] [--minbpe PATH]   twenty minutes
+    python benchmarks/bench.py --only generation peak             some sections again
 
-Prints a table and writes benchmarks/results.json. Nothing else should be running.
+Contenders take turns, and a ratio is taken within each round. Each section goes into
+benchmarks/results.json as soon as it is done, with its date and machine, and into the
+table of the README. A peer that is missing is skipped by name; those that are packages
+come with `pip install -e .[bench]`. Nothing else should be running.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
+import report
+from bpe_speed import bpe
+from compare import generation, imports, speedrun, training
+from harness import keep, machine, reason, today
+from peers import Peers
+from roof import peak, scaling_cost
 
-from tinygpt_lib import (
-    GPT,
-    CharTokenizer,
-    GPTConfig,
-    TrainConfig,
-    generate,
-    load_shakespeare,
-    split,
-    train,
-)
-
-HERE = Path(__file__).parent
+SECTIONS = {  # name: function (peers, repeats), and how many rounds it takes by itself
+    "import": (imports, 7),
+    "training": (training, 3),
+    "generation": (generation, 5),
+    "peak": (peak, 6),
+    "scaling_cost": (scaling_cost, 3),
+    "speedrun": (speedrun, 3),
+    "bpe": (bpe, 7),
+}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, smallest and largest of several measurements."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
+def measured(name: str, peers: Peers, repeats: int | None) -> dict:
+    """A section's results, with all that says where, when and of what they are."""
+    function, usual = SECTIONS[name]
+    begin = time.perf_counter()
+    where = {
+        "date": today(),
+        "machine": machine(),
+        "versions": peers.versions(),
+        "what": function.__doc__.partition("\n")[0],
     }
+    found = function(peers, repeats or usual)
+    return {**where, "took": round(time.perf_counter() - begin), **found}
 
 
-def generation(repeats: int) -> dict:
-    """Tokens/s at 10M parameters: window 256, prompt of 192, then 64 tokens."""
-    torch.manual_seed(0)
-    config = GPTConfig(65, block_size=256, n_layer=6, n_head=6, n_embd=384)
-    model, prompt = GPT(config), torch.randint(65, (1, 192))
-    speeds = {True: [], False: []}
-    generate(model, prompt, 8)
-    for _ in range(repeats):
-        for use_cache in (True, False):
-            begin = time.perf_counter()
-            generate(model, prompt, 64, use_cache=use_cache)
-            speeds[use_cache].append(64 / (time.perf_counter() - begin))
-    ratios = [a / b for a, b in zip(speeds[True], speeds[False], strict=True)]
-    return {
-        "parameters": model.n_parameters(),
-        "tokens/s with cache": spread(speeds[True]),
-        "tokens/s without": spread(speeds[False]),
-        "ratio": spread(ratios),
-    }
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--minbpe", type=Path, help="a checkout of minbpe")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
+    parser.add_argument("--repeats", type=int, help="rounds (default: a section's own)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=report.RESULTS,
+        help="another file for the results; the README then stays as it is",
+    )
+    given = parser.parse_args(arguments)
+    if given.repeats is not None and given.repeats < 1:
+        parser.error("argument --repeats: must be at least 1")
+    return given
 
 
-def training(repeats: int) -> dict:
-    """Tokens/s of training: 4 layers of 128, windows of 64, batches of 12, float32."""
-    ids = CharTokenizer.from_text(text := load_shakespeare()).encode(text)
-    train_ids, val_ids = split(ids)
-    speeds = []
-    for _ in range(repeats):
-        config = TrainConfig(steps=100, eval_every=0)
-        history = train(
-            GPT(GPTConfig(65)), train_ids, val_ids[:2], config, progress=False
-        )
-        speeds.append(100 * 12 * 64 / history.seconds)
-    return {"tokens/s": spread(speeds)}
-
-
-def imports(repeats: int) -> dict:
-    """Seconds that `import tinygpt_lib` costs over `import torch`, new processes."""
-    code = "from time import perf_counter as t; b = t(); import {}; print(t() - b)"
-    seconds = {"torch": [], "tinygpt_lib": []}
-    for _ in range(repeats):
-        for name, values in seconds.items():
-            run = [sys.executable, "-c", code.format(name)]
-            values.append(float(subprocess.check_output(run)))
-    over = zip(seconds["tinygpt_lib"], seconds["torch"], strict=True)
-    return {"seconds over torch": spread([ours - torchs for ours, torchs in over])}
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--repeats", type=int, default=5)
-    repeats = options.parse_args().repeats
-    results = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "generation": generation(repeats),
-        "training": training(repeats),
-        "import": imports(repeats),
-    }
-    text = json.dumps(results, indent=2)
-    (HERE / "results.json").write_text(text + "\n")
-    print(text)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the sections asked for; 1 if one of them failed, and the others went on."""
+    given = options(arguments)
+    paths = (p and p.expanduser().resolve() for p in (given.nanogpt, given.minbpe))
+    peers, failed, results = Peers(*paths), [], {}
+    for name in given.only or SECTIONS:
+        print(f"{name}: {SECTIONS[name][0].__doc__.partition('.')[0]}", flush=True)
+        try:
+            section = measured(name, peers, given.repeats)
+        except Exception as error:
+            print(f"  {name} failed: {reason(error)}", file=sys.stderr, flush=True)
+            failed.append(name)
+            continue
+        for peer, why in section.get("skipped", {}).items():
+            print(f"  {peer}: {why}")
+        print(f"  took {section['took']} s", flush=True)
+        results = keep(given.out, name, section)
+        if given.out.resolve() == report.RESULTS.resolve():
+            report.write_readme()
+    if results:
+        print(report.table(results))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

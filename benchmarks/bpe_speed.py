@@ -1,37 +1,24 @@
-"""BPE, ours beside minbpe and Hugging Face tokenizers: seconds, in one run.
+"""BPE, ours beside minbpe and Hugging Face tokenizers: the section "bpe" of bench.py.
 
-    git clone https://github.com/karpathy/minbpe /tmp/minbpe
-    pip install tokenizers
-    python benchmarks/bpe_speed.py --minbpe /tmp/minbpe
-
-On the first million characters of the corpus, 1,024 tokens. All three split as GPT-2
-does. Merges must be equal to minbpe's, and the ids of all three with those merges;
-Hugging Face breaks ties otherwise, so the merges that it learns may differ from the
-first tie on, and are counted. Writes bpe_speed.json beside this file.
+On the first million characters of the corpus, 1,024 tokens, one thread for all three,
+which split as GPT-2 does. Merges must be equal to minbpe's, and the ids of all three
+with those merges; Hugging Face breaks ties otherwise, so the merges that it learns may
+differ from the first tie on, and are counted.
 """
 
-import argparse
 import json
 import os
-import platform
-import statistics
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for all three
+from harness import comparison, ratios, spread, take_turns
+from peers import Peers
 
 from tinygpt_lib import BPETokenizer, load_shakespeare
 from tinygpt_lib.tokenizers import gpt2_alphabet
 
 SIZE, CHARACTERS = 1024, 1_000_000
-
-
-def timed(function):
-    """Seconds that a call takes, and what it returns."""
-    begin = time.perf_counter()
-    result = function()
-    return time.perf_counter() - begin, result
 
 
 def hf_trained(text: str):
@@ -72,79 +59,83 @@ def hf_merges(tokenizer) -> list[tuple[bytes, bytes]]:
     return [tuple(bytes(byte[c] for c in part) for part in pair) for pair in merges]
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--minbpe", type=Path, required=True, help="its checkout")
-    options.add_argument("--repeats", type=int, default=7, help="of all but its slow")
-    given = options.parse_args()
-    sys.path.insert(0, str(given.minbpe))
-    import tokenizers
+def minbpe_trained(peers: Peers, text: str):
+    """minbpe's tokenizer, trained on text: minutes."""
+    if str(peers.minbpe) not in sys.path:
+        sys.path.insert(0, str(peers.minbpe))
     from minbpe.regex import GPT2_SPLIT_PATTERN, RegexTokenizer
 
-    text = load_shakespeare()[:CHARACTERS]
+    tokenizer = RegexTokenizer(GPT2_SPLIT_PATTERN)
+    tokenizer.train(text, SIZE)
+    return tokenizer
+
+
+def bpe(peers: Peers, repeats: int, characters: int = CHARACTERS) -> dict:
+    """Seconds of training and of encoding; minbpe's training once, since it is slow."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for all three
+    text = load_shakespeare()[:characters]
+    here, skipped = peers.present("minbpe", "Hugging Face tokenizers")
+    made, ids, once = {}, {}, []
+
+    def seconds(kept, name, function):
+        begin = time.perf_counter()
+        kept[name] = function()
+        return time.perf_counter() - begin
+
+    if "minbpe" in here:
+        print("  minbpe trains, which takes minutes")
+        once = [seconds(made, "minbpe", partial(minbpe_trained, peers, text))]
     BPETokenizer.from_text(text[:1000])  # imports regex
-    seconds = {what: [] for what in ("train ours", "train hf", "encode ours")}
-    seconds["encode hf"] = []
-    for _ in range(given.repeats):
-        elapsed, ours = timed(lambda: BPETokenizer.from_text(text, SIZE))
-        seconds["train ours"].append(elapsed)
-        elapsed, theirs = timed(lambda: hf_trained(text))
-        seconds["train hf"].append(elapsed)
-        elapsed, ids = timed(lambda ours=ours: ours.encode(text))
-        seconds["encode ours"].append(elapsed)
-        fresh = hf_from(ours)
-        elapsed, hf_ids = timed(lambda fresh=fresh: fresh.encode(text).ids)
-        seconds["encode hf"].append(elapsed)
+    trainers = {"ours": lambda: BPETokenizer.from_text(text, SIZE)}
+    encoders = {"ours": lambda tokenizer: tokenizer.encode(text).tolist()}
+    if "Hugging Face tokenizers" in here:
+        name = "Hugging Face tokenizers"
+        trainers[name] = lambda: hf_trained(text)
+        encoders[name] = lambda tokenizer: tokenizer.encode(text).ids
+    trained, failed = take_turns(
+        {name: partial(seconds, made, name, f) for name, f in trainers.items()},
+        repeats,
+    )
+    if "minbpe" in here:
+        encoders["minbpe"] = lambda tokenizer: tokenizer.encode(text)
 
-    peer = RegexTokenizer(GPT2_SPLIT_PATTERN)
-    elapsed, _ = timed(lambda: peer.train(text, SIZE))
-    seconds["train minbpe"] = [elapsed]
-    seconds["encode minbpe"] = []
-    for _ in range(3):
-        elapsed, peer_ids = timed(lambda: peer.encode(text))
-        seconds["encode minbpe"].append(elapsed)
+    def encoding(name):
+        tokenizer = made[name]
+        if name == "Hugging Face tokenizers":
+            tokenizer = hf_from(made["ours"])
+        return seconds(ids, name, partial(encoders[name], tokenizer))
 
-    learnt = [(ours.tokens[a], ours.tokens[b]) for a, b in ours.merges]
-    same = [a == b for a, b in zip(learnt, hf_merges(theirs), strict=True)]
-    median = {what: statistics.median(values) for what, values in seconds.items()}
-    results = {
+    here = [name for name in encoders if name not in failed]
+    encoded, more = take_turns(
+        {name: partial(encoding, name) for name in here}, repeats
+    )
+    training = comparison(trained, "s")
+    if once:
+        training["measured"]["minbpe"] = spread(once)
+        training["times as fast"]["minbpe"] = ratios(once * repeats, trained["ours"])
+    result = {
         "characters": len(text),
         "vocab_size": SIZE,
-        "tokens": len(ids),
-        "seconds": {
-            what: {
-                "median": round(median[what], 4),
-                "min": round(min(values), 4),
-                "max": round(max(values), 4),
-                "runs": len(values),
-            }
-            for what, values in seconds.items()
-        },
-        "training, times as fast as minbpe": round(
-            median["train minbpe"] / median["train ours"], 1
-        ),
-        "encoding, times as fast as minbpe": round(
-            median["encode minbpe"] / median["encode ours"], 1
-        ),
-        "training, times as slow as Hugging Face": round(
-            median["train ours"] / median["train hf"], 2
-        ),
-        "encoding, times as slow as Hugging Face": round(
-            median["encode ours"] / median["encode hf"], 2
-        ),
-        "merges equal to minbpe's": list(peer.merges) == ours.merges,
-        "ids equal to minbpe's": peer_ids == ids.tolist(),
-        "ids equal to Hugging Face's with our merges": hf_ids == ids.tolist(),
-        "first merge that differs from Hugging Face's own": (
-            same.index(False) if False in same else None
-        ),
-        "python": platform.python_version(),
-        "tokenizers": tokenizers.__version__,
+        "tokens": len(ids["ours"]),
+        "training": training,
+        "encoding": comparison(encoded, "s"),
+        "skipped": skipped | failed | more,
     }
-    report = json.dumps(results, indent=2)
-    Path(__file__).with_name("bpe_speed.json").write_text(report + "\n")
-    print(report)
+    if "minbpe" in ids:
+        equal = list(made["minbpe"].merges) == made["ours"].merges
+        result["merges equal to minbpe's"] = equal
+        result["ids equal to minbpe's"] = ids["minbpe"] == ids["ours"]
+    if "Hugging Face tokenizers" in ids:
+        equal = ids["Hugging Face tokenizers"] == ids["ours"]
+        result["ids equal to Hugging Face's with our merges"] = equal
+        result["first merge that differs from Hugging Face's own"] = first_difference(
+            made["ours"], hf_merges(made["Hugging Face tokenizers"])
+        )
+    return result
 
 
-if __name__ == "__main__":
-    main()
+def first_difference(ours: BPETokenizer, theirs: list) -> int | None:
+    """Where, counted from 0, the first merge is that differs; None if none does."""
+    learnt = [(ours.tokens[a], ours.tokens[b]) for a, b in ours.merges]
+    different = [a != b for a, b in zip(learnt, theirs, strict=True)]
+    return different.index(True) if True in different else None

@@ -15,30 +15,20 @@ import argparse
 import json
 import math
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import harness
 import torch
-from filelock import FileLock
+from harness import corpus, machine
 
-from tinygpt_lib import (
-    GPT,
-    CharTokenizer,
-    TrainConfig,
-    evaluate,
-    load_shakespeare,
-    loss_by_position,
-    split,
-    train,
-)
+from tinygpt_lib import GPT, TrainConfig, evaluate, loss_by_position, train
 from tinygpt_lib.training import PRESETS, Run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -60,32 +50,19 @@ BUDGETS = (20, 40, 80, 160)  # seconds
 SEEDS = (0, 1, 2)
 
 
-def machine() -> dict:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def keep(name: str, value, append: bool = False) -> None:
+def keep(name: str, value) -> None:
     """Puts a result into the file, whoever else is writing there."""
-    with FileLock(Path(tempfile.gettempdir()) / "tinygpt-long-context.lock"):
-        data = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        if append:
-            data.setdefault(name, []).append(value)
-            data[name].sort(key=lambda r: (r["budget"], r["model"], r["seed"]))
-        else:
-            data[name] = value
-        lines = ",\n".join(f" {json.dumps(k)}: {compact(v)}" for k, v in data.items())
-        RESULTS.write_text("{\n" + lines + "\n}\n")
+    harness.keep(RESULTS, name, value)
 
 
-def compact(value) -> str:
-    """JSON with a line for each entry of a list."""
-    if isinstance(value, list):
-        return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
-    return json.dumps(value)
+def add_run(result: dict) -> None:
+    """Adds one model's run to those that are there."""
+
+    def change(data):
+        runs = [*data.get("runs", []), result]
+        data["runs"] = sorted(runs, key=lambda r: (r["budget"], r["model"], r["seed"]))
+
+    harness.update(RESULTS, change)
 
 
 # --- What it costs ---
@@ -179,17 +156,13 @@ def config_of(name: str):
     return replace(PRESETS["long"](65)[0], **MODELS[name][0])
 
 
-def data() -> tuple:
-    text = load_shakespeare()
-    return split(CharTokenizer.from_text(text).encode(text))
-
-
 def steps(rounds: int = 12) -> None:
     """Median seconds of a training step, the models taking turns."""
     runs = {}
+    _, train_ids, val_ids = corpus()
     for name, (_, batch_size, _) in MODELS.items():
         config = TrainConfig(steps=10_000, batch_size=batch_size)
-        runs[name] = Run(GPT(config_of(name)), *data(), config)
+        runs[name] = Run(GPT(config_of(name)), train_ids, val_ids, config)
     times = {name: [] for name in MODELS}
     for _ in range(rounds):
         for name, started in runs.items():
@@ -205,7 +178,7 @@ def steps(rounds: int = 12) -> None:
 
 def run(name: str, budget: int, seed: int) -> None:
     """One model, trained for `budget` seconds' worth of steps; bits per byte."""
-    train_ids, val_ids = data()
+    _, train_ids, val_ids = corpus()
     per_step = json.loads(RESULTS.read_text())["seconds_per_step"][name]
     _, batch_size, learning_rate = MODELS[name]
     config = TrainConfig(
@@ -233,7 +206,7 @@ def run(name: str, budget: int, seed: int) -> None:
     result["nats_by_position"] = {
         f"{a + 1}-{b}": round(mean[a:b].mean().item(), 4) for a, b in pairwise(edges)
     }
-    keep("runs", result, append=True)
+    add_run(result)
     print(json.dumps(result), flush=True)
 
 

@@ -6,32 +6,19 @@ The run lies in runs/long, so it can be stopped and started again; the result go
 benchmarks/long_run.json.
 """
 
-import json
-import platform
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
+from harness import HERE, REPO, corpus, machine, update, versions
 
-from tinygpt_lib import (
-    GPT,
-    CharTokenizer,
-    GPTConfig,
-    TrainConfig,
-    load_shakespeare,
-    split,
-    train,
-)
+from tinygpt_lib import GPT, GPTConfig, TrainConfig, train
 
-HERE = Path(__file__).parent
-OUT = HERE.parent / "runs" / "long"
+OUT = REPO / "runs" / "long"
 MEAN_OF = 100  # steps, for the training curve
 
 
 def main() -> None:
-    text = load_shakespeare()
-    tokenizer = CharTokenizer.from_text(text)
-    train_ids, val_ids = split(tokenizer.encode(text))
+    tokenizer, train_ids, val_ids = corpus()
     model_config = GPTConfig(
         tokenizer.vocab_size, block_size=128, n_layer=4, n_embd=160, dropout=0.05
     )
@@ -53,14 +40,13 @@ def main() -> None:
         "model": asdict(model_config),
         "training": asdict(config),
         "seconds": round(history.seconds),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
+        "machine": machine(),
+        "versions": versions(),
         "training_loss": [round(loss, 4) for loss in losses.tolist()],
         "mean_of": MEAN_OF,
         "evaluations": [(s, round(loss, 4)) for s, loss in history.evaluations],
     }
-    (HERE / "long_run.json").write_text(json.dumps(result, indent=1) + "\n")
+    update(HERE / "long_run.json", lambda data: data.update(result))
     print(result["evaluations"][-1], f"{history.seconds:.0f} s")
 
 

@@ -19,8 +19,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import harness
 import torch
-from filelock import FileLock
 
 from tinygpt_lib import (
     GPT,
@@ -61,20 +61,18 @@ def prepared(name: str, seed: int):
     tokenizer = tokenizer_named(name)
     model_config, config = PRESETS["cpu"](tokenizer.vocab_size)
     torch.manual_seed(seed)
-    ids = [tokenizer.encode(part) for part in split(load_shakespeare())]
+    _, *ids = harness.corpus(tokenizer)
     return tokenizer, GPT(model_config), replace(config, seed=seed, eval_every=0), *ids
 
 
 def update(section: str, values: dict) -> None:
     """Puts values into a section of the results; several runs may do so at once."""
-    with FileLock(f"{RESULTS}.lock"):
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results.setdefault(section, {}).update(values)
-        for part in results.values():
-            ordered = sorted(part.items())
-            part.clear()
-            part.update(ordered)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+    def change(results):
+        merged = {**results.get(section, {}), **values}
+        results[section] = dict(sorted(merged.items()))
+
+    harness.update(RESULTS, change)
 
 
 def times(rounds: int = 5, steps: int = 30) -> None:
