@@ -35,7 +35,7 @@ from tinygpt_lib import (
     train,
 )
 from tinygpt_lib.tokenizers import pieces_of, score_text
-from tinygpt_lib.training import PRESETS
+from tinygpt_lib.training import cpu_preset
 
 RESULTS = Path(__file__).with_name("tokenizers.json")
 BUDGET = 40  # seconds of training for each, by the times measured
@@ -59,7 +59,7 @@ def tokenizer_named(name: str):
 def prepared(name: str, seed: int):
     """Tokenizer, untrained model, settings, and the ids of both parts of the text."""
     tokenizer = tokenizer_named(name)
-    model_config, config = PRESETS["cpu"](tokenizer.vocab_size)
+    model_config, config = cpu_preset(tokenizer.vocab_size)
     torch.manual_seed(seed)
     _, *ids = harness.corpus(tokenizer)
     return tokenizer, GPT(model_config), replace(config, seed=seed, eval_every=0), *ids

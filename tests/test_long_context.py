@@ -17,7 +17,13 @@ from tinygpt_lib.long_context import (
 )
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
 from tinygpt_lib.text import CharTokenizer
-from tinygpt_lib.training import PRESETS, load_checkpoint, save_checkpoint, train
+from tinygpt_lib.training import (
+    PRESETS,
+    cpu_preset,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
 
 V, BLOCK = 11, 8
 
@@ -391,6 +397,6 @@ def test_the_long_preset_looks_back_on_at_least_512_tokens():
     config, settings = PRESETS["long"](65)
     assert config.block_size >= 512 and settings.context == config.window == 64
     model = GPT(config)
-    assert abs(model.n_parameters() - GPT(PRESETS["cpu"](65)[0]).n_parameters()) < 3e4
+    assert abs(model.n_parameters() - GPT(cpu_preset(65)[0]).n_parameters()) < 3e4
     logits = model(torch.zeros(1, config.block_size, dtype=torch.int64))
     assert logits.shape == (1, config.block_size, 65)

@@ -26,7 +26,7 @@ from tinygpt_lib.modern_parts import (
 from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.training import (
     AdamW,
-    Run,
+    SavedRun,
     TrainConfig,
     load_checkpoint,
     read_run,
@@ -334,11 +334,12 @@ def test_tied_weights_survive_saving_training_and_loading(song, tmp_path):
     plan = TrainConfig(steps=12, eval_every=0, save_every=5)
     expected = train(whole, *ids, plan, progress=False)
 
-    run, out = Run(new(), *ids, plan, song.tokenizer), tmp_path / "run"
-    run.create(out)
+    out = tmp_path / "run"
+    run = SavedRun(new(), *ids, plan, out, song.tokenizer)
+    run.create()
     for _ in range(5):
         run.history.losses.append(run.take_step())
-    run.save(out)
+    run.save(run.state())
     resumed = new()
     history = train(
         resumed,

@@ -19,7 +19,9 @@ from tinygpt_lib.long_context import (
 )
 from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
+from tinygpt_lib.scaling_out import processes, shard
 from tinygpt_lib.single_head import attention
+from tinygpt_lib.speed import Muon, keep_freed_memory
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 from tinygpt_lib.tokenizers import BPETokenizer, ByteTokenizer, WordTokenizer
 from tinygpt_lib.training import (
@@ -46,6 +48,7 @@ __all__ = [
     "KVCache",
     "LayerNorm",
     "MultiHeadAttention",
+    "Muon",
     "NGram",
     "RMSNorm",
     "TrainConfig",
@@ -57,10 +60,13 @@ __all__ = [
     "evaluate",
     "generate",
     "get_batch",
+    "keep_freed_memory",
     "load_checkpoint",
     "load_shakespeare",
     "loss_by_position",
+    "processes",
     "save_checkpoint",
+    "shard",
     "sliding_attention",
     "split",
     "train",

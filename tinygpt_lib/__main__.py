@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,11 +16,22 @@ from tinygpt_lib._files import read_json
 from tinygpt_lib._version import __version__
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.scaling_out import (
+    LostProcessError,
+    by_torchrun,
+    from_first,
+    process_rank,
+    processes,
+    shard,
+)
+from tinygpt_lib.speed import keep_freed_memory
 from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer, score_text
 from tinygpt_lib.training import (
+    MAY_CHANGE,
     PRESETS,
     DivergedError,
+    History,
     RunState,
     TrainConfig,
     load_checkpoint,
@@ -28,6 +40,7 @@ from tinygpt_lib.training import (
 )
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+OURS = (CorpusError, DeviceError, DivergedError, LostProcessError)
 SMALLEST = {BPETokenizer: 256, WordTokenizer: 2}  # the kinds with a size to choose
 
 
@@ -36,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError, CorpusError, DeviceError, DivergedError) as error:
+    except (ValueError, OSError, *OURS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -120,6 +133,11 @@ def add_train(commands) -> None:
         metavar="INT",
         help="tokens at most, for bpe (default: 1024) and word (default: 4096)",
     )
+    command.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: keep a part of the model in each process, not all of it",
+    )
     command.set_defaults(usage_error=command.error)
     model, training = PRESETS["cpu"](1)
     for title, config in (("the model", model), ("the training", training)):
@@ -181,42 +199,62 @@ def add_evaluate(commands) -> None:
 
 def run_train(options) -> int:
     device = choose_device(options.device)
+    keep_freed_memory()
     if not options.resume:
         check_size(options)
-    state = read_run(options.out) if options.resume else None
+    if options.shard and not by_torchrun():
+        raise ValueError("--shard needs processes to share with: start it by torchrun")
+    try:
+        with processes(device):
+            history, what = train_shared(options, device)
+            if process_rank() == 0:
+                print(f"{what}: {outcome(history)}")
+    except (KeyboardInterrupt, LostProcessError) as stop:
+        if not (options.out / "training.safetensors").exists():
+            raise  # too early: nothing to go on with
+        why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
+        raise type(stop)(f"{why}, go on with: {going_on(options)}") from None
+    return 0
+
+
+def train_shared(options, device) -> tuple[History, str]:
+    """Trains, with all others that `torchrun` started; what happened, and in what."""
+    state = from_first(lambda: read_run(options.out)) if options.resume else None
     text = read_text(text_of(options, state.about if state else {}))
     if state is None:
         model, config, tokenizer, about = new_run(options, text)
     else:
         check_given(options, state)
-        model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
+        anew = {k: v for k, v in given(options, TrainConfig).items() if k in MAY_CHANGE}
+        config = dataclasses.replace(TrainConfig(**state.training), **anew)
+        model = GPT(GPTConfig(**state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
     train_ids, val_ids = encode_parts(tokenizer, text)
+    model = model.to(device)
     # Going on with a finished run takes no step, but mends what a kill left half-saved.
     finished = state is not None and len(state.history.losses) >= config.steps
-    try:
-        history = train(
-            model.to(device),
-            train_ids,
-            val_ids,
-            config,
-            out=options.out,
-            tokenizer=tokenizer,
-            resume=options.resume,
-            about=about,
-            progress=not finished,
-        )
-    except KeyboardInterrupt as stop:
-        run = options.out / "training.safetensors"
-        if not run.exists():  # too early: nothing to go on with
-            raise
-        folder = shlex.quote(str(options.out))
-        go_on = f"python -m tinygpt_lib train --out {folder} --resume"
-        why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
-        raise KeyboardInterrupt(f"{why}, go on with: {go_on}") from None
-    what = f"{options.out} is finished" if finished else options.out
-    print(f"{what}: {outcome(history)}")
-    return 0
+    history = train(
+        shard(model) if options.shard else model,
+        train_ids,
+        val_ids,
+        config,
+        out=options.out,
+        tokenizer=tokenizer,
+        resume=options.resume,
+        about=about,
+        progress=not finished,
+    )
+    return history, f"{options.out} is finished" if finished else f"{options.out}"
+
+
+def going_on(options) -> str:
+    """The command that goes on with the run."""
+    python = "python"
+    if by_torchrun():
+        here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+        python = f"torchrun --nproc-per-node {here}"
+    folder, more = shlex.quote(str(options.out)), " --shard" if options.shard else ""
+    return f"{python} -m tinygpt_lib train --out {folder} --resume{more}"
 
 
 def check_size(options) -> None:
@@ -264,6 +302,7 @@ def check_given(options, state: RunState) -> None:
     """ValueError if a setting on the command line is not the run's own."""
     settings = {**state.model, **state.training}
     asked = {**given(options, GPTConfig), **given(options, TrainConfig)}
+    asked = {name: value for name, value in asked.items() if name not in MAY_CHANGE}
     settings["preset"] = state.about.get("preset")
     settings["tokenizer"] = state.tokenizer.get("type")
     settings["vocab_size"] = state.about.get("vocab_size", "the default")

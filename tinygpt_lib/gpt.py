@@ -77,6 +77,7 @@ class GPTConfig:
     rotary_scale: float = 1.0  # of rotary positions: places are divided by it
     qk_norm: str = "none"  # a name in QK_NORMS
     tie_weights: bool = False  # one matrix for token embedding and head
+    zero_outputs: bool = False  # blocks begin by adding nothing
     window: int = 0  # tokens that attention looks back on; 0: all of them
 
     def __post_init__(self):
@@ -99,6 +100,7 @@ class GPTConfig:
             check_float(name, getattr(self, name), allowed, lambda x: 1 <= x <= 1e9)
         check_choice("qk_norm", self.qk_norm, QK_NORMS)
         check_bool("tie_weights", self.tie_weights)
+        check_bool("zero_outputs", self.zero_outputs)
         check_int("window", self.window, low=0, high=self.block_size)
         POSITIONS[self.position].check(self)
         takes_window = "window" in signature(ATTENTIONS[self.attention]).parameters
@@ -165,9 +167,11 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:  # all 2L additions together as loud as one
+        # All 2L additions together as loud as one, or none of them to be heard yet.
+        loud = 0.0 if self.config.zero_outputs else (2 * self.config.n_layer) ** -0.5
+        for block in self.blocks:
             for part in (block.attention, block.feed_forward):
-                part.output.weight.mul_((2 * self.config.n_layer) ** -0.5)
+                part.output.weight.mul_(loud)
         quiet = self.config.n_embd**-0.5
         if self.config.tie_weights:
             self.token_embedding.weight.mul_(quiet)  # `embed` makes it loud again

@@ -56,7 +56,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tinygpt_lib._checks import check_float, check_int
+from tinygpt_lib._checks import check_choice, check_float, check_int
 from tinygpt_lib._device import device_of, shapes_only
 from tinygpt_lib._files import (
     CheckpointError,
@@ -330,8 +330,29 @@ show(
 # batches and the weights are far from anything sensible, so the rate begins small and rises, the
 # **warm-up**. At the end, large steps keep jumping back and forth across the best weights instead of
 # closing in on them, so the rate falls to zero, the **cool-down**; following half a cosine is a
-# common way (Loshchilov & Hutter, 2016). Both are given as shares of the run, so that the plan
+# common way (Loshchilov & Hutter, 2016), a straight line another. Both are given as shares of the run, so that the plan
 # still makes sense when the number of steps changes.
+#
+# All that describes a run goes into one config. Three of its fields are names, looked up in tables:
+# the optimizer, the engine, which is how the model is computed in a training step, and the shape of
+# the cool-down, as a function of what is left of it.
+
+
+# %%
+#| export
+OPTIMIZERS = {
+    "adamw": lambda model, config: AdamW(
+        model.parameters(),
+        config.learning_rate,
+        (config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+}
+ENGINES = {"eager": lambda model, config: model}  # (model, config) -> ids -> logits
+COOLDOWNS = {  # share that is left -> share of the rate
+    "cosine": lambda left: 0.5 * (1 - math.cos(math.pi * left)),
+    "linear": lambda left: left,
+}
 
 
 # %%
@@ -342,10 +363,17 @@ class TrainConfig:
 
     steps: int = 1000  # gradient steps
     batch_size: int = 12  # windows in a batch
+    accumulate: int = 1  # parts that a batch is gone through in, to save memory
     context: int = 0  # tokens in a window; 0: the model's block_size
+    optimizer: str = "adamw"  # a name in OPTIMIZERS
+    engine: str = "eager"  # a name in ENGINES
     learning_rate: float = 3e-3  # the highest, between warm-up and cool-down
+    matrix_rate: float = (
+        0.03  # the same for matrices, where an optimizer treats them apart
+    )
     warmup: float = 0.05  # share of the run in which the rate rises to it
     cooldown: float = 0.95  # share of the run in which it falls to zero
+    cooldown_shape: str = "cosine"  # a name in COOLDOWNS
     weight_decay: float = 0.1  # of matrices, a step shrinks them by rate · decay
     beta1: float = 0.9  # memory of AdamW's mean slope
     beta2: float = 0.99  # memory of AdamW's mean squared slope
@@ -360,13 +388,22 @@ class TrainConfig:
         for name, low in (
             ("steps", 1),
             ("batch_size", 1),
+            ("accumulate", 1),
             ("context", 0),
             ("eval_every", 0),
             ("save_every", 1),
             ("seed", 0),
         ):
             check_int(name, getattr(self, name), low=low, high=2**63 - 1)
-        for name in ("learning_rate", "clip"):
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} can't be cut into accumulate "
+                f"{self.accumulate} equal parts"
+            )
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("engine", self.engine, ENGINES)
+        check_choice("cooldown_shape", self.cooldown_shape, COOLDOWNS)
+        for name in ("learning_rate", "matrix_rate", "clip"):
             allowed = "above 0 and at most 1e18"
             check_float(name, getattr(self, name), allowed, lambda x: 0 < x <= 1e18)
         allowed = "at least 0 and at most 1e18"
@@ -393,17 +430,14 @@ class TrainConfig:
 # %%
 #| export
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The rate of step 0, 1, ...: up in a line, level, down half a cosine to zero."""
+    """The rate of step 0, 1, ...: up in a line, level, then down to zero."""
     done = (step + 1) / config.steps
     left = (config.steps - step) / config.steps
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
     if left < config.cooldown:
-        return (
-            config.learning_rate
-            * 0.5
-            * (1 - math.cos(math.pi * left / config.cooldown))
-        )
+        shape = COOLDOWNS[config.cooldown_shape]
+        return config.learning_rate * shape(left / config.cooldown)
     return config.learning_rate
 
 
@@ -605,7 +639,7 @@ def fingerprint(*parts: Tensor) -> str:
 
 # %%
 #| export
-def write_run(folder: Path, model: GPT, tokenizer, state: RunState) -> None:
+def write_run(folder: Path, state: RunState) -> None:
     """Both halves of a checkpoint: what going on needs, and what using it needs."""
     history = asdict(state.history)
     tensors = {
@@ -617,18 +651,27 @@ def write_run(folder: Path, model: GPT, tokenizer, state: RunState) -> None:
         for name in ("model", "training", "tokenizer", "data", "about")
     }
     # The state last: when it says that a run is finished, the model is there already.
-    write_model(folder, model, tokenizer, state.about)
+    weights = strip("model.", state.tensors)
+    write_model(folder, state.model, state.tokenizer, weights, state.about)
     path = folder / "training.safetensors"
     write_tensors(path, tensors, {**notes, "history": history})
 
 
-def write_model(folder: Path, model: GPT, tokenizer, about: dict) -> None:
+def write_model(
+    folder: Path, model: dict, tokenizer: dict, weights: dict[str, Tensor], about: dict
+) -> None:
     """What using the model needs, in three files."""
-    config, words = model.config.to_dict(), tokenizer.to_dict()
-    write_json(folder / "tokenizer.json", {"tokenizer": words})
-    write_json(folder / "config.json", {"model": config, "about": about})
-    belongs = {"model": config, "tokenizer": words}
-    write_tensors(folder / "model.safetensors", model.state_dict(), belongs)
+    write_json(folder / "tokenizer.json", {"tokenizer": tokenizer})
+    write_json(folder / "config.json", {"model": model, "about": about})
+    belongs = {"model": model, "tokenizer": tokenizer}
+    write_tensors(folder / "model.safetensors", weights, belongs)
+
+
+def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with prefix, under the rest of their names."""
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
 
 
 # %% [markdown]
@@ -654,15 +697,8 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with prefix, under the rest of their names."""
-    return {
-        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-    }
-
-
 # %% [markdown]
-# With these three small helpers, the state of a run comes back from its file:
+# And so the state of a run comes back from its file:
 
 
 # %%
@@ -719,7 +755,8 @@ def save_checkpoint(
         )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(folder, model, tokenizer, about or {})
+        config, words = model.config.to_dict(), tokenizer.to_dict()
+        write_model(folder, config, words, model.state_dict(), about or {})
 
 
 def check_tokenizer(tokenizer, config: GPTConfig) -> None:
@@ -853,28 +890,68 @@ def train(
     for data or settings that can't work; DivergedError, the last good checkpoint
     untouched, when loss or weights are no longer finite.
     """
-    run = Run(model, train_ids, val_ids, config, tokenizer, about)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, model.config)
     if out is None:
         if resume:
             raise ValueError(
                 "resume=True needs `out`, the folder of the run to go on with"
             )
-        return run.go(None, progress)
-    out = Path(out)
+        return RUNS["memory"](model, train_ids, val_ids, config).go(progress)
+    given = model, train_ids, val_ids, config, Path(out), tokenizer, about
+    run = RUNS["folder"](*given)
     if resume:
-        read_bytes(out / "training.safetensors", 1)  # no run, no lock either
+        run.check_started()  # no run, no lock either
     else:
-        run.create(out)
-    with locked(out):
+        run.create()
+    with run.locked():
         if resume:
-            run.restore(out)
-        return run.go(out, progress)
+            run.restore()
+        return run.go(progress)
+
+
+# %% [markdown]
+# Data that can't work should be refused before the first step, by name.
+
+
+# %%
+#| export
+def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> None:
+    """ValueError, naming the culprit, for data that a run can't work with."""
+    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
+        if ids.dim() != 1 or ids.dtype != torch.int64:
+            raise ValueError(
+                f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
+                "must be (N,) and torch.int64"
+            )
+    context = config.context or model.block_size
+    if context > model.block_size:
+        raise ValueError(
+            f"context is {context}; it must be at most the model's block_size, "
+            f"{model.block_size}"
+        )
+    if len(train_ids) < context + 1:
+        name = "context" if config.context else "block_size"
+        raise ValueError(
+            f"the training text has {len(train_ids)} tokens; {name} {context} needs "
+            f"at least {context + 1}"
+        )
+    if len(val_ids) < 2:
+        raise ValueError(
+            f"the validation text has {len(val_ids)} tokens; it needs at least 2"
+        )
+    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
+        if ids.min() < 0 or ids.max() >= model.vocab_size:
+            raise ValueError(
+                f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
+                f"vocabulary allows 0..{model.vocab_size - 1}"
+            )
 
 
 # %% [markdown]
 # What happens in a run belongs to one object, so that a step, a checkpoint and a resumption all see
-# the same state. `go` is the loop, `take_step` the step; the rest writes that state down and reads
-# it back.
+# the same state. `go` is the loop, `take_step` the step. What follows a step, `after_step`, is empty
+# here: a run that keeps checkpoints adds to it below.
 
 
 # %%
@@ -882,48 +959,15 @@ def train(
 class Run:
     """One training run: a model, its optimizer, its place in the data, its history."""
 
-    def __init__(self, model, train_ids, val_ids, config, tokenizer=None, about=None):
-        for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-            if ids.dim() != 1 or ids.dtype != torch.int64:
-                raise ValueError(
-                    f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
-                    "must be (N,) and torch.int64"
-                )
-        if tokenizer is not None:
-            check_tokenizer(tokenizer, model.config)
+    def __init__(self, model, train_ids, val_ids, config):
+        check_data(train_ids, val_ids, config, model.config)
+        self.model, self.config = model, config
         self.context = config.context or model.config.block_size
-        if self.context > model.config.block_size:
-            raise ValueError(
-                f"context is {self.context}; it must be at most the model's "
-                f"block_size, {model.config.block_size}"
-            )
-        if len(train_ids) < self.context + 1:
-            raise ValueError(
-                f"the training text has {len(train_ids)} tokens; block_size "
-                f"{self.context} needs at least {self.context + 1}"
-            )
-        if len(val_ids) < 2:
-            raise ValueError(
-                f"the validation text has {len(val_ids)} tokens; it needs at least 2"
-            )
-        for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-            if ids.min() < 0 or ids.max() >= model.config.vocab_size:
-                raise ValueError(
-                    f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
-                    f"vocabulary allows 0..{model.config.vocab_size - 1}"
-                )
-        self.model, self.config, self.tokenizer = model, config, tokenizer
-        self.about = about or {}
         self.device = device_of(model)
         self.train_ids = train_ids.to(self.device)
         self.val_ids = val_ids.to(self.device)
-        self.data = fingerprint(train_ids, val_ids)
-        self.optimizer = AdamW(
-            model.parameters(),
-            config.learning_rate,
-            (config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = OPTIMIZERS[config.optimizer](model, config)
+        self.network = ENGINES[config.engine](model, config)
         self.batches = torch.Generator().manual_seed(config.seed)
         self.history = History()
 
@@ -932,7 +976,7 @@ class Run:
         """Steps done so far."""
         return len(self.history.losses)
 
-    def go(self, out: Path | None, progress: bool = True) -> History:
+    def go(self, progress: bool = True) -> History:
         """Takes the steps that are left."""
         config, history = self.config, self.history
         self.model.train()
@@ -945,7 +989,7 @@ class Run:
             unit_scale=True,
             disable=not progress,
         )
-        with held_interrupt() as interrupted, bar:
+        with self.interrupts() as interrupted, bar:
             stop = False
             while self.step < config.steps and not stop:
                 history.losses.append(self.take_step())
@@ -953,14 +997,12 @@ class Run:
                 bar.set_postfix_str(self.summary(), refresh=False)
                 last = self.step == config.steps
                 if last or (config.eval_every and self.step % config.eval_every == 0):
-                    loss = evaluate(self.model, self.val_ids)
+                    loss = self.validate()
                     history.evaluations.append((self.step, loss))
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
                 stop = interrupted()  # one look: it is saved if, and only if, we stop
-                if out and (last or stop or self.step % config.save_every == 0):
-                    with writing(out):
-                        self.save(out)
+                self.after_step(last or stop)
         if self.step < config.steps:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         self.model.eval()
@@ -968,23 +1010,34 @@ class Run:
 
     def take_step(self) -> float:
         """One batch, one gradient step; its loss."""
-        self.optimizer.learning_rate = learning_rate_at(self.step, self.config)
-        inputs, targets = get_batch(
-            self.train_ids,
-            self.config.batch_size,
-            self.context,
-            self.batches,
-        )
-
-        def brake():
-            length = clip_gradients(self.model.parameters(), self.config.clip)
-            if not math.isfinite(length):
-                self.diverged("the gradient")
-
-        loss = training_step(self.model, self.optimizer, inputs, targets, brake)
+        config = self.config
+        self.optimizer.learning_rate = learning_rate_at(self.step, config)
+        batch = get_batch(self.train_ids, config.batch_size, self.context, self.batches)
+        loss = self.learn(*batch)
         if not math.isfinite(loss):
             self.diverged("the loss")
         return loss
+
+    def learn(self, inputs: Tensor, targets: Tensor) -> float:
+        """A gradient step on a batch, its length braked; the loss before it."""
+        return training_step(self.network, self.optimizer, inputs, targets, self.brake)
+
+    def brake(self) -> None:
+        """Shortens a gradient that is too long; refuses one that has no length."""
+        length = clip_gradients(self.model.parameters(), self.config.clip)
+        if not math.isfinite(length):
+            self.diverged("the gradient")
+
+    def validate(self) -> float:
+        """The loss over the whole validation text."""
+        return evaluate(self.model, self.val_ids)
+
+    def interrupts(self):
+        """Holds Ctrl-C back; what it gives tells whether there was one."""
+        return held_interrupt()
+
+    def after_step(self, ends: bool) -> None:
+        """What else happens after a step; `ends` if it is the last one for now."""
 
     def summary(self) -> str:
         """The latest losses, for the progress bar."""
@@ -999,6 +1052,26 @@ class Run:
             f"learning rate ({self.config.learning_rate}) is too high; what was saved "
             "before is untouched"
         )
+
+
+# %% [markdown]
+# A run in a folder is that, and what is on the disk: it writes its state down after some of the steps,
+# and takes it over when it is resumed.
+
+
+# %%
+#| export
+class SavedRun(Run):
+    """A run that keeps its checkpoints in the folder `out`."""
+
+    def __init__(self, model, train_ids, val_ids, config, out, tokenizer, about=None):
+        super().__init__(model, train_ids, val_ids, config)
+        self.out, self.tokenizer, self.about = out, tokenizer, about or {}
+        self.data = fingerprint(train_ids, val_ids)
+
+    def after_step(self, ends: bool) -> None:
+        if ends or self.step % self.config.save_every == 0:
+            self.save(self.state())
 
     def state(self) -> RunState:
         """Everything that going on needs."""
@@ -1020,18 +1093,28 @@ class Run:
             tensors=tensors,
         )
 
-    def save(self, out: Path) -> None:
-        """Writes a checkpoint, unless the weights have gone bad."""
-        if not all(p.isfinite().all() for p in self.model.parameters()):
-            self.diverged("a weight")
-        write_run(out, self.model, self.tokenizer, self.state())
+    def save(self, state: RunState) -> None:
+        """Writes a checkpoint."""
+        with writing(self.out):
+            self.write(self.out, state)
 
-    def create(self, out: Path) -> None:
+    def write(self, folder: Path, state: RunState) -> None:
+        """Writes the files of a checkpoint, unless the weights have gone bad."""
+        if not all(t.isfinite().all() for t in strip("model.", state.tensors).values()):
+            self.diverged("a weight")
+        write_run(folder, state)
+
+    def create(self) -> None:
         """Makes the folder, which appears only with the checkpoint of step 0 in it."""
         if self.tokenizer is None:
             raise ValueError(
                 "`out` needs a tokenizer too: a model is useless without it"
             )
+        self.make_folder(self.state())
+
+    def make_folder(self, state: RunState) -> None:
+        """Puts a checkpoint where nothing may be yet; all of it appears at once."""
+        out = self.out
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise CheckpointError(
                 f"{out} exists and is not empty: resume the run in it, or choose "
@@ -1044,26 +1127,47 @@ class Run:
             ) as scratch:
                 aside = Path(scratch) / "run"
                 aside.mkdir()
-                self.save(aside)
+                self.write(aside, state)
                 if out.exists():
                     out.rmdir()
                 aside.rename(out)
 
-    def restore(self, out: Path) -> None:
+    def check_started(self) -> None:
+        """CheckpointError unless there is a run in the folder."""
+        read_bytes(self.out / "training.safetensors", 1)
+
+    def locked(self):
+        """Keeps others out of the folder for as long as a `with` lasts."""
+        return locked(self.out)
+
+    def restore(self) -> None:
         """Takes over the run in `out`, if it is the same model, data and settings."""
-        state = read_run(out)
+        state = self.read()
+        self.check_same(state)
+        self.take_over(state)
+        self.mend(state)
+
+    def read(self) -> RunState:
+        """The last checkpoint in the folder."""
+        return read_run(self.out)
+
+    def check_same(self, state: RunState) -> None:
+        """ValueError unless the run that was saved is this one."""
         for what, saved, given in (
             ("model", state.model, self.model.config.to_dict()),
             ("training", state.training, asdict(self.config)),
         ):
-            for name in sorted(saved.keys() | given.keys()):
+            for name in sorted((saved.keys() | given.keys()) - MAY_CHANGE):
                 if saved.get(name) != given.get(name):
                     raise ValueError(
                         f"{what} setting {name} is {given.get(name)!r}, but the run in "
-                        f"{out} was started with {saved.get(name)!r}"
+                        f"{self.out} was started with {saved.get(name)!r}"
                     )
         if state.data != self.data:
-            raise ValueError(f"the run in {out} was started with another text")
+            raise ValueError(f"the run in {self.out} was started with another text")
+
+    def take_over(self, state: RunState) -> None:
+        """Puts everything at where it was when the state was saved."""
         self.tokenizer = tokenizer_from_dict(state.tokenizer)
         self.about, self.history = state.about, state.history
         try:
@@ -1077,12 +1181,25 @@ class Run:
                 torch.mps.set_rng_state(state.tensors["random.mps"])
         except NOT_DESCRIBED as error:
             raise CheckpointError(
-                f"{out}/training.safetensors does not fit the model: "
+                f"{self.out}/training.safetensors does not fit the model: "
                 f"{first_line(error)}"
             ) from error
-        remove_partial_files(out)
-        with writing(out):  # a kill between two files may have left them a save behind
-            write_model(out, self.model, self.tokenizer, self.about)
+
+    def mend(self, state: RunState) -> None:
+        """Brings the folder in order: a kill may have left files of two saves."""
+        remove_partial_files(self.out)
+        weights = strip("model.", state.tensors)
+        with writing(self.out):
+            write_model(self.out, state.model, state.tokenizer, weights, state.about)
+
+
+# %% [markdown]
+# These are the two kinds of run that `train` knows. They stand in a table, as the optimizers do.
+
+# %%
+#| export
+RUNS = {"memory": Run, "folder": SavedRun}
+MAY_CHANGE = {"accumulate"}  # settings with which a run may go on otherwise
 
 
 # %% [markdown]
@@ -1103,7 +1220,7 @@ class Cut(Exception):
     """Stands in for a power cut."""
 
 
-class CutRun(Run):
+class CutRun(SavedRun):
     """A run that loses power after 23 steps, not at a checkpoint."""
 
     def take_step(self):
@@ -1116,10 +1233,10 @@ config = TrainConfig(steps=60, save_every=10, eval_every=30)
 uninterrupted = train(dropout_gpt(0), train_ids, val_ids, config, progress=False)
 
 out = Path(tempfile.mkdtemp()) / "run"
-run = CutRun(dropout_gpt(0), train_ids, val_ids, config, tokenizer)
-run.create(out)
+run = CutRun(dropout_gpt(0), train_ids, val_ids, config, out, tokenizer)
+run.create()
 try:
-    run.go(out, progress=False)
+    run.go(progress=False)
 except Cut:
     shutil.copytree(out, out.with_name("copy"))
     print(
@@ -1141,17 +1258,18 @@ resumed.losses[-1], uninterrupted.losses[-1]
 
 
 # %%
-class ForgetfulRun(Run):
+class ForgetfulRun(SavedRun):
     """A run that resumes with other random numbers for dropout."""
 
-    def restore(self, out):
-        super().restore(out)
+    def restore(self):
+        super().restore()
         torch.manual_seed(12345)
 
 
-forgetful = ForgetfulRun(dropout_gpt(999), train_ids, val_ids, config)
-forgetful.restore(out.with_name("copy"))
-other = forgetful.go(None, progress=False)
+copy = out.with_name("copy")
+forgetful = ForgetfulRun(dropout_gpt(999), train_ids, val_ids, config, copy, tokenizer)
+forgetful.restore()
+other = forgetful.go(progress=False)
 differs = next(i for i in range(60) if other.losses[i] != uninterrupted.losses[i])
 assert differs == 20
 f"resumed at step 20; the first loss that differs is that of step {differs}"
@@ -1160,8 +1278,8 @@ f"resumed at step 20; the first loss that differs is that of step {differs}"
 # ## The run
 # Now the real thing: three blocks of width 144 on the whole training text (in so short a run, a
 # few wide layers do a little better than more narrow ones). The settings are a
-# *preset*, so that the command line (`python -m tinygpt_lib train --preset cpu`) and `make run` do
-# just what this cell does. It takes about a minute on two cores.
+# *preset*, a recipe with a name, which the command line takes (`python -m tinygpt_lib train --preset
+# cpu`). It takes about a minute on two cores. (Chapter 12 enters a better recipe under the same name.)
 
 
 # %%

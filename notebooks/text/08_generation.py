@@ -36,7 +36,7 @@ from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.training import PRESETS, TrainConfig, train
+from tinygpt_lib.training import TrainConfig, cpu_preset, train
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)
@@ -58,7 +58,7 @@ from tinygpt_lib.gpt import GPT, POSITIONS, GPTConfig
 
 # %%
 torch.manual_seed(0)
-model = GPT(PRESETS["cpu"](V)[0])
+model = GPT(cpu_preset(V)[0])
 short = TrainConfig(steps=500, learning_rate=5e-3, eval_every=0)
 train(model, train_ids, val_ids, short, progress=False).evaluations[-1]
 
@@ -290,7 +290,8 @@ with torch.no_grad():
 # ## The cache
 # That is the whole trick. The class below is what `MultiHeadAttention` has been ready for since
 # chapter 04. Instead of gluing tensors together for every token, which copies all old keys each
-# time, it reserves room for a whole window once and fills it.
+# time, it reserves room for a whole window once and fills it. (`narrow(2, a, n)` is the slice
+# `[:, :, a : a + n]`, in less time: here it is asked for hundreds of times a second.)
 
 
 # %%
@@ -313,10 +314,10 @@ class LayerCache:
         end = self.length + T
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, not {end}")
-        self.k[:, :, self.length : end] = k
-        self.v[:, :, self.length : end] = v
+        self.k.narrow(2, self.length, T).copy_(k)
+        self.v.narrow(2, self.length, T).copy_(v)
         self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
+        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
 
 # %% [markdown]
@@ -384,11 +385,15 @@ moved.abs().max().item()
 # model that needs no such thing, and can write for ever.)
 #
 # That is the rule of the function that we export: below the window a cache, past it the last
-# `block_size` tokens, and with or without a cache the same text.
+# `block_size` tokens, and with or without a cache the same text. (`READERS` may hold another way to
+# take in single tokens, for a kind of device; ours is empty, and the model itself does it.)
 
 
 # %%
 #| export
+READERS = {}  # device type: model -> the same model, quicker at single tokens
+
+
 @torch.no_grad()
 def generate(
     model: GPT,
@@ -416,10 +421,11 @@ def generate(
     was_training = model.training
     model.eval()
     cache = KVCache(model.config)
+    reader = READERS.get(out.device.type, lambda model: model)(model)
     try:
         for end in range(T0, T0 + n_tokens):
             if use_cache and cache.has_room(end):
-                logits = model(out[:, cache.length : end], cache)
+                logits = reader(out[:, cache.length : end], cache)
             else:
                 begin = 0 if cache.has_room(end) else end - window
                 logits = model(out[:, begin:end])

@@ -35,7 +35,7 @@ from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.text import CharTokenizer, split, tokenizer_from_dict
-from tinygpt_lib.training import PRESETS, TrainConfig, train
+from tinygpt_lib.training import TrainConfig, cpu_preset, train
 
 text = load_shakespeare()
 train_text, val_text = split(text)
@@ -986,7 +986,7 @@ def score_text(model, tokenizer, text: str) -> TextScore:
 # %%
 for tokenizer in (characters, bpe, words):
     torch.manual_seed(0)
-    model = GPT(PRESETS["cpu"](tokenizer.vocab_size)[0])
+    model = GPT(cpu_preset(tokenizer.vocab_size)[0])
     score = score_text(model, tokenizer, val_text)
     first = pieces_of(tokenizer, val_text)[0]
     assert score.n_bytes == len(val_text.encode()) - len(first)
@@ -1098,7 +1098,7 @@ assert spelled_out.max() < measured("bpe 4096", "bits_per_byte").min()
 written = {}
 for name, tokenizer in tokenizers.items():
     torch.manual_seed(0)
-    model_config, config = PRESETS["cpu"](tokenizer.vocab_size)
+    model_config, config = cpu_preset(tokenizer.vocab_size)
     model = GPT(model_config)
     ids = [tokenizer.encode(part) for part in (train_text, val_text)]
     config = TrainConfig(steps=250, learning_rate=5e-3, eval_every=0)

@@ -1,0 +1,119 @@
+"""AdamW against Muon: how many characters does each need for a loss?
+
+    python benchmarks/muon_race.py                            what is not there yet
+    python benchmarks/muon_race.py rate OPTIMIZER RATE        one trial of a rate
+    python benchmarks/muon_race.py run OPTIMIZER STEPS SEED   one run of the race
+
+Rates were tried on a slice of the training text; the race is measured on the whole
+validation text, each length a run with its own cool-down, three seeds. Results go to
+muon_race.json. The steps are fixed, so runs may go side by side, one thread each.
+"""
+
+import json
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import torch
+from harness import corpus, update
+
+from tinygpt_lib import GPT, GPTConfig, TrainConfig, train
+from tinygpt_lib.speed import MODERN
+
+RESULTS = Path(__file__).with_suffix(".json")
+HELD_OUT = 100_000  # characters at the end of the training text
+RATE_STEPS = 200
+RATES = {  # of AdamW, for all or for what is no matrix; of Muon for matrices
+    "adamw": ((0.0025, 0), (0.005, 0), (0.01, 0), (0.02, 0), (0.04, 0)),
+    "muon": ((0.02, 0.015), (0.02, 0.03), (0.02, 0.06), (0.01, 0.03), (0.04, 0.03)),
+}
+STEPS, SEEDS = (100, 200, 400), (0, 1, 2)
+MODEL = {
+    "block_size": 64,
+    "n_layer": 3,
+    "n_head": 3,
+    "n_embd": 96,
+    **MODERN,
+}
+
+
+def trained(optimizer: str, rates, steps: int, seed: int, train_ids, val_ids) -> dict:
+    """The loss after a run, and what it took."""
+    torch.manual_seed(seed)
+    rate, matrix_rate = rates
+    config = TrainConfig(
+        steps=steps,
+        batch_size=16,
+        optimizer=optimizer,
+        learning_rate=rate,
+        matrix_rate=matrix_rate or TrainConfig.matrix_rate,
+        weight_decay=0.0,
+        beta2=0.95,
+        warmup=0.02,
+        cooldown=0.5,
+        cooldown_shape="linear",
+        eval_every=0,
+        seed=seed,
+    )
+    model = GPT(GPTConfig(corpus()[0].vocab_size, **MODEL))
+    begin = time.perf_counter()
+    history = train(model, train_ids, val_ids, config, progress=False)
+    return {
+        "loss": round(history.evaluations[-1][1], 4),
+        "characters": steps * config.batch_size * MODEL["block_size"],
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def rate(optimizer: str, rates: tuple[float, float]) -> None:
+    """One trial of a rate, on the end of the training text."""
+    _, ids, _ = corpus()
+    result = trained(optimizer, rates, RATE_STEPS, 0, ids[:-HELD_OUT], ids[-HELD_OUT:])
+    store("rates", label(optimizer, *rates), result)
+
+
+def best(optimizer: str) -> tuple[float, float]:
+    """The rates whose trial ended lowest."""
+    trials = json.loads(RESULTS.read_text())["rates"]
+    return min(RATES[optimizer], key=lambda r: trials[label(optimizer, *r)]["loss"])
+
+
+def label(*parts) -> str:
+    return " ".join(p if isinstance(p, str) else f"{p:g}" for p in parts)
+
+
+def run(optimizer: str, steps: int, seed: int) -> None:
+    """One run of the race."""
+    result = trained(optimizer, best(optimizer), steps, seed, *corpus()[1:])
+    store("race", label(optimizer, steps, seed), result)
+
+
+def store(part: str, name: str, result: dict) -> None:
+    print(part, name, result, flush=True)
+    update(RESULTS, lambda data: data.setdefault(part, {}).update({name: result}))
+
+
+def missing(part: str, name: str) -> bool:
+    """Whether a result is not there yet."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return name not in known.get(part, {})
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["rate"]:
+        rate(arguments[1], tuple(map(float, arguments[2:])))
+    elif arguments[:1] == ["run"]:
+        run(arguments[1], int(arguments[2]), int(arguments[3]))
+    else:
+        for optimizer, tried in RATES.items():
+            for rates in tried:
+                if missing("rates", label(optimizer, *rates)):
+                    rate(optimizer, rates)
+        for steps, optimizer, seed in product(STEPS, RATES, SEEDS):
+            if missing("race", label(optimizer, steps, seed)):
+                run(optimizer, steps, seed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

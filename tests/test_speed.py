@@ -1,0 +1,437 @@
+"""Speed: Muon and its matrices, engines, roofs, presets, and the quick reader."""
+
+import subprocess
+import sys
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from tinygpt_lib import keep_freed_memory, load_checkpoint, train
+from tinygpt_lib import speed as speed_module
+from tinygpt_lib.generation import READERS, KVCache, generate
+from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.multi_head import ATTENTIONS
+from tinygpt_lib.speed import (
+    Muon,
+    SlicedLinear,
+    muon,
+    newton_schulz,
+    quick_reader,
+    step_operations,
+)
+from tinygpt_lib.training import ENGINES, OPTIMIZERS, PRESETS, AdamW, TrainConfig
+
+V, WINDOW = 11, 12
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_model(**settings):
+    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, **settings)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+def some_ids(B, T):
+    return torch.randint(V, (B, T), generator=seeded())
+
+
+# Operations
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("feed_forward", ["gelu", "swiglu"])
+def test_operations_are_those_that_torch_counts(tie, feed_forward):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = GPTConfig(
+        V,
+        WINDOW,
+        2,
+        2,
+        16,
+        feed_forward=feed_forward,
+        tie_weights=tie,
+        attention="explicit",
+    )
+    model, ids = GPT(config), some_ids(3, WINDOW)
+    with FlopCounterMode(display=False) as counter:
+        model(ids).sum().backward()
+    counted = counter.get_total_flops() / ids.numel()
+    ours = step_operations(config)
+    # The explicit attention computes the masked half too: T keys, not (T + 1) / 2.
+    attention = ours["attention"] * WINDOW / ((WINDOW + 1) / 2)
+    # The first layer's input is an embedding: nothing is left out, it has a slope too.
+    assert counted == pytest.approx(ours["matrices"] + attention, rel=1e-6)
+
+
+def test_a_window_saves_operations():
+    full = GPTConfig(V, 64, 1, 1, 8)
+    narrow = GPTConfig(V, 64, 1, 1, 8, attention="sliding", window=4)
+    keys = sum(min(t, 4) for t in range(1, 65)) / 64
+    assert step_operations(narrow)["attention"] == pytest.approx(12 * 8 * keys)
+    assert step_operations(full)["attention"] == 12 * 8 * 65 / 2
+    assert step_operations(full, 16)["attention"] == 12 * 8 * 17 / 2
+
+
+# Newton-Schulz and Muon
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 32), (3, 8, 20)])
+def test_newton_schulz_keeps_directions_and_evens_out_their_sizes(shape):
+    x = torch.randn(shape, generator=seeded(), dtype=torch.float64)
+    U, _, Vt = torch.linalg.svd(x, full_matrices=False)
+    inside = U.mT @ newton_schulz(x) @ Vt.mT  # diagonal, if the directions are kept
+    sizes = inside.diagonal(dim1=-2, dim2=-1)
+    assert (inside - torch.diag_embed(sizes)).abs().max() < 1e-9
+    assert sizes.min() > 0.5 and sizes.max() < 1.3
+
+
+def test_newton_schulz_takes_zeros_and_any_scale():
+    assert newton_schulz(torch.zeros(4, 6)).eq(0).all()
+    x = torch.randn(4, 6, generator=seeded(), dtype=torch.float64)
+    torch.testing.assert_close(newton_schulz(1e4 * x), newton_schulz(x))
+
+
+def svd_step(mean, slope, momentum):
+    """The reference: the exact U V^T of Nesterov's look ahead."""
+    mean = torch.lerp(mean, slope, 1 - momentum)
+    U, _, Vt = torch.linalg.svd(torch.lerp(slope, mean, momentum), full_matrices=False)
+    return mean, U @ Vt
+
+
+@pytest.mark.parametrize(("m", "n"), [(6, 6), (24, 6), (6, 24)])
+def test_muon_steps_as_the_exact_decomposition_would(monkeypatch, m, n):
+    def exact(x, rounds=5):
+        U, _, Vt = torch.linalg.svd(x, full_matrices=False)
+        return U @ Vt
+
+    monkeypatch.setattr(speed_module, "newton_schulz", exact)
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(m, n, dtype=torch.float64))
+    expected, mean = p.detach().clone(), torch.zeros(m, n, dtype=torch.float64)
+    optimizer = Muon([(p, 1)], AdamW([], 1.0), rate=0.1, weight_decay=0.5)
+    for _ in range(3):
+        p.grad = torch.randn_like(p)
+        mean, step = svd_step(mean, p.grad, 0.95)
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * max(1, m / n) ** 0.5 * step
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), expected)
+
+
+def test_parts_of_a_matrix_step_as_matrices_of_their_own():
+    torch.manual_seed(0)
+    whole = nn.Parameter(torch.randn(18, 6))
+    parts = [nn.Parameter(t.clone()) for t in whole.detach().chunk(3)]
+    together = Muon([(whole, 3)], AdamW([], 1.0))
+    apart = Muon([(p, 1) for p in parts], AdamW([], 1.0))
+    for _ in range(2):
+        whole.grad = torch.randn_like(whole)
+        for p, g in zip(parts, whole.grad.chunk(3), strict=True):
+            p.grad = g.clone()
+        together.step()
+        apart.step()
+    torch.testing.assert_close(whole.detach(), torch.cat([*parts]).detach())
+
+
+@pytest.mark.parametrize("feed_forward", FEED_FORWARDS)
+def test_every_parameter_has_one_optimizer(feed_forward):
+    model = make_model(feed_forward=feed_forward)
+    optimizer = muon(model, TrainConfig())
+    matrices = [p for group in optimizer.groups.values() for p, _ in group]
+    assert {id(p) for p in matrices} | {id(p) for p in optimizer.others.parameters} == {
+        id(p) for p in model.parameters()
+    }
+    assert len(matrices) == 2 * 4  # two blocks of four matrices
+    assert not {id(p) for p in matrices} & {id(p) for p in optimizer.others.parameters}
+    parts = sum(parts for group in optimizer.groups.values() for _, parts in group)
+    assert parts == 2 * (7 if feed_forward == "swiglu" else 6)
+
+
+def test_both_rates_follow_the_plan():
+    p, q = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))
+    optimizer = Muon([(p, 1)], AdamW([q], 0.01), rate=0.2, momentum=0.0)
+    moved = []
+    for rate in (0.01, 0.005, 0.0):
+        optimizer.learning_rate = rate
+        before = p.detach().clone()
+        p.grad, q.grad = torch.eye(4), torch.ones(4)
+        optimizer.step()
+        moved.append((p.detach() - before).norm().item())
+    assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-4) and moved[2] == 0
+
+
+def test_muon_learns_more_from_the_same_batches(song):
+    losses = {}
+    for name in OPTIMIZERS:
+        torch.manual_seed(0)
+        config = GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, zero_outputs=True)
+        plan = TrainConfig(steps=60, optimizer=name, eval_every=0)
+        history = train(GPT(config), song.train_ids, song.val_ids, plan, progress=False)
+        losses[name] = sum(history.losses[-10:]) / 10
+    assert losses["muon"] < losses["adamw"]
+
+
+def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
+    def new():
+        torch.manual_seed(0)
+        return GPT(GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
+
+    data = song.train_ids, song.val_ids
+    plan = TrainConfig(steps=12, optimizer="muon", save_every=5, eval_every=6)
+    expected = train(new(), *data, plan, progress=False)
+
+    class StoppedError(Exception):
+        pass
+
+    real = Muon.step
+
+    def stop(self):
+        if self.others.steps == 7:
+            raise StoppedError
+        real(self)
+
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Muon, "step", stop)
+        train(new(), *data, plan, out=out, tokenizer=song.tokenizer, progress=False)
+    other = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
+    resumed = train(
+        other,
+        *data,
+        plan,
+        out=out,
+        tokenizer=song.tokenizer,
+        resume=True,
+        progress=False,
+    )
+    assert resumed.losses == expected.losses
+    assert resumed.evaluations == expected.evaluations
+
+
+def test_zero_outputs_begin_as_no_blocks_at_all():
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig(V, WINDOW, 2, 2, 16, zero_outputs=True)), some_ids(2, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), model.read_out(model.embed(ids)))
+
+
+def test_a_straight_cooldown_is_straight():
+    from tinygpt_lib.training import learning_rate_at
+
+    config = TrainConfig(
+        steps=100, warmup=0.0, cooldown=0.5, cooldown_shape="linear", learning_rate=1.0
+    )
+    rates = [learning_rate_at(step, config) for step in range(100)]
+    assert rates[:50] == [1.0] * 50
+    assert rates[51:] == pytest.approx([(100 - s) / 50 for s in range(51, 100)])
+    with pytest.raises(ValueError, match="cooldown_shape is 'cubic'"):
+        TrainConfig(cooldown_shape="cubic")
+
+
+# Engines and presets
+
+
+def test_engines_refuse_what_the_machine_lacks(monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match="engine 'bfloat16' would be slower"):
+        ENGINES["bfloat16"](model, TrainConfig())
+    monkeypatch.setattr(speed_module.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+        ENGINES["compiled"](model, TrainConfig())
+
+
+def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
+    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
+    model, ids = make_model(), some_ids(2, WINDOW)
+    near = ENGINES["bfloat16"](model, TrainConfig())(ids)
+    exact = model(ids)
+    assert near.dtype == torch.float32
+    assert 0 < (near - exact).abs().max() < 0.05 * exact.abs().max()
+    near.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_compiled_engine_learns_the_same(song, monkeypatch):
+    # Without writing C++, which takes a minute: the program that torch traced is run.
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    monkeypatch.setattr(speed_module.shutil, "which", lambda name: name)
+    losses = []
+    for engine in ("eager", "compiled"):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8))
+        plan = TrainConfig(steps=3, engine=engine, eval_every=0)
+        data = song.train_ids, song.val_ids
+        losses.append(train(model, *data, plan, progress=False).losses)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["speedrun", "cpu"])
+def test_presets_train_save_and_load(song, tmp_path, name):
+    model_config, config = PRESETS[name](song.tokenizer.vocab_size)
+    config.steps = 3
+    out = tmp_path / "run"
+    ids = song.train_ids.repeat(10), song.val_ids
+    train(
+        GPT(model_config),
+        *ids,
+        config,
+        out=out,
+        tokenizer=song.tokenizer,
+        progress=False,
+    )
+    model, tokenizer = load_checkpoint(out)
+    text = generate(model, tokenizer.encode(song.text[:3])[None], 70, temperature=0)
+    uncached = generate(
+        model,
+        tokenizer.encode(song.text[:3])[None],
+        70,
+        temperature=0,
+        use_cache=False,
+    )
+    assert torch.equal(text, uncached)
+
+
+# Memory
+
+
+def test_keeping_freed_memory_says_whether_it_did():
+    code = "from tinygpt_lib import keep_freed_memory as k; print(k(), k(2**20))"
+    said = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert said == [str(keep_freed_memory())] * 2
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(speed_module.sys, "platform", "darwin")
+    assert keep_freed_memory() is False
+
+
+# The quick reader
+
+slice_all = partial(quick_reader, large=0)  # however small
+
+SWITCHES = [
+    {
+        "attention": attention,
+        "window": 5 if attention == "sliding" else 0,
+        "norm": norm,
+        "feed_forward": feed_forward,
+        "position": position,
+        "qk_norm": qk_norm,
+        "tie_weights": tie,
+        "bias": bias,
+    }
+    for attention, norm, feed_forward, position, qk_norm, tie, bias in product(
+        ATTENTIONS,
+        NORMS,
+        FEED_FORWARDS,
+        POSITIONS,
+        QK_NORMS,
+        (True, False),
+        (True, False),
+    )
+]
+
+
+def test_every_switch_gives_the_same_logits_and_the_same_tokens(monkeypatch):
+    for settings in SWITCHES:
+        model, ids = make_model(**settings), some_ids(3, WINDOW)
+        twin = slice_all(model)
+        with torch.no_grad():
+            ours, theirs = KVCache(model.config), KVCache(model.config)
+            for piece in ids.split([5, 1, 1, 4, 1], dim=1):
+                torch.testing.assert_close(
+                    twin(piece, ours),
+                    model(piece, theirs),
+                    atol=1e-5,
+                    rtol=1e-5,
+                    msg=lambda text, s=settings: f"{s}: {text}",
+                )
+        texts = []
+        for reader in (slice_all, lambda model: model):
+            monkeypatch.setitem(READERS, "cpu", reader)
+            texts.append(generate(model, ids[:, :7], 7, generator=seeded(1)))
+        assert torch.equal(*texts), settings
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_out", [1, 7, 12, 48])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (3, 1), (2, 5), (4, 8), (3, 11), (2, 3, 4)]
+)
+def test_slices_together_are_the_whole(shape, n_out, bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(6, n_out, bias=bias, dtype=torch.float64)
+    x = torch.randn(*shape, 6, dtype=torch.float64)
+    with torch.no_grad():
+        y = SlicedLinear(linear)(x)
+        torch.testing.assert_close(y, linear(x), atol=1e-14, rtol=1e-12)
+
+
+def test_the_twin_shares_every_parameter_and_follows_its_changes():
+    model = make_model()
+    twin, ids = slice_all(model), some_ids(1, 4)
+    assert [p.data_ptr() for p in twin.parameters()] == [
+        p.data_ptr() for p in model.parameters()
+    ]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+        torch.testing.assert_close(twin(ids), model(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_the_model_itself_keeps_its_parts():
+    model = make_model()
+    before = [(name, id(part)) for name, part in model.named_modules()]
+    twin = slice_all(model)
+    assert [(name, id(part)) for name, part in model.named_modules()] == before
+    assert any(isinstance(part, SlicedLinear) for part in twin.modules())
+    assert not any(isinstance(part, SlicedLinear) for part in model.modules())
+
+
+def test_small_layers_and_layers_of_another_kind_stay_whole():
+    class Own(nn.Linear):
+        pass
+
+    parts = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 5), Own(9, 9))
+    kinds = [type(part) for part in quick_reader(parts, large=20)]
+    assert kinds == [nn.Linear, SlicedLinear, Own]
+
+
+def test_hooks_are_called_as_before(monkeypatch):
+    monkeypatch.setitem(READERS, "cpu", slice_all)
+    model, seen = make_model(), []
+    for part in (model, model.blocks[1], model.blocks[1].attention.output):
+        part.register_forward_hook(lambda part, args, y: seen.append(y.shape[1]))
+    generate(model, some_ids(1, 4), 3)
+    assert seen == [4, 4, 4, 1, 1, 1, 1, 1, 1]
+
+
+def test_generate_reads_through_the_twin_only_where_there_is_a_cache(monkeypatch):
+    made = []
+    monkeypatch.setitem(READERS, "cpu", lambda m: made.append(slice_all(m)) or made[-1])
+    calls = []
+    forward = SlicedLinear.forward
+    monkeypatch.setattr(
+        SlicedLinear, "forward", lambda self, x: calls.append(1) or forward(self, x)
+    )
+    model, ids = make_model(), some_ids(1, 3)
+    generate(model, ids, 4, use_cache=False)
+    assert not calls
+    generate(model, ids, 4)
+    assert len(calls) == 4 * (2 * 4 + 1)  # passes, layers of two blocks, the head
+
+
+def test_it_is_what_generate_uses_on_the_cpu():
+    assert READERS["cpu"] is quick_reader
