@@ -29,6 +29,8 @@ RATES = {  # of AdamW, for all or for what is no matrix; of Muon for matrices
     "muon": ((0.02, 0.015), (0.02, 0.03), (0.02, 0.06), (0.01, 0.03), (0.04, 0.03)),
 }
 STEPS, SEEDS = (100, 200, 400), (0, 1, 2)
+NGRAMS = "muon+ngrams"  # at the rates found for Muon without them
+CONTENDERS = (*RATES, NGRAMS)
 MODEL = {
     "block_size": 64,
     "n_layer": 3,
@@ -38,10 +40,12 @@ MODEL = {
 }
 
 
-def trained(optimizer: str, rates, steps: int, seed: int, train_ids, val_ids) -> dict:
+def trained(contender: str, rates, steps: int, seed: int, train_ids, val_ids) -> dict:
     """The loss after a run, and what it took."""
     torch.manual_seed(seed)
     rate, matrix_rate = rates
+    optimizer = contender.removesuffix("+ngrams")
+    embedding = "ngrams" if contender == NGRAMS else "token"
     config = TrainConfig(
         steps=steps,
         batch_size=16,
@@ -56,7 +60,7 @@ def trained(optimizer: str, rates, steps: int, seed: int, train_ids, val_ids) ->
         eval_every=0,
         seed=seed,
     )
-    model = GPT(GPTConfig(corpus()[0].vocab_size, **MODEL))
+    model = GPT(GPTConfig(corpus()[0].vocab_size, embedding=embedding, **MODEL))
     begin = time.perf_counter()
     history = train(model, train_ids, val_ids, config, progress=False)
     return {
@@ -83,10 +87,11 @@ def label(*parts) -> str:
     return " ".join(p if isinstance(p, str) else f"{p:g}" for p in parts)
 
 
-def run(optimizer: str, steps: int, seed: int) -> None:
+def run(contender: str, steps: int, seed: int) -> None:
     """One run of the race."""
-    result = trained(optimizer, best(optimizer), steps, seed, *corpus()[1:])
-    store("race", label(optimizer, steps, seed), result)
+    rates = best(contender.removesuffix("+ngrams"))
+    result = trained(contender, rates, steps, seed, *corpus()[1:])
+    store("race", label(contender, steps, seed), result)
 
 
 def store(part: str, name: str, result: dict) -> None:
@@ -110,9 +115,9 @@ def main(arguments: list[str]) -> None:
             for rates in tried:
                 if missing("rates", label(optimizer, *rates)):
                     rate(optimizer, rates)
-        for steps, optimizer, seed in product(STEPS, RATES, SEEDS):
-            if missing("race", label(optimizer, steps, seed)):
-                run(optimizer, steps, seed)
+        for steps, contender, seed in product(STEPS, CONTENDERS, SEEDS):
+            if missing("race", label(contender, steps, seed)):
+                run(contender, steps, seed)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tinygpt_lib._device import device_of, shapes_only
+from tinygpt_lib.blocks import Dropout, FeedForward
 from tinygpt_lib.generation import READERS
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.gpt import EMBEDDINGS, FEED_FORWARDS, GPT, GPTConfig, TokenEmbedding
 from tinygpt_lib.modern_parts import GatedFeedForward
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.training import (
@@ -29,7 +32,9 @@ from tinygpt_lib.training import (
 __all__ = [
     "MODERN",
     "Muon",
+    "NGramEmbedding",
     "SlicedLinear",
+    "SquaredReLU",
     "bfloat16",
     "compiled",
     "cpu_preset_with_muon",
@@ -89,6 +94,27 @@ def keep_freed_memory(at_most: int = 2**30) -> bool:
             return True
     return False
 
+
+# --- Fewer passes ---
+
+
+class SquaredReLU(torch.autograd.Function):
+    """Zero below zero, the square above, in two passes there and two back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        positive = x.relu()
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return (slope * positive).mul_(2)
+
+
+FEED_FORWARDS["relu2"] = partial(FeedForward, activation=SquaredReLU.apply)
 
 # --- A better direction ---
 
@@ -224,6 +250,48 @@ MODERN = {
     "feed_forward": "relu2",
     "zero_outputs": True,
 }
+
+# --- Look up, don't multiply ---
+
+
+class NGramEmbedding(TokenEmbedding):
+    """Sum of learnt vectors for each token and each n-gram that ends with it.
+
+    ids (B, T) -> (B, T, C). Pairs and longer ones have a table each, of up to `ROWS`
+    rows that they share. Tokens before the first one of ids are `before` (B, any), or
+    nothing. Bojanowski et al., 2016; Huang et al., 2025.
+    """
+
+    LONGEST = 4
+    ROWS = 8191  # a prime
+    looks_back = LONGEST - 1
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        numbers = [(config.vocab_size + 1) ** n for n in range(2, self.LONGEST + 1)]
+        self.tables = nn.ParameterList(
+            torch.zeros(min(number, self.ROWS), config.n_embd) for number in numbers
+        )
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
+        x = super().forward(ids)
+        # 1. The tokens before the first one; the id V stands for nothing.
+        T, V = ids.shape[1], self.num_embeddings
+        seen = ids if before is None else torch.cat([before, ids], dim=1)
+        missing = self.looks_back + T - seen.shape[1]
+        seen = nn.functional.pad(seen, (missing, 0), value=V)
+        # 2. The number of each pair, then of each triple, and so on: (B, T).
+        number = ids
+        for n, table in enumerate(self.tables, start=1):
+            start = self.looks_back - n
+            number = number * (V + 1) + seen[:, start : start + T]
+            row = nn.functional.embedding(number % len(table), table)
+            x = x + self.dropout(row)
+        return x
+
+
+EMBEDDINGS["ngrams"] = NGramEmbedding
 
 # --- Two engines ---
 

@@ -131,6 +131,27 @@ FEED_FORWARDS = {
 }
 
 # %% [markdown]
+# The embedding of tokens is a part like the others. Ours looks at the token alone; one that also
+# looks at the tokens before it (chapter 12) says by `looks_back` how many it has to be told.
+
+
+# %%
+#| export
+class TokenEmbedding(nn.Embedding):
+    """A learnt vector for each token: ids (B, T) -> (B, T, C)."""
+
+    looks_back = 0  # tokens before the first one that it asks for
+
+    def __init__(self, config: "GPTConfig"):
+        super().__init__(config.vocab_size, config.n_embd)
+
+    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
+        return super().forward(ids)
+
+
+EMBEDDINGS = {"token": TokenEmbedding}
+
+# %% [markdown]
 # Positions get a table too. Ours is the one of chapter 03, a learnt vector for each place that is
 # added to the token's. Unlike the other parts it can run out: there is no vector for a place beyond
 # the last. (Other kinds of positions work inside the attention; `steps` are for them.)
@@ -184,6 +205,7 @@ class GPTConfig:
     n_embd: int = 128  # width of the residual stream
     dropout: float = 0.0  # share of numbers zeroed in training
     bias: bool = True  # biases in linear layers and norms, as GPT-2 has them
+    embedding: str = "token"  # a name in EMBEDDINGS
     attention: str = "fused"  # a name in ATTENTIONS
     norm: str = "layer"  # a name in NORMS
     feed_forward: str = "gelu"  # a name in FEED_FORWARDS
@@ -206,6 +228,7 @@ class GPTConfig:
         below_one = "at least 0 and below 1"
         check_float("dropout", self.dropout, below_one, lambda p: 0 <= p < 1)
         check_bool("bias", self.bias)
+        check_choice("embedding", self.embedding, EMBEDDINGS)
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("norm", self.norm, NORMS)
         check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
@@ -254,7 +277,7 @@ assert torch.equal(positions(nothing, start=5)[0], positions.weight[5:8])
 # %% [markdown]
 # ## The model
 # Now the drawing from above, line by line. `cache` is again the optional memory for chapter 08; if
-# there is one, the new tokens take their places after those it already holds. What the config
+# there is one, the new tokens take their places after those it already holds, and it says which were the last. What the config
 # leaves at its default (`steps`, `window`, `tie_weights`, `zero_outputs`) can be read over: it is for Part II.
 
 
@@ -271,7 +294,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         C = config.n_embd
-        self.token_embedding = nn.Embedding(config.vocab_size, C)
+        self.token_embedding = EMBEDDINGS[config.embedding](config)
         self.position_embedding = POSITIONS[config.position](config)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(self._block() for _ in range(config.n_layer))
@@ -320,9 +343,12 @@ class GPT(nn.Module):
         else:
             nn.init.normal_(self.head.weight, std=0.2 * quiet)
 
-    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """What each token is plus where it stands, counted from `start`: (B, T, C)."""
-        x = self.token_embedding(ids)
+    def embed(self, ids: Tensor, start: int = 0, before=None) -> Tensor:
+        """What each token is plus where it stands, counted from `start`: (B, T, C).
+
+        `before` holds the last tokens before them, (B, any), if there are some.
+        """
+        x = self.token_embedding(ids, before)
         if self.config.tie_weights:
             x = x * self.config.n_embd**0.5
         return self.position_embedding(x, start)
@@ -335,8 +361,11 @@ class GPT(nn.Module):
         return self.head(x)
 
     def forward(self, ids: Tensor, cache=None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        x = self.dropout(self.embed(ids, start))  # (B, T, C)
+        if cache is None:
+            x = self.embed(ids)  # (B, T, C)
+        else:
+            x = self.embed(ids, cache.length, cache.before(ids))
+        x = self.dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache.layers[i])
         return self.read_out(x)  # (B, T, V)

@@ -50,7 +50,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
-from tinygpt_lib.gpt import GPT, POSITIONS, GPTConfig
+from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 
 # %% [markdown]
 # We need a model that has learnt something: the one of chapter 07, with 500 steps instead of 1,400.
@@ -322,7 +322,8 @@ class LayerCache:
 
 # %% [markdown]
 # A GPT needs one for each block. (`LAYER_CACHES` is for attentions that want to remember in another
-# way, and `endless` for models whose window never runs out; ours is neither.)
+# way, and `endless` for models whose window never runs out; ours is neither. `before` is for
+# embeddings that look at more than one token: ours looks back on none, and is told nothing.)
 
 
 # %%
@@ -339,6 +340,8 @@ class KVCache:
         self.layers = [kind(room) for _ in range(config.n_layer)]
         self.endless = kind.endless and POSITIONS[config.position].endless
         self.block_size = config.block_size
+        self.looks_back = EMBEDDINGS[config.embedding].looks_back
+        self.last = None  # the tokens that the embedding looks back on
 
     @property
     def length(self) -> int:
@@ -348,6 +351,17 @@ class KVCache:
     def has_room(self, length: int) -> bool:
         """Whether it can hold a text of `length` tokens."""
         return self.endless or length <= self.block_size
+
+    def before(self, ids: Tensor) -> Tensor | None:
+        """The last tokens before ids (B, T), those that the embedding looks back on.
+
+        The end of ids is remembered for the next call.
+        """
+        before = self.last
+        if self.looks_back:
+            seen = ids if before is None else torch.cat([before, ids], dim=1)
+            self.last = seen[:, -self.looks_back :]
+        return before
 
 
 # %% [markdown]
