@@ -9,14 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from tinygpt_lib import keep_freed_memory, load_checkpoint, train
+from tinygpt_lib import (
+    CharTokenizer,
+    keep_freed_memory,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
 from tinygpt_lib import speed as speed_module
 from tinygpt_lib.generation import READERS, KVCache, generate
 from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.modern_parts import squared_relu
 from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.speed import (
     Muon,
+    NGramEmbedding,
     SlicedLinear,
+    SquaredReLU,
     muon,
     newton_schulz,
     quick_reader,
@@ -435,3 +444,99 @@ def test_generate_reads_through_the_twin_only_where_there_is_a_cache(monkeypatch
 
 def test_it_is_what_generate_uses_on_the_cpu():
     assert READERS["cpu"] is quick_reader
+
+
+# Squared ReLU
+
+
+def test_squared_relu_is_the_plain_one_there_and_back():
+    x = torch.randn(7, 5, dtype=torch.float64, generator=seeded())
+    x[0] = 0.0  # where the slope could go either way
+    x.requires_grad_()
+    slope = torch.randn(7, 5, dtype=torch.float64, generator=seeded(1))
+    plain, ours = squared_relu(x), SquaredReLU.apply(x)
+    assert torch.equal(ours, plain)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y, x, slope)[0] for y in (ours, plain))
+    )
+    assert torch.autograd.gradcheck(SquaredReLU.apply, x.detach()[1:].requires_grad_())
+
+
+def test_squared_relu_refuses_a_second_way_back():
+    x = torch.ones(3, requires_grad=True)
+    loss = SquaredReLU.apply(x).square().sum()
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+# Tables of n-grams
+
+
+def ngram_model(**settings):
+    return make_model(embedding="ngrams", position="rotary", **settings)
+
+
+def test_an_ngram_embedding_is_the_sum_of_its_rows():
+    torch.manual_seed(0)
+    embedding = NGramEmbedding(GPTConfig(V, n_embd=4)).double()
+    for table in embedding.tables:
+        nn.init.normal_(table)
+    assert [len(t) for t in embedding.tables] == [12**2, 12**3, NGramEmbedding.ROWS]
+    ids = some_ids(2, 9)
+    for text, vectors in zip(ids.tolist(), embedding(ids), strict=True):
+        padded = [V, V, V, *text]
+        for i, vector in enumerate(vectors):
+            one, *earlier = reversed(padded[i : i + 4])
+            expected, number = embedding.weight[one].clone(), one
+            for table, before in zip(embedding.tables, earlier, strict=True):
+                number = number * (V + 1) + before
+                expected += table[number % len(table)]
+            torch.testing.assert_close(vector, expected)
+
+
+def test_tables_of_ngrams_say_nothing_at_first():
+    ids = some_ids(2, WINDOW)
+    logits = []
+    for embedding in ("token", "ngrams"):
+        torch.manual_seed(0)
+        logits.append(GPT(GPTConfig(V, WINDOW, 2, 2, 16, embedding=embedding))(ids))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("settings", [{}, {"attention": "sliding", "window": 4}])
+def test_ngrams_reach_over_the_pieces_that_a_cache_is_given(n, settings):
+    model, ids = ngram_model(**settings), some_ids(3, WINDOW)
+    cache = KVCache(model.config)
+    with torch.no_grad():
+        pieces = [model(piece, cache) for piece in ids.split(n, dim=1)]
+        torch.testing.assert_close(
+            torch.cat(pieces, dim=1), model(ids), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 5, WINDOW + 3])
+@pytest.mark.parametrize("settings", [{}, {"attention": "sliding", "window": 4}])
+def test_ngrams_write_the_same_with_and_without_a_cache(prompt, settings):
+    model, ids = ngram_model(**settings), some_ids(2, prompt)
+    texts = [
+        generate(model, ids, 2 * WINDOW, use_cache=use, generator=seeded(1))
+        for use in (True, False)
+    ]
+    assert torch.equal(*texts)
+
+
+def test_muon_leaves_tables_of_ngrams_to_adamw():
+    model = ngram_model()
+    optimizer = muon(model, TrainConfig(optimizer="muon"))
+    others = {id(p) for p in optimizer.others.parameters}
+    assert all(id(t) in others for t in model.token_embedding.tables)
+
+
+def test_a_model_with_ngrams_comes_back_from_its_checkpoint(tmp_path):
+    tokenizer = CharTokenizer("abcdefghijk")
+    model, ids = ngram_model(), some_ids(2, WINDOW)
+    save_checkpoint(tmp_path / "run", model, tokenizer)
+    again, _ = load_checkpoint(tmp_path / "run")
+    assert torch.equal(again(ids), model(ids))
