@@ -1,8 +1,8 @@
-"""AdamW against Muon: how many characters does each need for a loss?
+"""AdamW, Muon, Muon with n-grams: how many characters does each need for a loss?
 
     python benchmarks/muon_race.py                            what is not there yet
-    python benchmarks/muon_race.py rate OPTIMIZER RATE        one trial of a rate
-    python benchmarks/muon_race.py run OPTIMIZER STEPS SEED   one run of the race
+    python benchmarks/muon_race.py rate OPTIMIZER RATE RATE   one trial of rates
+    python benchmarks/muon_race.py run CONTENDER STEPS SEED   one run of the race
 
 Rates were tried on a slice of the training text; the race is measured on the whole
 validation text, each length a run with its own cool-down, three seeds. Results go to
