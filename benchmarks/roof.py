@@ -14,35 +14,10 @@ import torch
 import torch.nn.functional as F
 from harness import corpus, ratios, significant, spread, take_turns
 from peers import LARGE, VOCAB, Peers
-from torch import nn
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig
+from tinygpt_lib.speed import step_operations
 from tinygpt_lib.training import Run
-
-# --- How much work a step is ---
-
-
-def step_operations(model: GPT, context: int) -> dict[str, float]:
-    """Operations in matrix products that one token costs, forward and backward.
-
-    A product of a token with a matrix of N numbers is N multiplications and N
-    additions; the backward pass does it twice more, for the slope of the input and for
-    that of the matrix: 6 N. (An embedding is looked up, not multiplied; one that is
-    tied to the head is the head's matrix.) In each layer's attention a token meets
-    (context + 1) / 2 keys on average, and no later one: 2 n_embd operations for each
-    score and as many for each value, three times, make 12 n_embd (context + 1) / 2.
-    All else, norms and activations and the optimizer, is not counted.
-    """
-    config = model.config
-    matrices = sum(m.weight.numel() for m in model.modules() if type(m) is nn.Linear)
-    if config.tie_weights:
-        matrices += model.token_embedding.weight.numel()
-    keys = (context + 1) / 2
-    return {
-        "matrices": 6 * matrices,
-        "attention": 12 * config.n_layer * config.n_embd * keys,
-    }
-
 
 # --- What the machine can do ---
 
@@ -116,7 +91,7 @@ def peak(peers: Peers, repeats: int) -> dict:
     best product.
     """
     run = large_run()
-    operations = step_operations(run.model, LARGE["block_size"])
+    operations = step_operations(run.model.config)
     result = {
         "shape": {**LARGE, "batch_size": BATCH},
         "parameters": run.model.n_parameters(),

@@ -5,12 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
-
-from tinygpt_lib import GPT, GPTConfig
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))  # as for the scripts, which import by name
@@ -135,21 +131,6 @@ def test_our_steps_are_all_timed():
     model, ms = peers.our_steps(3)
     assert len(ms) == 3 and min(ms) > 0
     assert model.config.tie_weights and not model.config.bias  # as nanoGPT's
-
-
-@pytest.mark.parametrize("tie", [False, True])
-def test_operations_are_those_that_torch_counts(tie):
-    """torch counts all scores of the explicit attention, we those that are needed."""
-    B, T = 2, 16
-    shape = {"block_size": T, "n_layer": 2, "n_head": 2, "n_embd": 12}
-    model = GPT(GPTConfig(7, attention="explicit", tie_weights=tie, **shape))
-    # The first matrix gets its input's slope only because an embedding lies below.
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(B, T, dtype=torch.int64)).sum().backward()
-    ours = roof.step_operations(model, T)
-    needed = (T + 1) / (2 * T)
-    expected = ours["matrices"] + ours["attention"] / needed
-    assert counter.get_total_flops() == B * T * expected
 
 
 def test_grids_change_one_thing_and_keep_the_tokens_against_context():

@@ -71,6 +71,11 @@ def test_sliding_attention_is_a_band(Tq, before, window):
     torch.testing.assert_close(ours, banded(q, k, v, window), atol=1e-5, rtol=1e-5)
 
 
+def test_an_empty_batch_stays_empty():
+    q, k, v = (x[:0] for x in qkv(9, 9))
+    assert sliding_attention(q, k, v, 4).shape == (0, 3, 9, 4)
+
+
 @pytest.mark.parametrize("T", [1, 5, 12, 13])
 def test_its_gradients_are_those_of_the_band(T):
     window, gradients = 4, []

@@ -115,7 +115,7 @@ def add_train(commands) -> None:
     )
     command.add_argument(
         "--preset",
-        choices=sorted(PRESETS),
+        choices=sorted(PRESETS.keys() - {"logs"}),
         help="settings to start from (default: cpu)",
     )
     command.add_argument(
@@ -123,7 +123,7 @@ def add_train(commands) -> None:
     )
     command.add_argument(
         "--tokenizer",
-        choices=sorted(TOKENIZERS),
+        choices=sorted(TOKENIZERS.keys() - {"events"}),  # of logs, not of texts
         help="the unit of text (default: char)",
     )
     command.add_argument(
@@ -360,7 +360,8 @@ def run_sample(options) -> int:
     model, tokenizer = load_checkpoint(options.folder, device)
     prompt = options.prompt
     if prompt is None:
-        prompt = "\n" if knows(tokenizer, "\n") else tokenizer.decode([0])
+        first = getattr(tokenizer, "begin", 0)
+        prompt = "\n" if knows(tokenizer, "\n") else tokenizer.decode([first])
     generator = torch.Generator()
     if options.seed is None:
         generator.seed()
@@ -380,12 +381,11 @@ def run_sample(options) -> int:
 
 
 def knows(tokenizer, text: str) -> bool:
-    """Whether the tokenizer can encode text."""
+    """Whether the tokenizer has a token for text."""
     try:
-        tokenizer.encode(text)
+        return len(tokenizer.encode(text)) > 0
     except ValueError:
         return False
-    return True
 
 
 def run_evaluate(options) -> int:

@@ -453,7 +453,8 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         fold(v, 2 * window),
         attn_mask=(distance >= 0) & (distance < window),
     )
-    return torch.cat([y, y_rest.view(B, H, -1, D)[:, :, :rest]], dim=2)
+    y_rest = y_rest.view(B, H, rest + missing, D)
+    return torch.cat([y, y_rest[:, :, :rest]], dim=2)
 
 
 # %% [markdown]

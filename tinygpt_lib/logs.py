@@ -1,0 +1,413 @@
+# generated from notebooks/text/14_logs.py: edit there
+"""Logs: is a log a language?"""
+
+import gzip
+import math
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import IO, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinygpt_lib._checks import check_int
+from tinygpt_lib._device import device_of
+from tinygpt_lib.gpt import GPTConfig
+from tinygpt_lib.speed import MODERN, WITH_MUON
+from tinygpt_lib.text import TOKENIZERS
+from tinygpt_lib.tokenizers import checked_ids
+from tinygpt_lib.training import PRESETS, TrainConfig
+
+__all__ = [
+    "BEGIN",
+    "DATED",
+    "END",
+    "LONGEST_LINE",
+    "MASKS",
+    "UNKNOWN",
+    "EventTokenizer",
+    "Masks",
+    "Session",
+    "SessionFinder",
+    "bits_per_event",
+    "bounded_lines",
+    "group_lines",
+    "log_preset",
+    "mask",
+    "read_lines",
+    "seconds_of",
+    "stream",
+    "surprisals",
+]
+
+# --- What varies, and what does not ---
+
+MASKS = {  # in this order: word that is put in -> pattern of what it stands for
+    "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
+    "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
+    r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
+    r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
+    r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
+    "<time>": r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d"
+    r"(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"|\b\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
+    r"|\b(?:[A-Z][a-z]{2} [ \d]\d )?\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
+    "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
+    "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
+    r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
+    r"|\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b",
+    "<number>": r"\b0x[0-9a-fA-F]+\b"
+    r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
+}
+LONGEST_LINE = 10_000  # characters of a line that are looked at
+
+
+class Masks:
+    """Lines to events: what varies in a line, by patterns, becomes a word such as <id>.
+
+    `patterns` are {word: regular expression}, applied in their order. ValueError for
+    one that is no regular expression.
+    """
+
+    def __init__(self, patterns: dict[str, str] | None = None):
+        self.patterns = dict(MASKS if patterns is None else patterns)
+        self._compiled = []
+        for word, pattern in self.patterns.items():
+            try:
+                template = word.replace("\\", r"\\")
+                self._compiled.append((template, re.compile(pattern)))
+            except re.error as error:
+                raise ValueError(
+                    f"the mask for {word} is no regular expression: {error}"
+                ) from None
+
+    def __call__(self, line: str) -> str:
+        """The event of a line; blanks count once, and what is overlong is cut off."""
+        event = line[:LONGEST_LINE]
+        for word, pattern in self._compiled:
+            event = pattern.sub(word, event)
+        return " ".join(event.split())
+
+
+mask = Masks()
+
+# --- Sessions ---
+
+
+def read_lines(*paths: str) -> Iterator[str]:
+    """The lines of text files in turn, without their ends; "-" is standard input.
+
+    Files, but not standard input, may be gzipped: their first bytes tell. Bytes that
+    are not UTF-8 become U+FFFD, and long lines are cut to what is looked at. OSError
+    for what can't be read, ValueError for a gzipped file that is damaged.
+    """
+    for path in paths:
+        with ExitStack() as stack:
+            if path == "-":
+                file: IO[bytes] = sys.stdin.buffer
+            else:
+                file = stack.enter_context(open(path, "rb"))
+                if file.peek(2)[:2] == b"\x1f\x8b":
+                    file = stack.enter_context(gzip.open(file))
+            try:
+                yield from bounded_lines(file)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def bounded_lines(file: IO[bytes]) -> Iterator[str]:
+    """Decoded lines of a binary file; of a long one the beginning only."""
+    room = 4 * LONGEST_LINE  # a character has at most 4 bytes
+    while line := file.readline(room):
+        rest = line
+        while len(rest) == room and not rest.endswith(b"\n"):
+            rest = file.readline(room)  # skipped
+        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        yield text[:LONGEST_LINE]
+
+
+DATED = (
+    r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
+    r"|\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"
+)
+
+
+@lru_cache(maxsize=4096)
+def seconds_of(text: str, time_format: str | None = None) -> float | None:
+    """Seconds since 1970 of a time as text, UTC unless it says; None if it is none.
+
+    Without a `time_format` (as for `strptime`), ISO 8601, web servers', syslog's and
+    Unix times are known, and most others; 05/06/2024 is then a day in May. A time
+    without a year is taken to be of 2000.
+    """
+    from dateutil import parser  # here, because few need it
+
+    try:
+        if time_format is not None:
+            time = datetime.strptime(text, time_format)
+            time = time.replace(year=2000) if time.year == 1900 else time
+        elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
+            return float(text)
+        else:
+            if re.match(r"\d\d/[A-Z][a-z]{2}/\d{4}:", text):  # as web servers write
+                text = text.replace(":", " ", 1)
+            time = parser.parse(text, default=datetime(2000, 1, 1))
+    except (ValueError, OverflowError):
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+@dataclass(slots=True)
+class Session:
+    """Events that belong together, and where in the log their lines are."""
+
+    id: str
+    events: list[str] = field(default_factory=list)
+    line_numbers: list[int] = field(default_factory=list)  # from 1
+
+
+class SessionFinder:
+    """To which session a line belongs: by what `session_regex` finds, or by time.
+
+    The id is the first group that has found something, or all that the expression
+    finds. Without one, sessions are windows of `seconds`, at least 1; a line's time is
+    what `time_regex` finds, read by `seconds_of`, and a line without one belongs to the
+    line before it. One finder serves one log. ValueError for settings that make no
+    sense.
+    """
+
+    def __init__(
+        self,
+        session_regex: str | None = None,
+        seconds: float | None = None,
+        time_regex: str | None = None,
+        time_format: str | None = None,
+    ):
+        if (session_regex is None) == (seconds is None):
+            raise ValueError("give either session_regex or seconds, to group lines by")
+        if seconds is not None and not 1 <= seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds}; it must be at least 1")
+        self.seconds, self.time_format = seconds, time_format
+        regex = session_regex if seconds is None else (time_regex or DATED)
+        try:
+            self.pattern = re.compile(regex)
+        except re.error as error:
+            raise ValueError(f"{regex!r} is no regular expression: {error}") from None
+        self.last: str | None = None
+
+    def __call__(self, line: str) -> str | None:
+        """The id of the line's session; None for a line that belongs to none."""
+        found = self.pattern.search(line)
+        parts = () if found is None else (*found.groups(), found.group())
+        text = next((part for part in parts if part), None)
+        if self.seconds is None:
+            return text
+        time = seconds_of(text, self.time_format) if text else None
+        if time is not None:
+            start = math.floor(time / self.seconds) * self.seconds
+            self.last = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
+        return self.last
+
+
+def group_lines(
+    lines: Iterable[str],
+    finder: SessionFinder,
+    to_event: Callable[[str], str] = mask,
+) -> dict[str, Session]:
+    """Sessions by id, in the order of their first lines; other lines are left out.
+
+    ValueError, showing a line, if there are lines and none of them has a session.
+    """
+    sessions: dict[str, Session] = {}
+    shared: dict[str, str] = {}  # one string for all lines of a kind: logs are long
+    number, example = 0, ""
+    for number, line in enumerate(lines, start=1):
+        name = finder(line)
+        if name is None:
+            example = example or line
+            continue
+        event = to_event(line)
+        if event:
+            session = sessions.setdefault(name, Session(name))
+            session.events.append(shared.setdefault(event, event))
+            session.line_numbers.append(number)
+    if number and not sessions:
+        raise ValueError(
+            f"none of {number:,} lines belongs to a session by "
+            f"{finder.pattern.pattern!r}; one of them is {example[:200]!r}"
+        )
+    return sessions
+
+
+# --- Numbers for events ---
+
+UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+
+
+class EventTokenizer:
+    """One token per event; 0 is an unknown event, 1 and 2 begin and end a session."""
+
+    unknown, begin, end = range(3)
+
+    def __init__(self, events: Sequence[str]):
+        self.events = list(events)
+        self.names = [UNKNOWN, BEGIN, END, *self.events]
+        self._ids = {event: i for i, event in enumerate(self.events, start=3)}
+        if len(self._ids) != len(self.events):
+            raise ValueError("events must not hold the same event twice")
+        if not all(isinstance(e, str) and e and "\n" not in e for e in self.events):
+            raise ValueError("events must be strings of one line that are not empty")
+
+    @classmethod
+    def from_sessions(
+        cls, sessions: Iterable[Sequence[str]], at_least: int = 1
+    ) -> Self:
+        """The tokenizer that knows every event seen `at_least` that often, sorted.
+
+        ValueError if there is none.
+        """
+        check_int("at_least", at_least, low=1)
+        counts = Counter(event for session in sessions for event in session)
+        events = sorted(event for event, n in counts.items() if n >= at_least)
+        if not events:
+            raise ValueError(
+                f"no event occurs at least {at_least} times: there is nothing to know"
+            )
+        return cls(events)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The same of a text with an event on each line; empty lines don't count."""
+        return cls.from_sessions([[line for line in text.split("\n") if line]])
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.names)
+
+    def encode_session(self, events: Sequence[str]) -> Tensor:
+        """Ids of a session between its begin and its end: (events + 2,), int64."""
+        ids = [self._ids.get(event, self.unknown) for event in events]
+        return torch.tensor([self.begin, *ids, self.end])
+
+    def encode(self, text: str) -> Tensor:
+        """Ids of a text with an event, or <begin> or <end>, on each line."""
+        ids = {**self._ids, BEGIN: self.begin, END: self.end}
+        lines = [line for line in text.split("\n") if line]
+        return torch.tensor([ids.get(line, self.unknown) for line in lines]).long()
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The events of ids (N,), a line each; ValueError for an id that is none."""
+        ids = checked_ids(ids, self.vocab_size)
+        return "".join(f"{self.names[i]}\n" for i in ids)
+
+    def pieces(self, text: str) -> list[bytes]:
+        """What each token of text stands for; joined, they are its UTF-8 bytes."""
+        return [piece.encode() for piece in re.findall(r"\n*[^\n]+\n*", text)]
+
+    def to_dict(self) -> dict:
+        """The tokenizer as plain JSON data."""
+        return {"type": "events", "events": self.events}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Self:
+        """The tokenizer that `to_dict` described; ValueError for nonsense."""
+        if not isinstance(data.get("events"), list):
+            raise ValueError("events must be a list")
+        return cls(data["events"])
+
+
+TOKENIZERS["events"] = EventTokenizer
+
+# --- What must stay unseen ---
+
+
+def stream(sessions: Iterable[Sequence[str]], tokenizer: EventTokenizer) -> Tensor:
+    """All sessions behind each other, as ids (N,) to train on."""
+    parts = [tokenizer.encode_session(session) for session in sessions]
+    if not parts:
+        raise ValueError("there is no session to make a stream of")
+    return torch.cat(parts)
+
+
+# --- Surprise, event by event ---
+
+
+@torch.no_grad()
+def surprisals(
+    model: nn.Module,
+    sessions: Sequence[Tensor],
+    block_size: int | None = None,
+    tokens_at_once: int = 16_384,
+) -> list[Tensor]:
+    """Nats for every token of each session of ids (N,) but the first: (N - 1,) each.
+
+    Given the tokens before it, up to `block_size` (default: the model's own) and at
+    least half of that. Any model ids (B, T) -> logits (B, T, V) will do.
+    """
+    block_size = model.config.block_size if block_size is None else block_size
+    check_int("block_size", block_size, low=2)
+    step = block_size // 2
+    windows = []  # (session, where it begins, the first place in it that counts)
+    for i, ids in enumerate(sessions):
+        n = len(ids) - 1
+        windows.append((i, 0, 0))
+        starts = range(step, n - block_size + step, step)
+        windows += [(i, s, block_size - step) for s in starts]
+    # Windows of about the same length together: little is filled up in vain.
+    windows.sort(key=lambda w: min(block_size, len(sessions[w[0]]) - 1 - w[1]))
+    results = [torch.zeros(max(0, len(ids) - 1)) for ids in sessions]
+    was_training = model.training
+    model.eval()
+    try:
+        while windows:
+            i, s, _ = windows[-1]  # the longest that is left
+            longest = min(block_size, len(sessions[i]) - 1 - s)
+            rows = max(1, tokens_at_once // max(1, longest))
+            batch, windows = windows[-rows:], windows[:-rows]
+            texts = [sessions[i][s : s + block_size + 1] for i, s, _ in batch]
+            padded = nn.utils.rnn.pad_sequence(texts, batch_first=True)
+            padded = padded.to(device_of(model))
+            logits = model(padded[:, :-1]).transpose(1, 2).float()  # (B, V, T)
+            nats = F.cross_entropy(logits, padded[:, 1:], reduction="none").cpu()
+            for (i, s, first), ids, row in zip(batch, texts, nats, strict=True):
+                end = len(ids) - 1
+                results[i][s + first : s + end] = row[first:end]
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
+    return results
+
+
+def bits_per_event(
+    model: nn.Module, sessions: Sequence[Tensor], block_size: int | None = None
+) -> float:
+    """Mean surprisal in bits of all events and ends; begins are given, and free."""
+    nats = surprisals(model, sessions, block_size)
+    return (torch.cat(nats).mean() / math.log(2)).item()
+
+
+def log_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """A GPT of 0.1 million parameters for the events of a log."""
+    shape = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64}
+    return (
+        GPTConfig(vocab_size, **shape, **MODERN),
+        replace(
+            WITH_MUON,
+            steps=800,
+            batch_size=16,
+            learning_rate=0.01,
+            matrix_rate=0.02,
+            eval_every=200,
+        ),
+    )
+
+
+PRESETS["logs"] = log_preset
