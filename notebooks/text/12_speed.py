@@ -224,7 +224,7 @@ names, ms = zip(*reversed(before.most_common()), strict=True)
 ax.barh(names, ms, color=BLUE)
 ax.axvline(1000 * least, color=RED, ls="--", label="the roof: all that has to be done")
 ax.set(xlabel="time in a step (ms)")
-ax.legend(loc="center right")
+ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
 show(
     fig,
     alt="Bars of the milliseconds that a training step spends in groups of operations. "
@@ -282,7 +282,7 @@ def keep_freed_memory(at_most: int = 2**30) -> bool:
 
 # %%
 kept = keep_freed_memory()
-new_kept = seconds(lambda: large.clone())
+new_kept = seconds(lambda: large.clone(), 60)
 f"kept: {kept}; {1000 * new:.0f} ms before, {1000 * new_kept:.0f} ms after"
 
 # %% [markdown]
@@ -891,10 +891,10 @@ for name in ENGINES:
 available
 
 # %% [markdown]
-# `make bench` times steps of ten million parameters with bfloat16 where that exists. What compiling
-# gains depends on how much of a step is small passes: the larger model of the last section took 1.0
-# times the time of "eager" on one machine, 0.8 times on another without dropout, and nearly the
-# same with it, since random numbers can't be compiled into anything faster.
+# `make bench` times steps of ten million parameters in bfloat16 too, where that pays. What
+# compiling gains depends on how much of a step is small passes. With 6 layers of 192 it gained
+# nothing on one machine; on another a fifth, but with dropout hardly anything: drawing random
+# numbers takes as long as before ([benchmarks/LOG.md](../benchmarks/LOG.md)).
 
 # %% [markdown]
 # ## One token at a time
@@ -1175,7 +1175,7 @@ f"{sooner.evaluations[-1][1]:.3f} nats after {sooner.seconds:.0f} s"
 # along all directions of a matrix alike and needs fewer than half of the characters; tables of
 # n-grams, which are looked up and not multiplied, halve them again. Together they reach nanoGPT's
 # 1.898 many times as fast as nanoGPT, the start of the program included, and end far below chapter
-# 07's 1.80 in less than its time.
+# 07's 1.80 in about its time.
 #
 # ## Exercises
 # **1.** How far is a gradient from what Muon makes of it? Give the *cosine*
