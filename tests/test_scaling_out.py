@@ -729,3 +729,17 @@ print([name for name in shards if name in sys.modules])
 def test_the_import_brings_nothing_that_only_shards_need():
     assert subprocess.check_output([sys.executable, "-c", IMPORT]).split() == [b"[]"]
     assert LostProcessError.__doc__
+
+
+def test_a_process_of_several_leaves_at_once_and_loses_no_word():
+    code = (
+        "import atexit; from tinygpt_lib.__main__ import leave; "
+        "atexit.register(print, 'taken down'); print('said', end=' '); leave(3)"
+    )
+    ranked = dict.fromkeys(scaling_out.TORCHRUN, "0")
+    for more, said in (ranked, "said "), ({}, "said taken down\n"):
+        environment = {k: v for k, v in os.environ.items() if k not in ranked} | more
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=-1, text=True
+        )
+        assert (done.returncode, done.stdout) == (3, said)

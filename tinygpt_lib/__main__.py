@@ -409,5 +409,16 @@ def run_evaluate(options) -> int:
     return 0
 
 
+def leave(code: int) -> None:
+    """Ends the process with an exit code."""
+    if by_torchrun():
+        # While Python takes itself down, a thread of torch's that wakes up aborts the
+        # process (seen once): a run that was finished and saved would count as failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

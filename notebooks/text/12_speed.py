@@ -1081,8 +1081,8 @@ PRESETS["speedrun"] = speedrun_preset
 # Its settings were found on the end of the *training* text: more blocks and fewer, wider and
 # narrower ones, other rates, tables up to fives, one seed each
 # ([benchmarks/LOG.md](../benchmarks/LOG.md) has the trials). All but one: 110 steps, enough there,
-# ended at 1.87 to 1.90 over the validation text, so it takes
-# 140. nanoGPT takes 2,000 of the same 768 characters:
+# ended at 1.87 to 1.90 over the validation text, so there are 140 of them now. nanoGPT takes 2,000
+# steps of the same 768 characters:
 
 # %%
 model_config, train_config = PRESETS["speedrun"](V)
