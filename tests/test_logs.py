@@ -27,6 +27,7 @@ from tinygpt_lib.logs import (
     SessionFinder,
     bits_per_event,
     group_lines,
+    log_preset,
     mask,
     read_lines,
     seconds_of,
@@ -35,7 +36,7 @@ from tinygpt_lib.logs import (
 )
 from tinygpt_lib.text import tokenizer_from_dict
 from tinygpt_lib.tokenizers import score_text
-from tinygpt_lib.training import PRESETS, save_checkpoint, train
+from tinygpt_lib.training import save_checkpoint, train
 
 # Masks
 
@@ -336,7 +337,7 @@ def test_bits_of_a_model_that_knows_nothing():
 def test_the_preset_learns_a_small_grammar_and_is_kept(tmp_path):
     sessions = [["open", *["read"] * (n % 3), "close"] for n in range(60)]
     tokenizer = EventTokenizer.from_sessions(sessions)
-    model_config, config = PRESETS["logs"](tokenizer.vocab_size)
+    model_config, config = log_preset(tokenizer.vocab_size)
     config.steps, config.eval_every = 60, 0
     torch.manual_seed(0)
     model, ids = GPT(model_config), stream(sessions, tokenizer)

@@ -115,7 +115,7 @@ def add_train(commands) -> None:
     )
     command.add_argument(
         "--preset",
-        choices=sorted(PRESETS.keys() - {"logs"}),
+        choices=sorted(PRESETS),
         help="settings to start from (default: cpu)",
     )
     command.add_argument(
@@ -123,7 +123,7 @@ def add_train(commands) -> None:
     )
     command.add_argument(
         "--tokenizer",
-        choices=sorted(TOKENIZERS.keys() - {"events"}),  # of logs, not of texts
+        choices=sorted(TOKENIZERS),
         help="the unit of text (default: char)",
     )
     command.add_argument(

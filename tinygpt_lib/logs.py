@@ -24,7 +24,7 @@ from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.speed import MODERN, WITH_MUON
 from tinygpt_lib.text import TOKENIZERS
 from tinygpt_lib.tokenizers import checked_ids
-from tinygpt_lib.training import PRESETS, TrainConfig
+from tinygpt_lib.training import TrainConfig
 
 __all__ = [
     "BEGIN",
@@ -50,16 +50,18 @@ __all__ = [
 
 # --- What varies, and what does not ---
 
+DATED = (  # a time with its date: ISO 8601, then web servers', then syslog's
+    r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"|\b\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
+    r"|\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d\b(?:[.,]\d+)?"
+)
 MASKS = {  # in this order: word that is put in -> pattern of what it stands for
     "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
     "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
     r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
     r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
     r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
-    "<time>": r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d"
-    r"(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\b\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
-    r"|\b(?:[A-Z][a-z]{2} [ \d]\d )?\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
+    "<time>": DATED + r"|\b\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
     "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
     "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
     r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
@@ -132,13 +134,6 @@ def bounded_lines(file: IO[bytes]) -> Iterator[str]:
             rest = file.readline(room)  # skipped
         text = line.decode("utf-8", errors="replace").rstrip("\r\n")
         yield text[:LONGEST_LINE]
-
-
-DATED = (
-    r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
-    r"|\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"
-)
 
 
 @lru_cache(maxsize=4096)
@@ -408,6 +403,3 @@ def log_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
             eval_every=200,
         ),
     )
-
-
-PRESETS["logs"] = log_preset
