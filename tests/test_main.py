@@ -106,7 +106,7 @@ def test_every_setting_of_the_configs_has_its_option(cli):
     settings = vars(training.PRESETS["cpu"](65)[0]) | vars(training.TrainConfig())
     for name in settings.keys() - {"vocab_size"}:
         assert f"--{name.replace('_', '-')}" in out
-    for option in ("--tokenizer {bpe,byte,char,word}", "--vocab-size INT"):
+    for option in ("--tokenizer {bpe,byte,char,events,word}", "--vocab-size INT"):
         assert option in out
 
 

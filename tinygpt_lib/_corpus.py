@@ -35,6 +35,7 @@ PLAYS = (  # in the order of the corpus; The Tempest is cut off by LINES
     "romances/the-tempest",
 )
 LINES = 40_000
+KINDS = {64: "sha256", 40: "git blob sha1"}  # of checksums, by their hex digits
 TIMEOUT = 10  # seconds without a byte before a road counts as closed
 PIP_TIMEOUT = 300  # seconds for all that pip does
 
@@ -66,23 +67,23 @@ def data_folder() -> Path:
     return Path(user_cache_dir("tinygpt")).absolute()
 
 
-def fetch(name: str, sha256: str, roads: Mapping[str, Road]) -> bytes:
+def fetch(name: str, checksum: str, roads: Mapping[str, Road]) -> bytes:
     """The bytes of data file `name`, cached, or by the first road that has them."""
     path = data_folder() / name
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return prepare(path, sha256, roads)
+        return prepare(path, checksum, roads)
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror}.") from error
-    if wrong := mismatch(data, sha256):
+    if wrong := mismatch(data, checksum):
         raise CorpusError(
             f"{path} is not the expected file ({wrong}): delete it and try again."
         )
     return data
 
 
-def prepare(path: Path, sha256: str, roads: Mapping[str, Road]) -> bytes:
+def prepare(path: Path, checksum: str, roads: Mapping[str, Road]) -> bytes:
     """Fill `path` by one of the roads, wholly or not at all."""
     folder = path.parent
     try:
@@ -95,7 +96,7 @@ def prepare(path: Path, sha256: str, roads: Mapping[str, Road]) -> bytes:
             dir=folder,
             ignore_cleanup_errors=True,
         ) as scratch:
-            data = first_good(path, sha256, roads, Path(scratch))
+            data = first_good(path, checksum, roads, Path(scratch))
             write_atomically(path, data)
     except OSError as error:
         raise CorpusError(
@@ -106,14 +107,14 @@ def prepare(path: Path, sha256: str, roads: Mapping[str, Road]) -> bytes:
 
 
 def first_good(
-    path: Path, sha256: str, roads: Mapping[str, Road], scratch: Path
+    path: Path, checksum: str, roads: Mapping[str, Road], scratch: Path
 ) -> bytes:
     """What the first road gives whose bytes have the checksum."""
     failures = []
     for what, road in roads.items():
         try:
             data = road(scratch)
-            if not (wrong := mismatch(data, sha256)):
+            if not (wrong := mismatch(data, checksum)):
                 return data
         except (OSError, ValueError, CorpusError) as error:  # requests' are OSErrors
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -122,14 +123,20 @@ def first_good(
         failures.append(f"{what}: {wrong}")
     raise CorpusError(
         f"{path.name} could not be had ({'; '.join(failures)}). Place the file "
-        f"(sha256 {sha256}) at {path}, or set TINYGPT_DATA to a folder that holds it."
+        f"({KINDS[len(checksum)]} {checksum}) at {path}, or set TINYGPT_DATA to a "
+        "folder that holds it."
     )
 
 
-def mismatch(data: bytes, sha256: str) -> str:
+def mismatch(data: bytes, checksum: str) -> str:
     """What is wrong with the checksum of data; empty if nothing is."""
-    found = hashlib.sha256(data).hexdigest()
-    return "" if found == sha256 else f"{len(data):,} bytes with sha256 {found[:8]}…"
+    if KINDS[len(checksum)] == "sha256":
+        found = hashlib.sha256(data).hexdigest()
+    else:
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if found == checksum:
+        return ""
+    return f"{len(data):,} bytes with {KINDS[len(checksum)]} {found[:8]}…"
 
 
 def download(url: str, scratch: Path) -> bytes:

@@ -1,19 +1,28 @@
-"""Logs to learn from: HDFS lines, cached or downloaded, or else made like them."""
+"""Logs to learn from: cached or downloaded, or else made like them."""
 
+import csv
+import gzip
 import io
 import random
 import re
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from tinygpt_lib._corpus import CorpusError, download, fetch
+from tinygpt_lib._corpus import CorpusError, data_folder, download, fetch
 
 RAW = "https://raw.githubusercontent.com"
 LOGLEAD = f"{RAW}/EvoTestOps/LogLead/b40a56e562ddd3176b82b608368dcf51aa48b8a1"
 EVENTS = "hdfs/loglead_hdfs_events_2percent.parquet"
 LABELS = "hdfs/loglead_hdfs_seqs_2percent.parquet"
-SOURCES = {  # name in the cache: (sha256, where it is downloaded from)
+DEEPLOG = f"{RAW}/wuyifan18/DeepLog/f3ba44dd4008a7d4606a1d3b324d4eb7c73ff5f9/data"
+TRAIN, ABNORMAL = "hdfs/hdfs_train", "hdfs/hdfs_test_abnormal"
+NORMAL, SAMPLE = "hdfs/hdfs_test_normal", "hdfs/hdfs_normal_sample.csv.gz"
+ADFA = "adfa/ADFA-LD.zip"
+ALL_NORMAL = 553_366  # sessions in NORMAL, of which SAMPLE holds a random part
+SOURCES = {  # name in the cache: (checksum, where it is downloaded from)
     EVENTS: (
         "187ab43302502048ad28a072a3da307f9e625b494efff9a906d70f76f7c4090c",
         f"{LOGLEAD}/demo/samples/hdfs_events_2percent.parquet",
@@ -22,11 +31,37 @@ SOURCES = {  # name in the cache: (sha256, where it is downloaded from)
         "f492e6bdfacd6b1ee13b009280b6e135a0f052db00e2929e7d809bc2d6a47cb8",
         f"{LOGLEAD}/demo/samples/hdfs_seqs_2percent.parquet",
     ),
+    TRAIN: (
+        "55cb65a39728b0d21ab95d0bb44a586e79e27993d7a799e2f42e8a5d7fb20d49",
+        f"{DEEPLOG}/hdfs_train",
+    ),
+    ABNORMAL: (
+        "a1e6c2706bd4df4b068f4b5a06dc1425bfd8d90e68905998d51825dedc563dd0",
+        f"{DEEPLOG}/hdfs_test_abnormal",
+    ),
+    NORMAL: (
+        "d2a9825a9438843098898317daabf4f049f89f22",
+        f"{DEEPLOG}/hdfs_test_normal",
+    ),
+    ADFA: (
+        "58d625470749344843a7f730b0875ce9b8769f6fa48f18dc4a92bd07c342ead5",
+        f"{RAW}/verazuo/a-labelled-version-of-the-ADFA-LD-dataset/"
+        "68bedf561f7b7abe9954a3ddc22dbf24c0d42372/ADFA-LD.zip",
+    ),
 }
+SAMPLE_SHA256 = "aa13714a555d843c8ae1af53d1aa40c368bf337a394f5395c8d9e294736b2046"
 ORIGIN = (
     "HDFS: 222,579 lines of a cluster of 200 machines, November 2008, a random 2 % of "
     "its blocks (Xu et al., 2009; from https://github.com/logpai/loghub by way of "
     "LogLead)"
+)
+DEEPLOG_ORIGIN = (
+    "HDFS in the coding of DeepLog (Du et al., 2017; logs of Xu et al., 2009, from "
+    "https://github.com/logpai/loghub)"
+)
+ADFA_ORIGIN = (
+    "ADFA-LD: system calls of a Linux server, and of attacks on it (Creech and Hu, "
+    "2013)"
 )
 SYNTHETIC = (
     "SYNTHETIC: lines made by a program like those of HDFS, because the real ones "
@@ -91,10 +126,15 @@ def load_hdfs() -> Log:
     return Log(lines, {s.as_py(): a.as_py() for s, a in labelled}, ORIGIN)
 
 
+def bytes_of(name: str) -> bytes:
+    """A data file, from the cache or its home."""
+    checksum, url = SOURCES[name]
+    return fetch(name, checksum, {f"download of {url}": partial(download, url)})
+
+
 def table_of(name: str):
     """A data file in the parquet format, as pyarrow reads it."""
-    sha256, url = SOURCES[name]
-    data = fetch(name, sha256, {f"download of {url}": partial(download, url)})
+    data = bytes_of(name)
     try:
         from pyarrow import parquet  # here, because few need it
     except ImportError as error:
@@ -102,6 +142,99 @@ def table_of(name: str):
             f"{name} is in the parquet format: `pip install pyarrow` reads it"
         ) from error
     return parquet.read_table(io.BytesIO(data))
+
+
+# --- Sessions to learn from, and sessions to judge ---
+
+
+@dataclass
+class Trial:
+    """Normal sessions to fit a detector on, and labelled ones to try it on."""
+
+    train: list[list[str]]
+    test: list[list[str]]
+    kinds: list[str]  # of each test session: "" is normal, else what is wrong
+    origin: str
+    weight: float = 1.0  # normal sessions that each normal one of the test stands for
+    train_times: list[list[float]] = field(
+        default_factory=list
+    )  # of events, since 1970
+    test_times: list[list[float]] = field(default_factory=list)
+
+    @property
+    def anomalous(self) -> list[bool]:
+        """Of each test session, whether something is wrong with it."""
+        return [bool(kind) for kind in self.kinds]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a program of ours made it."""
+        return self.origin.startswith(SYNTHETIC)
+
+
+def load_deeplog() -> Trial:
+    """DeepLog's split of HDFS: 4,855 sessions to learn from, 16,838 anomalous ones.
+
+    Of 553,366 normal ones for the test, a sample takes the place where the cache holds
+    one instead. CorpusError where the files can't be had.
+    """
+    train, abnormal = (
+        [line.split() for line in bytes_of(name).decode().splitlines()]
+        for name in (TRAIN, ABNORMAL)
+    )
+    cached = [name for name in (NORMAL, SAMPLE) if (data_folder() / name).exists()]
+    if cached == [SAMPLE]:
+        text = gzip.decompress(fetch(SAMPLE, SAMPLE_SHA256, {})).decode()
+        normal = [row["sequence"].split() for row in csv.DictReader(text.splitlines())]
+    else:
+        normal = [line.split() for line in bytes_of(NORMAL).decode().splitlines()]
+    kinds = [""] * len(normal) + ["anomalous"] * len(abnormal)
+    weight = ALL_NORMAL / len(normal)
+    return Trial(train, normal + abnormal, kinds, DEEPLOG_ORIGIN, weight)
+
+
+def load_adfa() -> Trial:
+    """ADFA-LD: 833 traces to learn from, 4,372 normal ones, 746 of six attacks.
+
+    Events are numbers of system calls, `kinds` the attacks. CorpusError as above.
+    """
+    train, test, kinds = [], [], []
+    with zipfile.ZipFile(io.BytesIO(bytes_of(ADFA))) as archive:
+        for name in sorted(archive.namelist()):
+            trace = archive.read(name).decode().split()
+            if not trace or not name.endswith(".txt"):
+                continue
+            _, part, kind, *_ = name.split("/")
+            if part == "Training_Data_Master":
+                train.append(trace)
+            elif part in ("Validation_Data_Master", "Attack_Data_Master"):
+                test.append(trace)
+                attack = part == "Attack_Data_Master"
+                kinds.append(kind.rsplit("_", 1)[0] if attack else "")
+    return Trial(train, test, kinds, ADFA_ORIGIN)
+
+
+CUT = datetime(2008, 11, 10, 18, tzinfo=UTC).timestamp()  # of the two days of HDFS
+
+
+def split_by_time(log: Log, sessions: Sequence, cut: float = CUT) -> Trial:
+    """Normal sessions that began before the cut, and all that began after it.
+
+    `sessions` are those of the log's lines, as `group_lines` finds them; the test is in
+    the order in which they began.
+    """
+    times = {s.id: [log.lines[n - 1].seconds for n in s.line_numbers] for s in sessions}
+    ordered = sorted(sessions, key=lambda session: times[session.id][0])
+    early = [s for s in ordered if times[s.id][0] < cut and not log.anomalous[s.id]]
+    late = [s for s in ordered if times[s.id][0] >= cut]
+    return Trial(
+        [s.events for s in early],
+        [s.events for s in late],
+        ["anomalous" if log.anomalous[s.id] else "" for s in late],
+        log.origin,
+        train_times=[times[s.id] for s in early],
+        test_times=[times[s.id] for s in late],
+    )
 
 
 # --- Lines of our own ---

@@ -40,6 +40,7 @@ __all__ = [
     "bits_per_event",
     "bounded_lines",
     "group_lines",
+    "in_windows",
     "log_preset",
     "mask",
     "read_lines",
@@ -288,6 +289,9 @@ class EventTokenizer:
     def vocab_size(self) -> int:
         return len(self.names)
 
+    def __contains__(self, event: str) -> bool:
+        return event in self._ids
+
     def encode_session(self, events: Sequence[str]) -> Tensor:
         """Ids of a session between its begin and its end: (events + 2,), int64."""
         ids = [self._ids.get(event, self.unknown) for event in events]
@@ -336,6 +340,31 @@ def stream(sessions: Iterable[Sequence[str]], tokenizer: EventTokenizer) -> Tens
 # --- Surprise, event by event ---
 
 
+def in_windows(
+    sessions: Sequence[Tensor], block_size: int, tokens_at_once: int = 16_384
+) -> Iterator[tuple[Tensor, list[tuple[int, int, int, int]]]]:
+    """Sessions of ids (N,) cut into windows, laid below each other: ids (B, T + 1).
+
+    With them, for each row: which session it is of, where in that it begins, and from
+    which to which place (in the row) its predictions count.
+    """
+    step = block_size // 2
+    windows = []
+    for i, ids in enumerate(sessions):
+        n = len(ids) - 1
+        windows.append((i, 0, 0, min(n, block_size)))
+        for s in range(step, n - block_size + step, step):
+            windows.append((i, s, block_size - step, min(n - s, block_size)))
+    # Windows of about the same length together: little is filled up in vain.
+    windows.sort(key=lambda window: window[-1])
+    while windows:
+        longest = windows[-1][-1]
+        rows = max(1, tokens_at_once // max(1, longest))
+        batch, windows = windows[-rows:], windows[:-rows]
+        texts = [sessions[i][s : s + end + 1] for i, s, _, end in batch]
+        yield nn.utils.rnn.pad_sequence(texts, batch_first=True), batch
+
+
 @torch.no_grad()
 def surprisals(
     model: nn.Module,
@@ -350,31 +379,15 @@ def surprisals(
     """
     block_size = model.config.block_size if block_size is None else block_size
     check_int("block_size", block_size, low=2)
-    step = block_size // 2
-    windows = []  # (session, where it begins, the first place in it that counts)
-    for i, ids in enumerate(sessions):
-        n = len(ids) - 1
-        windows.append((i, 0, 0))
-        starts = range(step, n - block_size + step, step)
-        windows += [(i, s, block_size - step) for s in starts]
-    # Windows of about the same length together: little is filled up in vain.
-    windows.sort(key=lambda w: min(block_size, len(sessions[w[0]]) - 1 - w[1]))
     results = [torch.zeros(max(0, len(ids) - 1)) for ids in sessions]
     was_training = model.training
     model.eval()
     try:
-        while windows:
-            i, s, _ = windows[-1]  # the longest that is left
-            longest = min(block_size, len(sessions[i]) - 1 - s)
-            rows = max(1, tokens_at_once // max(1, longest))
-            batch, windows = windows[-rows:], windows[:-rows]
-            texts = [sessions[i][s : s + block_size + 1] for i, s, _ in batch]
-            padded = nn.utils.rnn.pad_sequence(texts, batch_first=True)
-            padded = padded.to(device_of(model))
-            logits = model(padded[:, :-1]).transpose(1, 2).float()  # (B, V, T)
-            nats = F.cross_entropy(logits, padded[:, 1:], reduction="none").cpu()
-            for (i, s, first), ids, row in zip(batch, texts, nats, strict=True):
-                end = len(ids) - 1
+        for ids, rows in in_windows(sessions, block_size, tokens_at_once):
+            ids = ids.to(device_of(model))
+            logits = model(ids[:, :-1]).transpose(1, 2).float()  # (B, V, T)
+            nats = F.cross_entropy(logits, ids[:, 1:], reduction="none").cpu()
+            for (i, s, first, end), row in zip(rows, nats, strict=True):
                 results[i][s + first : s + end] = row[first:end]
     finally:  # Ctrl-C too leaves the model as it was
         model.train(was_training)

@@ -1,0 +1,291 @@
+"""How well surprise finds faults: three data sets, three seeds, simple rules beside.
+
+    python benchmarks/anomalies.py            # writes anomalies.json, about 20 minutes
+
+A: DeepLog's split of HDFS. C: LogLead's lines of HDFS, cut by time. ADFA: system calls.
+No threshold looks at a label. Chapter 15 explains the detector and shows the table.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tinygpt_lib._logdata import (
+    Trial,
+    load_adfa,
+    load_deeplog,
+    load_hdfs,
+    split_by_time,
+)
+from tinygpt_lib.anomalies import (
+    AnomalyDetector,
+    deal,
+    has_ended,
+    longest_pauses,
+    p_values,
+    with_fault,
+)
+from tinygpt_lib.bigram import NGram
+from tinygpt_lib.logs import (
+    EventTokenizer,
+    SessionFinder,
+    group_lines,
+    stream,
+    surprisals,
+)
+
+OUT = Path(__file__).with_name("anomalies.json")
+SEEDS = range(3)
+RATES = {"A": (0.002, 0.005), "C": (0.002, 0.005), "ADFA": (0.01, 0.05)}
+SCORE = {"A": "max", "C": "max", "ADFA": "mean"}
+
+
+class Judge:
+    """What alarms and scores are worth on the labelled sessions of a trial."""
+
+    def __init__(self, trial: Trial):
+        self.anomalous = np.array(trial.anomalous)
+        self.weights = np.where(self.anomalous, 1.0, trial.weight)
+
+    def alarms(self, raised) -> dict:
+        """Precision, recall, F1, and the false-alarm rate with its 95 % interval."""
+        raised = np.asarray(raised, dtype=bool)
+        hits = (raised & self.anomalous).sum()
+        false = (raised & ~self.anomalous).sum()
+        weighted = (raised * self.weights).sum()
+        precision = hits / weighted if weighted else 0.0
+        recall = hits / self.anomalous.sum()
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        test = binomtest(int(false), int((~self.anomalous).sum()))
+        interval = test.proportion_ci(method="exact")
+        return {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "false_alarms": test.statistic,
+            "interval": [float(interval.low), float(interval.high)],
+        }
+
+    def ranking(self, scores) -> dict:
+        """Average precision and area under the ROC curve of scores."""
+        return {
+            "average_precision": float(
+                average_precision_score(
+                    self.anomalous, scores, sample_weight=self.weights
+                )
+            ),
+            "auroc": float(
+                roc_auc_score(self.anomalous, scores, sample_weight=self.weights)
+            ),
+        }
+
+
+def timed_trial() -> tuple[Trial, list[bool]]:
+    """Trial C, and of which of its test sessions the end is known."""
+    log = load_hdfs()
+    found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
+    trial = split_by_time(log, found.values())
+    pauses = longest_pauses(trial.train, trial.train_times)
+    over = log.lines[-1].seconds
+    ended = [
+        has_ended(session, over - times[-1], pauses)
+        for session, times in zip(trial.test, trial.test_times, strict=True)
+    ]
+    return trial, ended
+
+
+def simple_rules(trial: Trial) -> dict:
+    """Alarms of the rules that anybody could write."""
+
+    def pairs(session):
+        return set(zip(["<", *session], [*session, ">"], strict=True))
+
+    events = {event for session in trial.train for event in session}
+    lengths = {len(session) for session in trial.train}
+    vectors = {tuple(sorted(session)) for session in trial.train}
+    seen = set().union(*map(pairs, trial.train))
+    unseen = np.array([not events.issuperset(s) for s in trial.test])
+    length = np.array([len(s) not in lengths for s in trial.test])
+    return {
+        "unseen event": unseen,
+        "length": length,
+        "event or length": unseen | length,
+        "count vector": np.array([tuple(sorted(s)) not in vectors for s in trial.test]),
+        "pair or length": length
+        | np.array([not seen.issuperset(pairs(s)) for s in trial.test]),
+    }
+
+
+def counted(trial: Trial, judge: Judge, name: str, rate: float, n: int = 5) -> dict:
+    """The same test with an n-gram model in place of the GPTs."""
+    tokenizer = EventTokenizer.from_sessions(trial.train)
+    n = min(n, int(63 / np.log2(tokenizer.vocab_size)))
+    coded = [tokenizer.encode_session(session) for session in trial.test]
+    parts, held_out, scores = deal(trial.train, 5, 0), [], []
+    for i, part in enumerate(parts):
+        rest = [s for j, other in enumerate(parts) if j != i for s in other]
+        model = NGram(stream(rest, tokenizer), n, tokenizer.vocab_size, 1.0)
+        for sessions, to in (
+            ([tokenizer.encode_session(s) for s in part], held_out),
+            (coded, scores),
+        ):
+            nats = surprisals(model, sessions, 64)
+            own = [x.max() if name == "max" else x.mean() for x in nats]
+            to.append(torch.stack(own))
+    kept = [x.sort().values for x in held_out]
+    p = p_values(kept, torch.stack(scores)).numpy()
+    ranking = judge.ranking(torch.stack(scores).mean(0).numpy())
+    return {f"{n}-gram, {name}": {**judge.alarms(p <= rate), **ranking}}
+
+
+def localisation(detector: AnomalyDetector, trial: Trial, seed: int) -> dict:
+    """How often the worst place of a flagged session is where the fault was put."""
+    rng = Random(seed)
+    events = detector.tokenizer.events
+    normal = [s for s, k in zip(trial.test, trial.kinds, strict=True) if not k]
+    known = {tuple(s) for s in trial.train}
+    results = {}
+    for kind in ("insert", "delete", "swap"):
+        made = []
+        while len(made) < 1000:
+            session = rng.choice(normal)
+            if len(set(session)) > 1:
+                wrong, places = with_fault(session, kind, events, rng)
+                if wrong and tuple(wrong) not in known:
+                    made.append((wrong, places))
+        reports = detector.score([wrong for wrong, _ in made])
+        flagged = [
+            (report, places)
+            for report, (_, places) in zip(reports, made, strict=True)
+            if report.anomalous
+        ]
+        hits = sum(report.worst.position in places for report, places in flagged)
+        results[kind] = {"made": len(made), "flagged": len(flagged), "found": hits}
+    return results
+
+
+def traps(detector: AnomalyDetector, trial: Trial, judge: Judge) -> dict:
+    """What the same detector seems to be worth when it is judged wrongly."""
+    normal = ~judge.anomalous
+    known = {tuple(s) for s in trial.train}
+    again = np.array([tuple(s) in known for s in trial.test])
+    reports = detector.score(trial.test)
+    raised = np.array([r.anomalous for r in reports])
+    scores = np.array([r.score for r in reports])
+    thresholds = np.quantile(scores[judge.anomalous], np.linspace(0, 1, 200))
+    best = max((judge.alarms(scores >= t)["f1"], t) for t in thresholds)
+    ranks = [r.rank.max().item() for r in detector.read(trial.test)]
+    short = np.array([len(s) <= 10 for s in trial.test])
+    kept = Judge(trial)
+    kept.anomalous = judge.anomalous & ~short
+    kept.weights = judge.weights * ~short
+    without = detector.score(trial.test, ended=False)
+    return {
+        "normal sessions that stand in training": float(again[normal].mean()),
+        "f1 at the best threshold": best[0],
+        "f1 of top-g": {
+            g: judge.alarms(np.array(ranks) > g)["f1"] for g in (3, 5, 7, 9)
+        },
+        "f1 without ends": judge.alarms([r.anomalous for r in without])["f1"],
+        "anomalous sessions of at most 10 events": int((short & judge.anomalous).sum()),
+        "f1 without short sessions": kept.alarms(raised & ~short)["f1"],
+    }
+
+
+def rolling(
+    detector: AnomalyDetector, trial: Trial, judge: Judge, ended, rate: float
+) -> dict:
+    """Alarms where held-out scores are renewed, hour by hour of the test.
+
+    What raised no alarm, and what somebody found to be a false one, is normal by then.
+    """
+    raised = np.zeros(len(trial.test), dtype=bool)
+    held_out = detector.held_out
+    detector.false_alarms = rate
+    size = 500
+    for start in range(0, len(trial.test), size):
+        here = slice(start, start + size)
+        reports = detector.score(trial.test[here], ended[here])
+        raised[here] = [r.anomalous for r in reports]
+        normal = ~(raised[here] & judge.anomalous[here])
+        fine = [s for s, n in zip(trial.test[here], normal, strict=True) if n]
+        over = [e for e, n in zip(ended[here], normal, strict=True) if n]
+        detector.recalibrate(fine, over)
+    detector.held_out = held_out
+    return judge.alarms(raised)
+
+
+def run(name: str) -> dict:
+    """All that is measured of one trial."""
+    ended: bool | list[bool] = True
+    if name == "C":
+        trial, ended = timed_trial()
+    else:
+        trial = {"A": load_deeplog, "ADFA": load_adfa}[name]()
+    judge = Judge(trial)
+    result = {
+        "origin": trial.origin,
+        "train": len(trial.train),
+        "normal": int((~judge.anomalous).sum()),
+        "anomalous": int(judge.anomalous.sum()),
+        "weight": trial.weight,
+        "rules": {n: judge.alarms(x) for n, x in simple_rules(trial).items()},
+        "seeds": [],
+    }
+    for score in ("max", "mean"):
+        result["rules"] |= counted(trial, judge, score, RATES[name][0])
+    for seed in SEEDS:
+        start = time.perf_counter()
+        detector = AnomalyDetector.fit(
+            trial.train, seed=seed, false_alarms=RATES[name][0], score=SCORE[name]
+        )
+        row: dict = {"fit_seconds": time.perf_counter() - start}
+        highest = torch.cat(detector.held_out["max", True])
+        row["headroom"] = (highest.median() / np.log(detector.n_events + 1)).item()
+        start = time.perf_counter()
+        detector.score(trial.test, ended)
+        row["score_seconds"] = time.perf_counter() - start
+        for score in ("max", "mean"):
+            detector.score_name = score
+            for rate in RATES[name]:
+                detector.false_alarms = rate
+                reports = detector.score(trial.test, ended)
+                row[f"{score} {rate}"] = judge.alarms([r.anomalous for r in reports])
+            row[score] = judge.ranking([r.score for r in reports])
+            row[score]["by_p"] = judge.ranking([-r.p_value for r in reports])
+        detector.score_name, detector.false_alarms = SCORE[name], RATES[name][0]
+        row["localisation"] = localisation(detector, trial, seed)
+        if name != "ADFA":
+            row["traps"] = traps(detector, trial, judge)
+        if name == "C":
+            row["all ends counted"] = judge.alarms(
+                [r.anomalous for r in detector.score(trial.test)]
+            )
+            row["rolling"] = {
+                rate: rolling(detector, trial, judge, ended, rate)
+                for rate in RATES[name]
+            }
+        result["seeds"].append(row)
+        print(name, seed, json.dumps(row), flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=["A", "C", "ADFA"])
+    names = parser.parse_args().names
+    results = json.loads(OUT.read_text()) if OUT.exists() else {}
+    for name in names:
+        results[name] = run(name)
+        OUT.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

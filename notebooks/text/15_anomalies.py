@@ -1,0 +1,761 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/text///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 15 · Anomalies
+# > Can surprise find faults?
+#
+# Where we are: a GPT that knows how the life of a block is told, to 0.345 bits per event. When
+# something goes wrong, something else is told, and the model should be surprised. This chapter
+# turns that into an alarm that one may believe: for each session a verdict, how often such a verdict
+# is wrong, which line was the surprising one, and what had been expected there.
+#
+# No labels are needed for it, only a time in which the system was well. Labels serve for one thing here:
+# to find out how good the alarm is. The number to beat: a rule that anybody could write in a minute
+# (an alarm for a pair of events that was never seen, or a length that was never seen) reaches an F1 of
+# NUMBER_PAIRS on these sessions.
+#
+# As before: if the first output says SYNTHETIC, the log was made by a program, and the numbers are
+# others.
+
+# %%
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score
+
+from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
+from tinygpt_lib._logdata import CUT, load_log, split_by_time
+from tinygpt_lib.logs import SessionFinder, group_lines, surprisals
+
+log = load_log()
+found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
+log.origin
+
+# %%
+#| export
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tinygpt_lib._checks import check_choice, check_float, check_int
+from tinygpt_lib._device import device_of
+from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
+from tinygpt_lib.generation import READERS, KVCache
+from tinygpt_lib.gpt import GPT
+from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
+from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
+
+# %% [markdown]
+# ## What may be learnt from, and what is judged
+# A detector is used on days that come after those it has learnt from. So that is how it is tried:
+# fitted on the normal sessions that began before 18:00 of the second day, tried on all that began
+# later. The cut goes between sessions, and by time. With a random cut the detector would know the
+# future, and with a cut through windows of lines it would know half of each test session.
+
+# %%
+trial = split_by_time(log, found.values())
+anomalous = np.array(trial.anomalous)
+(
+    f"{len(trial.train):,} normal sessions to learn from",
+    f"{len(anomalous):,} to judge, {anomalous.sum()} of them labelled anomalous",
+)
+
+# %% [markdown]
+# ## One session by hand
+# Learn from the first four fifths of the early sessions with chapter 14's settings, and keep the
+# last fifth: what a model finds surprising in sessions that it has learnt by heart says nothing.
+# (They are shuffled, so that the fifth is like the rest.)
+
+# %%
+order = torch.randperm(len(trial.train), generator=torch.Generator().manual_seed(0))
+shuffled = [trial.train[i] for i in order]
+cut = len(shuffled) * 4 // 5
+tokenizer = EventTokenizer.from_sessions(shuffled[:cut])
+model_config, train_config = log_preset(tokenizer.vocab_size)
+torch.manual_seed(0)
+model = GPT(model_config)
+train_ids, rest_ids = (stream(s, tokenizer) for s in (shuffled[:cut], shuffled[cut:]))
+plan = replace(train_config, eval_every=0)
+history = train(model, train_ids, rest_ids, plan, progress=False)
+f"{history.seconds:.0f} s"
+
+# %% [markdown]
+# Now two sessions that came later, one normal, one not, event by event:
+
+# %%
+coded = [tokenizer.encode_session(session) for session in trial.test]
+nats = surprisals(model, coded)
+usual = [i for i in np.flatnonzero(~anomalous) if nats[i].max() < 4]
+odd = [i for i in np.flatnonzero(anomalous) if nats[i].max() > 6 and len(nats[i]) > 12]
+fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+for ax, i, color in zip(axes, (usual[0], odd[0]), (BLUE, RED), strict=True):
+    ax.bar(range(len(nats[i])), nats[i], color=color)
+    ax.set(xlabel="place in the session (the last one: its end)")
+axes[0].set(ylabel="surprisal, nats", title="normal")
+axes[1].set(title="labelled anomalous")
+show(
+    fig,
+    alt="Bars of surprisal for each event of two sessions. In the normal one all stay below 4 "
+    "nats; in the anomalous one one bar stands far above the others.",
+)
+worst = nats[odd[0]].argmax().item()
+worst, tokenizer.names[coded[odd[0]][worst + 1]]
+
+# %% [markdown]
+# *In the normal session a few events are worth a nat or two, where the order is free. In the other,
+# one event stands out.*
+#
+# So the simplest score of a session is its largest surprisal. (Others are possible. The mean is better
+# where a fault is not one line but a whole different behaviour; we come to that.) A session with
+# score s holds an event to which the model gave a chance of exp(-s).
+
+
+# %%
+#| export
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {  # of surprisals (..., n)
+    "max": lambda nats: nats.amax(-1),
+    "mean": lambda nats: nats.mean(-1),
+}
+
+
+def score_of(name: str, nats: Tensor) -> Tensor:
+    """The score called `name` of surprisals (..., n); 0 where there is no event."""
+    return SCORES[name](nats) if nats.shape[-1] else nats.new_zeros(nats.shape[:-1])
+
+
+# %%
+tiny = torch.tensor([[0.1, 3.0, 0.2], [0.1, 0.1, 0.1]])
+score_of("max", tiny), score_of("mean", tiny), score_of("max", tiny[:, :0])
+
+# %% [markdown]
+# ## Where does an alarm begin?
+# At 5 nats? At 10? Nobody can know that from the number. Whoever tries thresholds on labelled faults
+# and reports the best one has cheated: on the day it is needed there are no labels. But the
+# normal sessions that were kept back say what normal scores look like. If a new session is normal too, its
+# score is one more draw from the same hat, and is as likely to take any place in the order as the others.
+# So count how many of the n kept-back scores are at least as large:
+#
+# $$p = \frac{1 + \#\{\text{kept-back scores} \ge s\}}{n + 1}$$
+#
+# This is a *conformal p-value* (Vovk and others, 2005). For a normal session it is at most 0.01 in at
+# most one of a hundred cases, whatever the scores are and however bad the model is. (A bad model
+# only finds fewer faults.) An alarm at p <= 0.002 promises two false ones in a thousand normal sessions. By
+# hand, with nine kept-back scores:
+
+# %% tags=["nbval-check-output"]
+kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
+[(1 + sum(k >= s for k in kept)) / (len(kept) + 1) for s in (2, 6, 9)]
+
+# %% [markdown]
+# Look at the last one. The score is larger than all that were seen, and still p is 0.1: of ten draws, one
+# must be the largest. So nine normal sessions can promise no better rate than one in ten, and 0.002
+# needs at least 499. A detector that is asked for more has to refuse.
+#
+# At that limit the threshold hangs on the largest score alone, which is a matter of luck. More kept-back
+# sessions make it steadier, but what is kept back is not learnt from. The way out is old: deal
+# the sessions into five *folds*, and fit five models, each on four of the folds. Then every session has
+# been kept back from one model, and its score by that model is a fair one. A new session is
+# scored by all five, and compared for each model with the scores of its own fold (Vovk, 2015, calls that
+# *cross-conformal*; the promise is then proven for twice the rate only, and holds in practice). And five models together
+# know more than one.
+
+
+# %%
+#| export
+def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
+    """Conformal p-values (N,) of scores (K, N) by K models, each with its own folds.
+
+    `held_out` are, for each model, the scores of normal sessions it has not learnt
+    from, in rising order. Vovk, 2015.
+    """
+    at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
+    for kept, own in zip(held_out, scores, strict=True):
+        at_least += len(kept) - torch.searchsorted(kept, own.contiguous())
+    return (1 + at_least) / (1 + sum(map(len, held_out)))
+
+
+# %% tags=["nbval-check-output"]
+fold = torch.tensor([1.0, 1, 2, 2, 2, 3, 4, 5, 7])
+assert (
+    p_values([fold], torch.tensor([[2.0, 6, 9]])).tolist()
+    == p_values([fold[:4], fold[4:]], torch.tensor([[2.0, 6, 9]] * 2)).tolist()
+)
+p_values([fold], torch.tensor([[2.0, 6, 9]]))
+
+# %% [markdown]
+# ## Several models, one reading
+# What shall be known of an event: how surprised each model was (for the p-value), and, by all of them
+# together, the likeliest events in its place, so that a report can say what had been expected
+# instead. And its *rank*: 1 if nothing was likelier.
+
+
+# %%
+#| export
+@dataclass(slots=True)
+class Reading:
+    """What K models say of the events of a session, n with its end."""
+
+    nats: Tensor  # (K, n): surprisal of each by each model
+    rank: Tensor  # (n,): 1 and how many events were likelier, by all models together
+    likeliest: Tensor  # (n, 3): ids that were expected most
+    chances: Tensor  # (n, 3): and their probabilities
+
+
+def weigh(logits: Tensor, ids: Tensor) -> Reading:
+    """The reading of ids (...) that came, by logits (K, ..., V) of what might come."""
+    logs = logits.float().log_softmax(-1)
+    wanted = ids[..., None]  # (..., 1)
+    nats = -logs.gather(-1, wanted.expand(len(logs), *wanted.shape))[..., 0]
+    chances = logs.exp().mean(0)  # (..., V)
+    rank = 1 + (chances > chances.gather(-1, wanted)).sum(-1)
+    best = chances.topk(min(3, chances.shape[-1]))
+    return Reading(nats, rank, best.indices, best.values)
+
+
+# %% [markdown]
+# Two models, four events, and the second event came:
+
+# %%
+chances = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.5, 0.1, 0.4, 0.0]])
+reading = weigh(chances.log(), torch.tensor(1))
+assert reading.rank == 3 and reading.likeliest.tolist() == [0, 2, 1]
+reading.nats.neg().exp(), reading.chances
+
+# %% [markdown]
+# For many sessions, in chapter 14's windows:
+
+
+# %%
+#| export
+@torch.no_grad()
+def read_sessions(members: Sequence[GPT], sessions: Sequence[Tensor]) -> list[Reading]:
+    """Readings of sessions of ids (N,), each with begin and end, by several models."""
+    K, block_size = len(members), members[0].config.block_size
+    top = min(3, members[0].config.vocab_size)
+    readings = []
+    for n in (len(ids) - 1 for ids in sessions):
+        rank = torch.zeros(n, dtype=torch.int64)
+        best = torch.zeros(n, top, dtype=torch.int64)
+        readings.append(Reading(torch.zeros(K, n), rank, best, torch.zeros(n, top)))
+    for ids, rows in in_windows(sessions, block_size):
+        ids = ids.to(device_of(members[0]))
+        logits = torch.stack([member(ids[:, :-1]) for member in members])
+        found = weigh(logits, ids[:, 1:])
+        for row, (i, s, first, end) in enumerate(rows):
+            to, here = readings[i], slice(s + first, s + end)
+            to.nats[:, here] = found.nats[:, row, first:end].cpu()
+            for name in ("rank", "likeliest", "chances"):
+                part = getattr(found, name)[row, first:end]
+                getattr(to, name)[here] = part.cpu()
+    return readings
+
+
+# %%
+reading = read_sessions([model], coded[:1])[0]
+assert torch.allclose(reading.nats[0], nats[0], atol=1e-5)
+f"{(reading.rank == 1).float().mean():.0%} of the events were the likeliest one"
+
+# %% [markdown]
+# ## What was never seen
+# An event that the training did not have has no row in the model, and what the row of UNKNOWN says was
+# never trained. How surprising is such an event, honestly? After N events, none of which was it, the
+# rule of succession (Laplace, 1814) gives it a chance of 1 / (N + 1). So that is its surprisal, log(N + 1), and
+# the model reads on as if it had not been there. It always raises an alarm, and is counted apart: a
+# new kind of line is news, even where no one is to blame.
+#
+# Which events count as known? Those that at least two folds have, since then every model has learnt
+# from them. Whatever stands in one fold only is unknown to all, so the kept-back sessions show
+# how often normal sessions have news.
+
+
+# %%
+#| export
+def read_events(
+    members: Sequence[GPT],
+    tokenizer: EventTokenizer,
+    n_events: int,
+    sessions: Sequence[Sequence[str]],
+) -> list[Reading]:
+    """Readings of sessions of events, ends included, by models of `n_events` events.
+
+    Unknown events are worth log(n_events + 1) and have the last rank; the models read
+    on as if they had not been there. Equal sessions are read once.
+    """
+    sessions = [tuple(session) for session in sessions]
+    places = {session: i for i, session in enumerate(dict.fromkeys(sessions))}
+    known = [[event in tokenizer for event in session] for session in places]
+    ids = [
+        tokenizer.encode_session([e for e, k in zip(session, ks, strict=True) if k])
+        for session, ks in zip(places, known, strict=True)
+    ]
+    readings = read_sessions(members, ids)
+    for i, ks in enumerate(known):
+        if not all(ks):
+            place = torch.tensor([*ks, True])
+            readings[i] = with_unknown(readings[i], place, tokenizer, n_events)
+    return [readings[places[session]] for session in sessions]
+
+
+def with_unknown(
+    reading: Reading, known: Tensor, tokenizer: EventTokenizer, n_events: int
+) -> Reading:
+    """The reading of all events, from that of the known ones: (n,) says which."""
+    place = known.cumsum(0) - known.long()  # of an unknown event: the next known one
+    nats, rank = reading.nats[:, place], reading.rank[place]
+    nats[:, ~known] = math.log(n_events + 1)
+    rank[~known] = tokenizer.vocab_size
+    return Reading(nats, rank, reading.likeliest[place], reading.chances[place])
+
+
+# %% [markdown]
+# A line that nobody has seen, put in the middle of a session: it costs log(N + 1), and the events
+# after it cost what they did before.
+
+# %%
+session = trial.test[0]
+broken = [*session[:4], "kernel panic", *session[4:]]
+N = len(train_ids)
+before, after = read_events([model], tokenizer, N, [session, broken])
+assert torch.equal(before.nats[0], torch.cat([after.nats[0, :4], after.nats[0, 5:]]))
+assert math.isclose(after.nats[0, 4].item(), math.log(N + 1), rel_tol=1e-6)
+after.nats[0, 2:7], after.rank[2:7]
+
+# %% [markdown]
+# ## The detector
+# Now all together. First the folds: each model learns from all but one of them and scores that one, with
+# the ends of sessions counted, and without them, for sessions that may go on.
+
+
+# %%
+#| export
+def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
+    """Sessions shuffled and dealt into folds of about the same size."""
+    shuffled = list(sessions)
+    Random(seed).shuffle(shuffled)
+    return [shuffled[i::folds] for i in range(folds)]
+
+
+def fit_member(ids: Tensor, kept_back: Tensor, size: int, preset, seed: int) -> GPT:
+    """A GPT that has learnt from a stream of ids (N,), by the settings of a preset."""
+    model_config, train_config = preset(size)
+    torch.manual_seed(seed)
+    model = GPT(model_config)
+    least = model_config.block_size + 1  # a short log is read several times
+    ids, kept_back = (t.repeat(-(-least // len(t))) for t in (ids, kept_back))
+    plan = replace(train_config, seed=seed, eval_every=0)
+    train(model, ids, kept_back, plan, progress=False)
+    return model.eval()
+
+
+def session_scores(name: str, readings: Sequence[Reading], ended: bool) -> Tensor:
+    """Scores (K, N) of N sessions by K models, their ends counted or not."""
+    parts = [r.nats if ended else r.nats[:, :-1] for r in readings]
+    scores = torch.stack([score_of(name, nats) for nats in parts], dim=1)
+    # Equal sessions must tie, though rounding depends on what else is in a batch.
+    return scores.double().round(decimals=4)
+
+
+# %%
+#| export
+def each(value: bool | Sequence[bool], count: int) -> list[bool]:
+    """One value for each of `count` things, from one for all or from as many."""
+    values = [value] * count if isinstance(value, bool) else list(value)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values were given for {count} sessions")
+    return values
+
+
+# %% [markdown]
+# What a rate needs, as a sentence that names the way out:
+
+
+# %%
+#| export
+def check_rate(false_alarms: float, n_normal: int) -> None:
+    """ValueError for a false-alarm rate that n normal sessions can't promise."""
+    allowed = "above 0 and below 1"
+    check_float("false_alarms", false_alarms, allowed, lambda rate: 0 < rate < 1)
+    if false_alarms * (n_normal + 1) < 1:
+        needed = math.ceil(1 / false_alarms - 1e-9) - 1
+        raise ValueError(
+            f"a false-alarm rate of {false_alarms:g} needs at least {needed:,} normal "
+            f"sessions, and there are {n_normal:,}: give more, or allow a rate of "
+            f"{1 / (n_normal + 1):.2g}"
+        )
+
+
+# %%
+try:
+    check_rate(0.002, 17)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# What a user sees are reports, of a session and of an event:
+
+
+# %%
+#| export
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """What a detector says of one event."""
+
+    position: int  # in its session, from 0; its end has the place after the last
+    event: str
+    surprisal: float  # nats
+    rank: int  # 1: nothing was likelier
+    expected: tuple[tuple[str, float], ...]  # likeliest events, with probabilities
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """What a detector says of one session."""
+
+    score: float  # nats
+    p_value: float  # what share of normal sessions scores at least that much
+    anomalous: bool  # p_value is within the promised rate, or an event is unknown
+    n_events: int
+    n_unknown: int
+    worst: EventReport | None  # an unknown event, else the most surprising one
+    windowed: bool  # longer than what the models see at once
+
+
+# %% [markdown]
+# And the class that gives them. It learns nothing that was not shown above.
+
+
+# %%
+#| export
+class AnomalyDetector:
+    """Finds sessions that are unlike normal ones, and the event that makes them so.
+
+    Made by `fit` or `load`. `held_out` are scores by each member, those of longest ago
+    first: {(name of the score, are ends counted): [(n,), ...]}. It, `score_name` and
+    `false_alarms` can be set anew; `about` is plain data that is kept with it.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[GPT],
+        tokenizer: EventTokenizer,
+        held_out: dict[tuple[str, bool], list[Tensor]],
+        *,
+        n_events: int,
+        false_alarms: float,
+        score: str,
+        about: dict | None = None,
+    ):
+        check_int("n_events", n_events, low=1)
+        self.members = [member.eval() for member in members]
+        self.tokenizer, self.n_events = tokenizer, n_events
+        self.held_out = held_out
+        self.score_name, self.false_alarms = score, false_alarms
+        self.about = dict(about or {})
+
+    @property
+    def held_out(self) -> dict[tuple[str, bool], list[Tensor]]:
+        """Scores of normal sessions by members that have not learnt from them."""
+        return self._held_out
+
+    @held_out.setter
+    def held_out(self, held_out: dict[tuple[str, bool], list[Tensor]]) -> None:
+        self._held_out = held_out
+        self._sorted = {
+            key: [scores.sort().values for scores in by_member]
+            for key, by_member in held_out.items()
+        }
+
+    @property
+    def score_name(self) -> str:
+        """The score of a session by its events: a name in SCORES."""
+        return self._score_name
+
+    @score_name.setter
+    def score_name(self, name: str) -> None:
+        check_choice("score", name, SCORES)
+        self._score_name = name
+
+    @property
+    def false_alarms(self) -> float:
+        """The share of normal sessions for which an alarm may be raised."""
+        return self._false_alarms
+
+    @false_alarms.setter
+    def false_alarms(self, rate: float) -> None:
+        check_rate(rate, self.n_held_out)
+        self._false_alarms = rate
+
+    @property
+    def n_held_out(self) -> int:
+        """How many normal sessions stand behind each p-value."""
+        return sum(map(len, self.held_out[self.score_name, True]))
+
+    @classmethod
+    def fit(
+        cls,
+        sessions: Iterable[Sequence],
+        *,
+        false_alarms: float = 0.002,
+        score: str = "max",
+        folds: int = 5,
+        seed: int = 0,
+        preset: Callable = log_preset,
+        about: dict | None = None,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> Self:
+        """A detector that knows normal sessions, of events (strings or ids).
+
+        Alarms are raised for at most a share `false_alarms` of sessions like these.
+        `progress` is told of each model. ValueError where the sessions are too few.
+        """
+        check_choice("score", score, SCORES)
+        check_int("folds", folds, low=2)
+        sessions = [[str(event) for event in session] for session in sessions]
+        check_rate(false_alarms, len(sessions))
+        parts = deal(sessions, min(folds, len(sessions)), seed)
+        seen = [
+            sorted({event for session in part for event in session}) for part in parts
+        ]
+        tokenizer = EventTokenizer.from_sessions(seen, at_least=2)
+        streams = [
+            stream([[e for e in s if e in tokenizer] for s in part], tokenizer)
+            for part in parts
+        ]
+        n_events = max(1, sum(map(len, streams)) * (len(parts) - 1) // len(parts))
+        held_out = {(name, ended): [] for name in SCORES for ended in (True, False)}
+        members = []
+        for i, part in enumerate(parts):
+            progress(f"model {i + 1} of {len(parts)}")
+            rest = torch.cat(streams[:i] + streams[i + 1 :])
+            size = tokenizer.vocab_size
+            members.append(fit_member(rest, streams[i], size, preset, seed + i))
+            readings = read_events(members[-1:], tokenizer, n_events, part)
+            for (name, ended), scores in held_out.items():
+                scores.append(session_scores(name, readings, ended)[0])
+        settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
+        return cls(members, tokenizer, held_out, **settings, about=about)
+
+    def read(self, sessions: Iterable[Sequence]) -> list[Reading]:
+        """What the members say of each event, and end, of sessions."""
+        sessions = [[str(event) for event in session] for session in sessions]
+        return read_events(self.members, self.tokenizer, self.n_events, sessions)
+
+    def score(
+        self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
+    ) -> list[SessionReport]:
+        """A report of each session; `ended` says of which the end is known."""
+        sessions = [tuple(map(str, session)) for session in sessions]
+        given = each(ended, len(sessions))
+        readings, done = self.read(sessions), {}
+        for key, reading in zip(
+            zip(sessions, given, strict=True), readings, strict=True
+        ):
+            if key not in done:
+                done[key] = self.report(key[0], reading, key[1])
+        return [done[key] for key in zip(sessions, given, strict=True)]
+
+    def explain(self, session: Sequence) -> list[EventReport]:
+        """A report of each event of a session, and of its end."""
+        events = [str(event) for event in session]
+        reading = self.read([events])[0]
+        return [self.report_event(events, reading, t) for t in range(len(events) + 1)]
+
+    def report(
+        self, events: Sequence[str], reading: Reading, ended: bool = True
+    ) -> SessionReport:
+        """The report of a session from its reading."""
+        own = session_scores(self.score_name, [reading], ended)
+        p_value = p_values(self._sorted[self.score_name, ended], own).item()
+        unknown = [t for t, event in enumerate(events) if event not in self.tokenizer]
+        worst = None
+        if ended or events:
+            nats = reading.nats if ended else reading.nats[:, :-1]
+            place = unknown[0] if unknown else nats.mean(0).argmax().item()
+            worst = self.report_event(events, reading, place)
+        return SessionReport(
+            score=own.mean().item(),
+            p_value=p_value,
+            anomalous=p_value <= self.false_alarms or bool(unknown),
+            n_events=len(events),
+            n_unknown=len(unknown),
+            worst=worst,
+            windowed=len(events) - len(unknown) + 1 > self.members[0].config.block_size,
+        )
+
+    def report_event(
+        self, events: Sequence[str], reading: Reading, place: int
+    ) -> EventReport:
+        """The report of the event at a place, or of the end behind the last one."""
+        event = events[place] if place < len(events) else END
+        likeliest = self.tokenizer.names, reading.likeliest[place].tolist()
+        names = [likeliest[0][i] for i in likeliest[1]]
+        return EventReport(
+            position=place,
+            event=event,
+            surprisal=reading.nats[:, place].mean().item(),
+            rank=reading.rank[place].item(),
+            expected=tuple(zip(names, reading.chances[place].tolist(), strict=True)),
+            known=event == END or event in self.tokenizer,
+        )
+
+    def recalibrate(
+        self, sessions: Sequence[Sequence], ended: bool | Sequence[bool] = True
+    ) -> None:
+        """Lets sessions known to be normal take the place of the oldest held-out ones."""
+        readings, given = self.read(sessions), each(ended, len(sessions))
+        anew = {}
+        for (name, with_end), by_member in self.held_out.items():
+            usable = [
+                r for r, e in zip(readings, given, strict=True) if e or not with_end
+            ]
+            anew[name, with_end] = by_member
+            if usable:
+                scores = session_scores(name, usable, with_end)
+                new = [own[k :: len(scores)] for k, own in enumerate(scores)]
+                anew[name, with_end] = [
+                    torch.cat([old, own])[len(own) :]
+                    for old, own in zip(by_member, new, strict=True)
+                ]
+        self.held_out = anew
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the detector into a folder: JSON and safetensors, nothing else."""
+        folder = Path(folder)
+        for i, member in enumerate(self.members):
+            save_checkpoint(folder / f"member-{i}", member, self.tokenizer)
+        tensors = {
+            f"{name}-{'ended' if ended else 'open'}-{i}": scores
+            for (name, ended), by_member in self.held_out.items()
+            for i, scores in enumerate(by_member)
+        }
+        settings = {
+            "n_members": len(self.members),
+            "n_events": self.n_events,
+            "false_alarms": self.false_alarms,
+            "score": self.score_name,
+            "about": self.about,
+        }
+        write_tensors(folder / "detector.safetensors", tensors, settings)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The detector that `save` wrote; CheckpointError for anything else."""
+        path = Path(folder) / "detector.safetensors"
+        tensors, settings = read_tensors(path)
+        try:
+            count = settings.pop("n_members")
+            check_int("n_members", count, low=1, high=len(tensors))
+            held_out = {
+                (name, ended): [
+                    tensors[f"{name}-{'ended' if ended else 'open'}-{i}"]
+                    for i in range(count)
+                ]
+                for name in SCORES
+                for ended in (True, False)
+            }
+            loaded = [
+                load_checkpoint(Path(folder) / f"member-{i}", device)
+                for i in range(count)
+            ]
+            members, tokenizers = zip(*loaded, strict=True)
+            if any(t.to_dict() != tokenizers[0].to_dict() for t in tokenizers):
+                raise ValueError("its members have different tokenizers")
+            return cls(members, tokenizers[0], held_out, **settings)
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no detector: {error}") from error
+
+
+# %% [markdown]
+# ## Has it ended?
+# One thing more has to be known of a session: whether it is over. When the log stops, some are in the middle of
+# their lives. Their "end" is then no event, only the edge of the file, and a model that finds it
+# surprising is right and useless. How long may a session be silent before it counts as ended? As
+# long as normal ones were silent after the same event, and then went on.
+
+
+# %%
+#| export
+def longest_pauses(
+    sessions: Iterable[Sequence[str]], times: Iterable[Sequence[float]]
+) -> dict[str, float]:
+    """Seconds that normal sessions were silent for after each event, at most."""
+    pauses: dict[str, float] = {}
+    for events, moments in zip(sessions, times, strict=True):
+        for event, a, b in zip(events, moments, moments[1:], strict=False):
+            pauses[event] = max(pauses.get(event, 0.0), b - a)
+    return pauses
+
+
+def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) -> bool:
+    """Whether a session that has been silent for some seconds is over."""
+    return not events or silent > pauses.get(events[-1], 0.0)
+
+
+# %%
+tiny = longest_pauses([["open", "read", "close"]], [[0.0, 2.0, 9.0]])
+assert has_ended(["open"], 3, tiny) and not has_ended(["open", "read"], 3, tiny)
+tiny
+
+
+# %%
+#| export
+def with_fault(
+    session: Sequence[str], kind: str, events: Sequence[str], rng: Random
+) -> tuple[list[str], set[int]]:
+    """A session with one event inserted, deleted or swapped, and where it is wrong.
+
+    That is more than one place where it can't be told: in a row of equal events.
+    """
+    wrong, place = list(session), rng.randrange(len(session))
+    if kind == "swap":
+        place = rng.choice(
+            [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
+        )
+        wrong[place : place + 2] = wrong[place + 1], wrong[place]
+        return wrong, {place, place + 1}
+    if kind == "insert":
+        wrong.insert(place, rng.choice(events))
+        return wrong, set(row_of(wrong, place))
+    row = row_of(wrong, place)
+    del wrong[place]
+    return wrong, {row.stop - 1}  # where the last of the row should be
+
+
+def row_of(events: Sequence[str], place: int) -> range:
+    """The places around one that hold the same event."""
+    first = last = place
+    while first > 0 and events[first - 1] == events[place]:
+        first -= 1
+    while last + 1 < len(events) and events[last + 1] == events[place]:
+        last += 1
+    return range(first, last + 1)
