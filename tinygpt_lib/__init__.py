@@ -7,6 +7,7 @@ the notebook of the same name, which explains it line by line.
 from tinygpt_lib._corpus import CorpusError, load_shakespeare
 from tinygpt_lib._device import choose_device
 from tinygpt_lib._version import __version__
+from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.bigram import NGram, evaluate, training_step
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import KVCache, generate
@@ -45,6 +46,7 @@ from tinygpt_lib.training import (
 __all__ = [
     "GPT",
     "AdamW",
+    "AnomalyDetector",
     "BPETokenizer",
     "Block",
     "ByteTokenizer",
@@ -52,6 +54,7 @@ __all__ = [
     "CheckpointError",
     "CorpusError",
     "Dropout",
+    "EventStream",
     "EventTokenizer",
     "FeedForward",
     "GPTConfig",

@@ -1,4 +1,4 @@
-"""The command line: `python -m tinygpt_lib train | sample | evaluate`."""
+"""The command line: `python -m tinygpt_lib train | sample | evaluate | detect`."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tinygpt_lib import _detect
 from tinygpt_lib._checks import check_int
 from tinygpt_lib._corpus import CorpusError, load_shakespeare
 from tinygpt_lib._device import DEVICES, DeviceError, choose_device
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The three commands and their options."""
+    """The commands and their options."""
     top = argparse.ArgumentParser(
         prog="python -m tinygpt_lib",
         description="Train a small GPT on a text, let it write, and measure it.",
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_sample(commands)
     add_evaluate(commands)
+    add_detect(commands)
     return top
 
 
@@ -195,6 +197,31 @@ def add_evaluate(commands) -> None:
     command.add_argument(
         "--text", type=Path, help="a UTF-8 file (default: the one it was trained on)"
     )
+
+
+def add_detect(commands) -> None:
+    detect = commands.add_parser(
+        "detect",
+        help="find what is unlike normal in logs",
+        description="Find what is unlike normal in logs.",
+        epilog="example: python -m tinygpt_lib detect score runs/gate auth.log",
+    ).add_subparsers(required=True, metavar="COMMAND")
+    fit = add_command(
+        detect,
+        "fit",
+        _detect.run_fit,
+        "learn what is normal from logs of a time in which nothing was wrong",
+        r"detect fit --normal auth.log.1 --out runs/gate --session-regex 'sshd\[(\d+)'",
+    )
+    _detect.add_fit(fit)
+    score = add_command(
+        detect,
+        "score",
+        _detect.run_score,
+        "judge the sessions of logs, and show the lines that raise an alarm",
+        "detect score runs/gate auth.log",
+    )
+    _detect.add_score(score)
 
 
 def run_train(options) -> int:

@@ -1,31 +1,41 @@
 # generated from notebooks/text/15_anomalies.py: edit there
 """Anomalies: can surprise find faults?"""
 
+import copy
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygpt_lib._checks import check_choice, check_float, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
-from tinygpt_lib.generation import READERS, KVCache
-from tinygpt_lib.gpt import GPT
+from tinygpt_lib.generation import KVCache
+from tinygpt_lib.gpt import GPT, TokenEmbedding
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
+from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
 
 __all__ = [
+    "LONGEST_SESSION",
     "SCORES",
+    "STACKED",
     "AnomalyDetector",
     "EventReport",
+    "EventStream",
+    "Panel",
     "Reading",
+    "Running",
     "SessionReport",
+    "StackedEmbedding",
+    "StackedLinear",
+    "StackedRMSNorm",
     "check_rate",
     "deal",
     "each",
@@ -38,15 +48,18 @@ __all__ = [
     "row_of",
     "score_of",
     "session_scores",
+    "stack",
     "weigh",
     "with_fault",
     "with_unknown",
+    "worse",
 ]
 
 # --- One session by hand ---
 
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {  # of surprisals (..., n)
     "max": lambda nats: nats.amax(-1),
+    "power": lambda nats: (nats**8).mean(-1) ** (1 / 8),
     "mean": lambda nats: nats.mean(-1),
 }
 
@@ -83,6 +96,11 @@ class Reading:
     likeliest: Tensor  # (n, 3): ids that were expected most
     chances: Tensor  # (n, 3): and their probabilities
 
+    def at(self, place: int) -> Self:
+        """The reading of a single event: nats (K,), the rest without n."""
+        rest = (part[place] for part in (self.rank, self.likeliest, self.chances))
+        return type(self)(self.nats[:, place], *rest)
+
 
 def weigh(logits: Tensor, ids: Tensor) -> Reading:
     """The reading of ids (...) that came, by logits (K, ..., V) of what might come."""
@@ -95,20 +113,121 @@ def weigh(logits: Tensor, ids: Tensor) -> Reading:
     return Reading(nats, rank, best.indices, best.values)
 
 
-@torch.no_grad()
-def read_sessions(members: Sequence[GPT], sessions: Sequence[Tensor]) -> list[Reading]:
+class StackedLinear(nn.Module):
+    """K linear layers as one: of rows x (K * B, ..., C), each takes its own B."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__()
+        self.weight = torch.stack([layer.weight.detach().T for layer in layers])
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self.bias = torch.stack(biases)[:, None].detach() if biases else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.reshape(len(self.weight), -1, x.shape[-1]) @ self.weight
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class StackedRMSNorm(nn.Module):
+    """K norms as one, each with its own gain."""
+
+    def __init__(self, norms: Sequence[RMSNorm]):
+        super().__init__()
+        self.weight = torch.stack([norm.weight.detach() for norm in norms])[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.rms_norm(x, x.shape[-1:], None, 1e-5)
+        return (y.reshape(len(self.weight), -1, x.shape[-1]) * self.weight).view(
+            x.shape
+        )
+
+
+class StackedEmbedding(nn.Module):
+    """K embeddings as one table: ids (K * B, T) -> (K * B, T, C)."""
+
+    def __init__(self, embeddings: Sequence[TokenEmbedding]):
+        super().__init__()
+        weights = [embedding.weight.detach() for embedding in embeddings]
+        self.weight, self.K = torch.cat(weights), len(weights)
+        self.V, self.C = weights[0].shape
+
+    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
+        first = torch.arange(self.K, device=ids.device) * self.V
+        rows = ids.view(self.K, -1) + first[:, None]
+        return nn.functional.embedding(rows, self.weight).view(*ids.shape, self.C)
+
+
+STACKED = {
+    nn.Linear: StackedLinear,
+    RMSNorm: StackedRMSNorm,
+    TokenEmbedding: StackedEmbedding,
+}
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """One module that does what K of the same shape do; TypeError for unknown parts."""
+    first = modules[0]
+    if type(first) in STACKED:
+        return STACKED[type(first)](modules)
+    if first._parameters:
+        raise TypeError(f"{type(first).__name__} can't be stacked")
+    twin = copy.copy(first)
+    twin._modules = {
+        name: stack([module._modules[name] for module in modules])
+        for name in first._modules
+    }
+    # Plain attributes too: nn.Module looks its parts up slowly.
+    twin.__dict__.update(twin._modules | twin._buffers)
+    return twin
+
+
+class Panel:
+    """K GPTs of one shape that read the same: ids (B, T) -> logits (K, B, T, V).
+
+    Stacked if their parts allow it, else one after the other. For reading only; what
+    they learn later is not seen.
+    """
+
+    def __init__(self, members: Sequence[GPT]):
+        self.members = [member.eval() for member in members]
+        self.config, self.device = members[0].config, device_of(members[0])
+        try:
+            if self.config.tie_weights:
+                raise TypeError("the head of tied weights is the embedding")
+            self.stacked = stack(self.members)
+        except TypeError:
+            self.stacked = None
+
+    def cache(self) -> list[KVCache]:
+        """An empty cache for all of them."""
+        return [
+            KVCache(self.config)
+            for _ in range(len(self.members) if self.stacked is None else 1)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
+        K = len(self.members)
+        if self.stacked is not None:
+            logits = self.stacked(ids.repeat(K, 1), cache and cache[0])
+            return logits.view(K, *ids.shape, logits.shape[-1])
+        caches = cache or [None] * K
+        pairs = zip(self.members, caches, strict=True)
+        return torch.stack([member(ids, own) for member, own in pairs])
+
+
+def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     """Readings of sessions of ids (N,), each with begin and end, by several models."""
-    K, block_size = len(members), members[0].config.block_size
-    top = min(3, members[0].config.vocab_size)
-    readings = []
+    K, config = len(panel.members), panel.config
+    top, readings = min(3, config.vocab_size), []
     for n in (len(ids) - 1 for ids in sessions):
         rank = torch.zeros(n, dtype=torch.int64)
         best = torch.zeros(n, top, dtype=torch.int64)
         readings.append(Reading(torch.zeros(K, n), rank, best, torch.zeros(n, top)))
-    for ids, rows in in_windows(sessions, block_size):
-        ids = ids.to(device_of(members[0]))
-        logits = torch.stack([member(ids[:, :-1]) for member in members])
-        found = weigh(logits, ids[:, 1:])
+    at_once = max(1, 16_384 // K)
+    for ids, rows in in_windows(sessions, config.block_size, at_once):
+        ids = ids.to(panel.device)
+        found = weigh(panel(ids[:, :-1]), ids[:, 1:])
         for row, (i, s, first, end) in enumerate(rows):
             to, here = readings[i], slice(s + first, s + end)
             to.nats[:, here] = found.nats[:, row, first:end].cpu()
@@ -122,7 +241,7 @@ def read_sessions(members: Sequence[GPT], sessions: Sequence[Tensor]) -> list[Re
 
 
 def read_events(
-    members: Sequence[GPT],
+    panel: Panel,
     tokenizer: EventTokenizer,
     n_events: int,
     sessions: Sequence[Sequence[str]],
@@ -139,7 +258,7 @@ def read_events(
         tokenizer.encode_session([e for e, k in zip(session, ks, strict=True) if k])
         for session, ks in zip(places, known, strict=True)
     ]
-    readings = read_sessions(members, ids)
+    readings = read_sessions(panel, ids)
     for i, ks in enumerate(known):
         if not all(ks):
             place = torch.tensor([*ks, True])
@@ -168,11 +287,13 @@ def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
     return [shuffled[i::folds] for i in range(folds)]
 
 
-def fit_member(ids: Tensor, kept_back: Tensor, size: int, preset, seed: int) -> GPT:
+def fit_member(
+    ids: Tensor, kept_back: Tensor, size: int, preset: Callable, seed: int, device
+) -> GPT:
     """A GPT that has learnt from a stream of ids (N,), by the settings of a preset."""
     model_config, train_config = preset(size)
     torch.manual_seed(seed)
-    model = GPT(model_config)
+    model = GPT(model_config).to(device)
     least = model_config.block_size + 1  # a short log is read several times
     ids, kept_back = (t.repeat(-(-least // len(t))) for t in (ids, kept_back))
     plan = replace(train_config, seed=seed, eval_every=0)
@@ -254,7 +375,7 @@ class AnomalyDetector:
         about: dict | None = None,
     ):
         check_int("n_events", n_events, low=1)
-        self.members = [member.eval() for member in members]
+        self.members, self.panel = list(members), Panel(members)
         self.tokenizer, self.n_events = tokenizer, n_events
         self.held_out = held_out
         self.score_name, self.false_alarms = score, false_alarms
@@ -305,9 +426,10 @@ class AnomalyDetector:
         *,
         false_alarms: float = 0.002,
         score: str = "max",
-        folds: int = 5,
+        folds: int = 10,
         seed: int = 0,
         preset: Callable = log_preset,
+        device: str | torch.device = "cpu",
         about: dict | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> Self:
@@ -336,8 +458,8 @@ class AnomalyDetector:
             progress(f"model {i + 1} of {len(parts)}")
             rest = torch.cat(streams[:i] + streams[i + 1 :])
             size = tokenizer.vocab_size
-            members.append(fit_member(rest, streams[i], size, preset, seed + i))
-            readings = read_events(members[-1:], tokenizer, n_events, part)
+            members.append(fit_member(rest, streams[i], size, preset, seed + i, device))
+            readings = read_events(Panel(members[-1:]), tokenizer, n_events, part)
             for (name, ended), scores in held_out.items():
                 scores.append(session_scores(name, readings, ended)[0])
         settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
@@ -346,7 +468,7 @@ class AnomalyDetector:
     def read(self, sessions: Iterable[Sequence]) -> list[Reading]:
         """What the members say of each event, and end, of sessions."""
         sessions = [[str(event) for event in session] for session in sessions]
-        return read_events(self.members, self.tokenizer, self.n_events, sessions)
+        return read_events(self.panel, self.tokenizer, self.n_events, sessions)
 
     def score(
         self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
@@ -366,50 +488,61 @@ class AnomalyDetector:
         """A report of each event of a session, and of its end."""
         events = [str(event) for event in session]
         reading = self.read([events])[0]
-        return [self.report_event(events, reading, t) for t in range(len(events) + 1)]
+        return [
+            self.report_event(t, event, reading.at(t))
+            for t, event in enumerate([*events, END])
+        ]
 
     def report(
         self, events: Sequence[str], reading: Reading, ended: bool = True
     ) -> SessionReport:
         """The report of a session from its reading."""
-        own = session_scores(self.score_name, [reading], ended)
-        p_value = p_values(self._sorted[self.score_name, ended], own).item()
         unknown = [t for t, event in enumerate(events) if event not in self.tokenizer]
         worst = None
         if ended or events:
             nats = reading.nats if ended else reading.nats[:, :-1]
             place = unknown[0] if unknown else nats.mean(0).argmax().item()
-            worst = self.report_event(events, reading, place)
-        return SessionReport(
-            score=own.mean().item(),
-            p_value=p_value,
-            anomalous=p_value <= self.false_alarms or bool(unknown),
-            n_events=len(events),
-            n_unknown=len(unknown),
-            worst=worst,
-            windowed=len(events) - len(unknown) + 1 > self.members[0].config.block_size,
-        )
+            event = events[place] if place < len(events) else END
+            worst = self.report_event(place, event, reading.at(place))
+        own = session_scores(self.score_name, [reading], ended)
+        return self.verdict(own, ended, len(events), len(unknown), worst)
 
-    def report_event(
-        self, events: Sequence[str], reading: Reading, place: int
-    ) -> EventReport:
-        """The report of the event at a place, or of the end behind the last one."""
-        event = events[place] if place < len(events) else END
-        likeliest = self.tokenizer.names, reading.likeliest[place].tolist()
-        names = [likeliest[0][i] for i in likeliest[1]]
+    def report_event(self, place: int, event: str, reading: Reading) -> EventReport:
+        """The report of one event from its reading, of nats (K,)."""
+        names = [self.tokenizer.names[i] for i in reading.likeliest.tolist()]
         return EventReport(
             position=place,
             event=event,
-            surprisal=reading.nats[:, place].mean().item(),
-            rank=reading.rank[place].item(),
-            expected=tuple(zip(names, reading.chances[place].tolist(), strict=True)),
+            surprisal=reading.nats.mean().item(),
+            rank=reading.rank.item(),
+            expected=tuple(zip(names, reading.chances.tolist(), strict=True)),
             known=event == END or event in self.tokenizer,
+        )
+
+    def verdict(
+        self,
+        scores: Tensor,
+        ended: bool,
+        n_events: int,
+        n_unknown: int,
+        worst: EventReport | None,
+    ) -> SessionReport:
+        """The report of a session from its scores (K, 1)."""
+        p_value = p_values(self._sorted[self.score_name, ended], scores).item()
+        return SessionReport(
+            score=scores.mean().item(),
+            p_value=p_value,
+            anomalous=p_value <= self.false_alarms or n_unknown > 0,
+            n_events=n_events,
+            n_unknown=n_unknown,
+            worst=worst,
+            windowed=n_events - n_unknown + 1 > self.panel.config.block_size,
         )
 
     def recalibrate(
         self, sessions: Sequence[Sequence], ended: bool | Sequence[bool] = True
     ) -> None:
-        """Lets sessions known to be normal take the place of the oldest held-out ones."""
+        """Puts sessions known to be normal in the place of the oldest held-out ones."""
         readings, given = self.read(sessions), each(ended, len(sessions))
         anew = {}
         for (name, with_end), by_member in self.held_out.items():
@@ -494,18 +627,21 @@ def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) ->
     return not events or silent > pauses.get(events[-1], 0.0)
 
 
+# --- Are the explanations right? ---
+
+
 def with_fault(
     session: Sequence[str], kind: str, events: Sequence[str], rng: Random
 ) -> tuple[list[str], set[int]]:
-    """A session with one event inserted, deleted or swapped, and where it is wrong.
+    """A session with an event of `events` inserted, or one deleted or swapped.
 
-    That is more than one place where it can't be told: in a row of equal events.
+    And the places where it is wrong, more than one where that can't be told. `kind` is
+    "insert", "delete" or "swap"; the session has to hold two different events.
     """
     wrong, place = list(session), rng.randrange(len(session))
     if kind == "swap":
-        place = rng.choice(
-            [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
-        )
+        unlike = [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
+        place = rng.choice(unlike)
         wrong[place : place + 2] = wrong[place + 1], wrong[place]
         return wrong, {place, place + 1}
     if kind == "insert":
@@ -524,3 +660,127 @@ def row_of(events: Sequence[str], place: int) -> range:
     while last + 1 < len(events) and events[last + 1] == events[place]:
         last += 1
     return range(first, last + 1)
+
+
+# --- One event at a time ---
+
+LONGEST_SESSION = 10_000  # events of a running session whose surprisals are kept
+
+
+@dataclass(slots=True)
+class Running:
+    """A session that is not over, as far as it was read."""
+
+    cache: list[KVCache]
+    logits: Tensor  # (K, V): of the next event, by each member
+    recent: deque[int]  # the tokens that the next window begins with
+    nats: deque[Tensor]  # (K,) of each event
+    seen: float  # when the last event came
+    n_events: int = 0
+    n_unknown: int = 0
+    worst: EventReport | None = None
+
+
+def worse(first: EventReport | None, second: EventReport) -> EventReport:
+    """The worse of two events: the first unknown one, else the more surprising one."""
+    if first is None:
+        return second
+    later = not second.known or second.surprisal > first.surprisal
+    return second if first.known and later else first
+
+
+class EventStream:
+    """Judges events as they come, of up to `max_sessions` sessions at a time.
+
+    `on_close` is called with the name and the report of each session that is closed
+    because it was silent for more than `max_age` (in the units of `now`), or because
+    there was no more room. A running session takes about 64 kB for each member.
+    """
+
+    def __init__(
+        self,
+        detector: AnomalyDetector,
+        max_sessions: int = 1000,
+        max_age: float = math.inf,
+        on_close: Callable[[str, SessionReport], None] = lambda name, report: None,
+    ):
+        check_int("max_sessions", max_sessions, low=1)
+        self.detector, self.on_close = detector, on_close
+        self.max_sessions, self.max_age = max_sessions, max_age
+        self.running: dict[str, Running] = {}  # the one silent longest comes first
+        self.panel, self.block_size = detector.panel, detector.panel.config.block_size
+
+    @torch.no_grad()
+    def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
+        """Takes in the next event of a session, and says what it thinks of it."""
+        self.expire(now)
+        detector, event = self.detector, str(event)
+        session = self.running.pop(name, None) or self.begin(now)
+        while len(self.running) >= self.max_sessions:
+            oldest = next(iter(self.running))
+            self.on_close(oldest, self.report(oldest))
+            del self.running[oldest]
+        self.running[name] = session
+        token = detector.tokenizer.encode_session([event])[1].to(self.panel.device)
+        reading = weigh(session.logits, token)
+        if event in detector.tokenizer:
+            self.feed(session, token.item())
+        else:
+            reading.nats.fill_(math.log(detector.n_events + 1))
+            reading.rank.fill_(detector.tokenizer.vocab_size)
+            session.n_unknown += 1
+        report = detector.report_event(session.n_events, event, reading)
+        session.worst = worse(session.worst, report)
+        session.nats.append(reading.nats.cpu())
+        session.n_events += 1
+        session.seen = now
+        return report
+
+    def report(self, name: str) -> SessionReport:
+        """The report of a running session, its end not counted; KeyError if none is."""
+        session = self.running[name]
+        return self.verdict(session, session.nats, False, session.worst)
+
+    @torch.no_grad()
+    def close(self, name: str) -> SessionReport:
+        """Ends a session and gives its report; KeyError if it is not running."""
+        session, tokenizer = self.running.pop(name), self.detector.tokenizer
+        end = torch.tensor(tokenizer.end, device=self.panel.device)
+        reading = weigh(session.logits, end)
+        report = self.detector.report_event(session.n_events, END, reading)
+        worst = worse(session.worst, report)
+        nats = [*session.nats, reading.nats.cpu()]
+        return self.verdict(session, nats, True, worst)
+
+    def expire(self, now: float) -> None:
+        """Closes the sessions that have been silent for more than `max_age`."""
+        while self.running:
+            name, session = next(iter(self.running.items()))
+            if now - session.seen <= self.max_age:
+                break
+            self.on_close(name, self.close(name))
+
+    def verdict(self, session, nats, ended: bool, worst) -> SessionReport:
+        """The report of a session by the surprisals of its events."""
+        own = score_of(self.detector.score_name, torch.stack(list(nats), dim=-1))
+        scores = own.double().round(decimals=4)[:, None]
+        n_events, n_unknown = session.n_events, session.n_unknown
+        return self.detector.verdict(scores, ended, n_events, n_unknown, worst)
+
+    def begin(self, now: float) -> Running:
+        """A session of which only the begin was read."""
+        recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
+        nats: deque[Tensor] = deque(maxlen=LONGEST_SESSION)
+        session = Running(self.panel.cache(), torch.empty(0), recent, nats, now)
+        self.feed(session, self.detector.tokenizer.begin)
+        return session
+
+    def feed(self, session: Running, token: int) -> None:
+        """Lets the members read a token, in a new window if the last one is full."""
+        ids = [token]
+        if session.cache[0].length == self.block_size:
+            session.cache = self.panel.cache()
+            ids = [*session.recent, token]
+        session.recent.append(token)
+        row = torch.tensor([ids], device=self.panel.device)
+        session.logits = self.panel(row, session.cache)[:, 0, -1]

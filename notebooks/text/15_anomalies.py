@@ -36,14 +36,13 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
+from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib._logdata import CUT, load_log, split_by_time
 from tinygpt_lib.logs import SessionFinder, group_lines, surprisals
 
@@ -53,23 +52,25 @@ log.origin
 
 # %%
 #| export
+import copy
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygpt_lib._checks import check_choice, check_float, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
-from tinygpt_lib.generation import READERS, KVCache
-from tinygpt_lib.gpt import GPT
+from tinygpt_lib.generation import KVCache
+from tinygpt_lib.gpt import GPT, TokenEmbedding
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
+from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
 
 # %% [markdown]
@@ -132,15 +133,18 @@ worst, tokenizer.names[coded[odd[0]][worst + 1]]
 # *In the normal session a few events are worth a nat or two, where the order is free. In the other,
 # one event stands out.*
 #
-# So the simplest score of a session is its largest surprisal. (Others are possible. The mean is better
-# where a fault is not one line but a whole different behaviour; we come to that.) A session with
-# score s holds an event to which the model gave a chance of exp(-s).
+# So the simplest score of a session is its largest surprisal s: the session holds an event to which the
+# model gave a chance of exp(-s). It has a weakness. Among a hundred events a rare one is no wonder, among
+# three it is. The other extreme is the mean, which is for faults that are not one line but a whole other
+# behaviour. Between the two lies a *power mean*: the mean of the eighth powers, and of that the eighth root. Large
+# surprisals still outweigh all others, but the same one counts for less in a longer session.
 
 
 # %%
 #| export
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {  # of surprisals (..., n)
     "max": lambda nats: nats.amax(-1),
+    "power": lambda nats: (nats**8).mean(-1) ** (1 / 8),
     "mean": lambda nats: nats.mean(-1),
 }
 
@@ -150,9 +154,13 @@ def score_of(name: str, nats: Tensor) -> Tensor:
     return SCORES[name](nats) if nats.shape[-1] else nats.new_zeros(nats.shape[:-1])
 
 
+# %% [markdown]
+# One large surprisal among three events, and the same among thirty:
+
 # %%
-tiny = torch.tensor([[0.1, 3.0, 0.2], [0.1, 0.1, 0.1]])
-score_of("max", tiny), score_of("mean", tiny), score_of("max", tiny[:, :0])
+short, long = torch.full((3,), 0.1), torch.full((30,), 0.1)
+short[1] = long[1] = 9
+{name: (score_of(name, short).item(), score_of(name, long).item()) for name in SCORES}
 
 # %% [markdown]
 # ## Where does an alarm begin?
@@ -180,10 +188,10 @@ kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
 #
 # At that limit the threshold hangs on the largest score alone, which is a matter of luck. More kept-back
 # sessions make it steadier, but what is kept back is not learnt from. The way out is old: deal
-# the sessions into five *folds*, and fit five models, each on four of the folds. Then every session has
+# the sessions into *folds*, ten of them, say, and fit ten models, each on nine of the folds. Then every session has
 # been kept back from one model, and its score by that model is a fair one. A new session is
-# scored by all five, and compared for each model with the scores of its own fold (Vovk, 2015, calls that
-# *cross-conformal*; the promise is then proven for twice the rate only, and holds in practice). And five models together
+# scored by all ten, and compared for each model with the scores of its own fold (Vovk, 2015, calls that
+# *cross-conformal*; the promise is then proven for twice the rate only, and holds in practice). And ten models together
 # know more than one.
 
 
@@ -227,6 +235,11 @@ class Reading:
     likeliest: Tensor  # (n, 3): ids that were expected most
     chances: Tensor  # (n, 3): and their probabilities
 
+    def at(self, place: int) -> Self:
+        """The reading of a single event: nats (K,), the rest without n."""
+        rest = (part[place] for part in (self.rank, self.likeliest, self.chances))
+        return type(self)(self.nats[:, place], *rest)
+
 
 def weigh(logits: Tensor, ids: Tensor) -> Reading:
     """The reading of ids (...) that came, by logits (K, ..., V) of what might come."""
@@ -249,25 +262,159 @@ assert reading.rank == 3 and reading.likeliest.tolist() == [0, 2, 1]
 reading.nats.neg().exp(), reading.chances
 
 # %% [markdown]
-# For many sessions, in chapter 14's windows:
+# Asking ten models one after the other takes ten times as long, and with models as small as these nearly all of
+# that time is not spent on arithmetic but on calling torch. Yet they are all of one shape. So stack their
+# weights, as chapter 04 made one matrix of all heads: a product of K matrices with K others is one call. The twin
+# below is built of the same parts as a GPT, only that each linear layer, norm and embedding holds the
+# weights of all K. Rows of a batch that belong to the same model stand together.
 
 
 # %%
 #| export
-@torch.no_grad()
-def read_sessions(members: Sequence[GPT], sessions: Sequence[Tensor]) -> list[Reading]:
+class StackedLinear(nn.Module):
+    """K linear layers as one: of rows x (K * B, ..., C), each takes its own B."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__()
+        self.weight = torch.stack([layer.weight.detach().T for layer in layers])
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self.bias = torch.stack(biases)[:, None].detach() if biases else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.reshape(len(self.weight), -1, x.shape[-1]) @ self.weight
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class StackedRMSNorm(nn.Module):
+    """K norms as one, each with its own gain."""
+
+    def __init__(self, norms: Sequence[RMSNorm]):
+        super().__init__()
+        self.weight = torch.stack([norm.weight.detach() for norm in norms])[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.rms_norm(x, x.shape[-1:], None, 1e-5)
+        return (y.reshape(len(self.weight), -1, x.shape[-1]) * self.weight).view(
+            x.shape
+        )
+
+
+class StackedEmbedding(nn.Module):
+    """K embeddings as one table: ids (K * B, T) -> (K * B, T, C)."""
+
+    def __init__(self, embeddings: Sequence[TokenEmbedding]):
+        super().__init__()
+        weights = [embedding.weight.detach() for embedding in embeddings]
+        self.weight, self.K = torch.cat(weights), len(weights)
+        self.V, self.C = weights[0].shape
+
+    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
+        first = torch.arange(self.K, device=ids.device) * self.V
+        rows = ids.view(self.K, -1) + first[:, None]
+        return nn.functional.embedding(rows, self.weight).view(*ids.shape, self.C)
+
+
+# %%
+#| export
+STACKED = {
+    nn.Linear: StackedLinear,
+    RMSNorm: StackedRMSNorm,
+    TokenEmbedding: StackedEmbedding,
+}
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """One module that does what K of the same shape do; TypeError for unknown parts."""
+    first = modules[0]
+    if type(first) in STACKED:
+        return STACKED[type(first)](modules)
+    if first._parameters:
+        raise TypeError(f"{type(first).__name__} can't be stacked")
+    twin = copy.copy(first)
+    twin._modules = {
+        name: stack([module._modules[name] for module in modules])
+        for name in first._modules
+    }
+    # Plain attributes too: nn.Module looks its parts up slowly.
+    twin.__dict__.update(twin._modules | twin._buffers)
+    return twin
+
+
+# %%
+#| export
+class Panel:
+    """K GPTs of one shape that read the same: ids (B, T) -> logits (K, B, T, V).
+
+    Stacked if their parts allow it, else one after the other. For reading only; what
+    they learn later is not seen.
+    """
+
+    def __init__(self, members: Sequence[GPT]):
+        self.members = [member.eval() for member in members]
+        self.config, self.device = members[0].config, device_of(members[0])
+        try:
+            if self.config.tie_weights:
+                raise TypeError("the head of tied weights is the embedding")
+            self.stacked = stack(self.members)
+        except TypeError:
+            self.stacked = None
+
+    def cache(self) -> list[KVCache]:
+        """An empty cache for all of them."""
+        return [
+            KVCache(self.config)
+            for _ in range(len(self.members) if self.stacked is None else 1)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
+        K = len(self.members)
+        if self.stacked is not None:
+            logits = self.stacked(ids.repeat(K, 1), cache and cache[0])
+            return logits.view(K, *ids.shape, logits.shape[-1])
+        caches = cache or [None] * K
+        pairs = zip(self.members, caches, strict=True)
+        return torch.stack([member(ids, own) for member, own in pairs])
+
+
+# %% [markdown]
+# Three models that have learnt nothing must say the same, stacked or not; and how long does it take?
+
+# %%
+trio = [GPT(model_config).eval() for _ in range(3)]
+panel, ids = Panel(trio), coded[0][None, :8]
+with torch.no_grad():
+    alone = torch.stack([member(ids) for member in trio])
+assert panel.stacked is not None and torch.allclose(panel(ids), alone, atol=1e-5)
+ten = Panel([GPT(model_config) for _ in range(10)])
+times = {}
+for name in ("stacked", "one by one"):
+    start = time.perf_counter()
+    for _ in range(50):
+        ten(ids[:, :1])
+    times[name] = f"{(time.perf_counter() - start) * 20:.2f} ms"
+    ten.stacked = None
+times
+
+# %% [markdown]
+# Now for many sessions, in chapter 14's windows:
+
+
+# %%
+#| export
+def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     """Readings of sessions of ids (N,), each with begin and end, by several models."""
-    K, block_size = len(members), members[0].config.block_size
-    top = min(3, members[0].config.vocab_size)
-    readings = []
+    K, config = len(panel.members), panel.config
+    top, readings = min(3, config.vocab_size), []
     for n in (len(ids) - 1 for ids in sessions):
         rank = torch.zeros(n, dtype=torch.int64)
         best = torch.zeros(n, top, dtype=torch.int64)
         readings.append(Reading(torch.zeros(K, n), rank, best, torch.zeros(n, top)))
-    for ids, rows in in_windows(sessions, block_size):
-        ids = ids.to(device_of(members[0]))
-        logits = torch.stack([member(ids[:, :-1]) for member in members])
-        found = weigh(logits, ids[:, 1:])
+    at_once = max(1, 16_384 // K)
+    for ids, rows in in_windows(sessions, config.block_size, at_once):
+        ids = ids.to(panel.device)
+        found = weigh(panel(ids[:, :-1]), ids[:, 1:])
         for row, (i, s, first, end) in enumerate(rows):
             to, here = readings[i], slice(s + first, s + end)
             to.nats[:, here] = found.nats[:, row, first:end].cpu()
@@ -278,7 +425,7 @@ def read_sessions(members: Sequence[GPT], sessions: Sequence[Tensor]) -> list[Re
 
 
 # %%
-reading = read_sessions([model], coded[:1])[0]
+reading = read_sessions(Panel([model]), coded[:1])[0]
 assert torch.allclose(reading.nats[0], nats[0], atol=1e-5)
 f"{(reading.rank == 1).float().mean():.0%} of the events were the likeliest one"
 
@@ -298,7 +445,7 @@ f"{(reading.rank == 1).float().mean():.0%} of the events were the likeliest one"
 # %%
 #| export
 def read_events(
-    members: Sequence[GPT],
+    panel: Panel,
     tokenizer: EventTokenizer,
     n_events: int,
     sessions: Sequence[Sequence[str]],
@@ -315,7 +462,7 @@ def read_events(
         tokenizer.encode_session([e for e, k in zip(session, ks, strict=True) if k])
         for session, ks in zip(places, known, strict=True)
     ]
-    readings = read_sessions(members, ids)
+    readings = read_sessions(panel, ids)
     for i, ks in enumerate(known):
         if not all(ks):
             place = torch.tensor([*ks, True])
@@ -342,7 +489,7 @@ def with_unknown(
 session = trial.test[0]
 broken = [*session[:4], "kernel panic", *session[4:]]
 N = len(train_ids)
-before, after = read_events([model], tokenizer, N, [session, broken])
+before, after = read_events(Panel([model]), tokenizer, N, [session, broken])
 assert torch.equal(before.nats[0], torch.cat([after.nats[0, :4], after.nats[0, 5:]]))
 assert math.isclose(after.nats[0, 4].item(), math.log(N + 1), rel_tol=1e-6)
 after.nats[0, 2:7], after.rank[2:7]
@@ -362,11 +509,13 @@ def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
     return [shuffled[i::folds] for i in range(folds)]
 
 
-def fit_member(ids: Tensor, kept_back: Tensor, size: int, preset, seed: int) -> GPT:
+def fit_member(
+    ids: Tensor, kept_back: Tensor, size: int, preset: Callable, seed: int, device
+) -> GPT:
     """A GPT that has learnt from a stream of ids (N,), by the settings of a preset."""
     model_config, train_config = preset(size)
     torch.manual_seed(seed)
-    model = GPT(model_config)
+    model = GPT(model_config).to(device)
     least = model_config.block_size + 1  # a short log is read several times
     ids, kept_back = (t.repeat(-(-least // len(t))) for t in (ids, kept_back))
     plan = replace(train_config, seed=seed, eval_every=0)
@@ -474,7 +623,7 @@ class AnomalyDetector:
         about: dict | None = None,
     ):
         check_int("n_events", n_events, low=1)
-        self.members = [member.eval() for member in members]
+        self.members, self.panel = list(members), Panel(members)
         self.tokenizer, self.n_events = tokenizer, n_events
         self.held_out = held_out
         self.score_name, self.false_alarms = score, false_alarms
@@ -525,9 +674,10 @@ class AnomalyDetector:
         *,
         false_alarms: float = 0.002,
         score: str = "max",
-        folds: int = 5,
+        folds: int = 10,
         seed: int = 0,
         preset: Callable = log_preset,
+        device: str | torch.device = "cpu",
         about: dict | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> Self:
@@ -556,8 +706,8 @@ class AnomalyDetector:
             progress(f"model {i + 1} of {len(parts)}")
             rest = torch.cat(streams[:i] + streams[i + 1 :])
             size = tokenizer.vocab_size
-            members.append(fit_member(rest, streams[i], size, preset, seed + i))
-            readings = read_events(members[-1:], tokenizer, n_events, part)
+            members.append(fit_member(rest, streams[i], size, preset, seed + i, device))
+            readings = read_events(Panel(members[-1:]), tokenizer, n_events, part)
             for (name, ended), scores in held_out.items():
                 scores.append(session_scores(name, readings, ended)[0])
         settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
@@ -566,7 +716,7 @@ class AnomalyDetector:
     def read(self, sessions: Iterable[Sequence]) -> list[Reading]:
         """What the members say of each event, and end, of sessions."""
         sessions = [[str(event) for event in session] for session in sessions]
-        return read_events(self.members, self.tokenizer, self.n_events, sessions)
+        return read_events(self.panel, self.tokenizer, self.n_events, sessions)
 
     def score(
         self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
@@ -586,50 +736,61 @@ class AnomalyDetector:
         """A report of each event of a session, and of its end."""
         events = [str(event) for event in session]
         reading = self.read([events])[0]
-        return [self.report_event(events, reading, t) for t in range(len(events) + 1)]
+        return [
+            self.report_event(t, event, reading.at(t))
+            for t, event in enumerate([*events, END])
+        ]
 
     def report(
         self, events: Sequence[str], reading: Reading, ended: bool = True
     ) -> SessionReport:
         """The report of a session from its reading."""
-        own = session_scores(self.score_name, [reading], ended)
-        p_value = p_values(self._sorted[self.score_name, ended], own).item()
         unknown = [t for t, event in enumerate(events) if event not in self.tokenizer]
         worst = None
         if ended or events:
             nats = reading.nats if ended else reading.nats[:, :-1]
             place = unknown[0] if unknown else nats.mean(0).argmax().item()
-            worst = self.report_event(events, reading, place)
-        return SessionReport(
-            score=own.mean().item(),
-            p_value=p_value,
-            anomalous=p_value <= self.false_alarms or bool(unknown),
-            n_events=len(events),
-            n_unknown=len(unknown),
-            worst=worst,
-            windowed=len(events) - len(unknown) + 1 > self.members[0].config.block_size,
-        )
+            event = events[place] if place < len(events) else END
+            worst = self.report_event(place, event, reading.at(place))
+        own = session_scores(self.score_name, [reading], ended)
+        return self.verdict(own, ended, len(events), len(unknown), worst)
 
-    def report_event(
-        self, events: Sequence[str], reading: Reading, place: int
-    ) -> EventReport:
-        """The report of the event at a place, or of the end behind the last one."""
-        event = events[place] if place < len(events) else END
-        likeliest = self.tokenizer.names, reading.likeliest[place].tolist()
-        names = [likeliest[0][i] for i in likeliest[1]]
+    def report_event(self, place: int, event: str, reading: Reading) -> EventReport:
+        """The report of one event from its reading, of nats (K,)."""
+        names = [self.tokenizer.names[i] for i in reading.likeliest.tolist()]
         return EventReport(
             position=place,
             event=event,
-            surprisal=reading.nats[:, place].mean().item(),
-            rank=reading.rank[place].item(),
-            expected=tuple(zip(names, reading.chances[place].tolist(), strict=True)),
+            surprisal=reading.nats.mean().item(),
+            rank=reading.rank.item(),
+            expected=tuple(zip(names, reading.chances.tolist(), strict=True)),
             known=event == END or event in self.tokenizer,
+        )
+
+    def verdict(
+        self,
+        scores: Tensor,
+        ended: bool,
+        n_events: int,
+        n_unknown: int,
+        worst: EventReport | None,
+    ) -> SessionReport:
+        """The report of a session from its scores (K, 1)."""
+        p_value = p_values(self._sorted[self.score_name, ended], scores).item()
+        return SessionReport(
+            score=scores.mean().item(),
+            p_value=p_value,
+            anomalous=p_value <= self.false_alarms or n_unknown > 0,
+            n_events=n_events,
+            n_unknown=n_unknown,
+            worst=worst,
+            windowed=n_events - n_unknown + 1 > self.panel.config.block_size,
         )
 
     def recalibrate(
         self, sessions: Sequence[Sequence], ended: bool | Sequence[bool] = True
     ) -> None:
-        """Lets sessions known to be normal take the place of the oldest held-out ones."""
+        """Puts sessions known to be normal in the place of the oldest held-out ones."""
         readings, given = self.read(sessions), each(ended, len(sessions))
         anew = {}
         for (name, with_end), by_member in self.held_out.items():
@@ -726,21 +887,143 @@ tiny = longest_pauses([["open", "read", "close"]], [[0.0, 2.0, 9.0]])
 assert has_ended(["open"], 3, tiny) and not has_ended(["open", "read"], 3, tiny)
 tiny
 
+# %% [markdown]
+# Of the sessions to be judged, how many may still go on when the log stops?
+
+# %%
+pauses = longest_pauses(trial.train, trial.train_times)
+last = log.lines[-1].seconds
+ended = [
+    has_ended(session, last - times[-1], pauses)
+    for session, times in zip(trial.test, trial.test_times, strict=True)
+]
+f"{1 - np.mean(ended):.0%} may go on"
+
+# %% [markdown]
+# ## Is the promise kept?
+# Five models, and the verdicts at two rates. The share of normal sessions that raised an alarm comes
+# with its interval of 95 %, since it is counted on a few thousand sessions only:
+
+# %%
+start = time.perf_counter()
+detector = AnomalyDetector.fit(trial.train, false_alarms=0.005, folds=5)
+f"{len(detector.members)} models in {time.perf_counter() - start:.0f} s"
+
+
+# %%
+def quality(raised):
+    """Precision, recall, F1, and the false-alarm rate with its interval."""
+    raised = np.array(raised)
+    hits = (raised & anomalous).sum()
+    precision, recall = hits / max(1, raised.sum()), hits / anomalous.sum()
+    false = binomtest(int((raised & ~anomalous).sum()), int((~anomalous).sum()))
+    low, high = false.proportion_ci(method="exact")
+    return {
+        "precision": round(float(precision), 3),
+        "recall": round(float(recall), 3),
+        "F1": round(float(2 * precision * recall / max(1e-9, precision + recall)), 3),
+        "false alarms": f"{false.statistic:.2%} ({low:.2%} to {high:.2%})",
+    }
+
+
+judged = {}
+for rate in (0.002, 0.005):
+    detector.false_alarms = rate
+    reports = detector.score(trial.test, ended)
+    judged[rate] = quality([report.anomalous for report in reports])
+assert judged[0.005]["F1"] > 0.75
+judged
+
+# %% [markdown]
+# Compare the rates with what was promised. They are larger: not because the counting was wrong, but
+# because normal sessions of the second evening are not draws from the hat of the first day. Some hold kinds
+# of lines that were never seen, and each of these is an alarm:
+
+# %%
+news = np.array([report.n_unknown > 0 for report in reports])
+f"{news[~anomalous].sum()} normal and {news[anomalous].sum()} anomalous sessions hold unknown events"
+
+# %% [markdown]
+# What if all ends had been counted?
+
+# %%
+quality([report.anomalous for report in detector.score(trial.test)])
+
+# %% [markdown]
+# On the real log that raises hundreds of false alarms, one cause for all of them: blocks that
+# were written and not yet deleted when the log stopped. In the training every block was deleted in the end.
+#
+# A picture of the scores, with the threshold of each rate:
+
+# %%
+scores = np.array([report.score for report in reports])
+kept_back = torch.cat(detector.held_out["max", True]).sort().values
+bins = np.linspace(0, max(scores.max(), 15), 60)
+fig, ax = plt.subplots(figsize=(7, 3))
+ax.hist(scores[~anomalous], bins, color=BLUE, alpha=0.7, label="normal")
+ax.hist(scores[anomalous], bins, color=RED, alpha=0.7, label="labelled anomalous")
+for rate, style in ((0.005, "--"), (0.002, ":")):
+    place = len(kept_back) - max(1, int(rate * (len(kept_back) + 1)))
+    label = f"alarms at {rate:.1%} begin"
+    ax.axvline(kept_back[place], color="black", ls=style, lw=1, label=label)
+ax.set(xlabel="largest surprisal of a session, nats", ylabel="sessions", yscale="log")
+ax.legend()
+show(
+    fig,
+    alt="Histogram of the scores of normal and anomalous sessions on a logarithmic axis. Normal ones "
+    "pile up below 5 nats, anomalous ones lie above 8, and the two thresholds between them.",
+)
+
+# %% [markdown]
+# *The two heaps are far apart, with a thin bridge of normal sessions between them: that
+# is where the false alarms come from.*
+#
+# ## Which line, and why
+# An alarm that only says "session 4711" will be switched off within a week. This is what the operator gets:
+# the raw lines around the worst place, how unlikely it was, and what had been expected there.
+
+# %%
+sessions = sorted(
+    found.values(), key=lambda s: log.lines[s.line_numbers[0] - 1].seconds
+)
+tested = [s for s in sessions if log.lines[s.line_numbers[0] - 1].seconds >= CUT]
+assert [s.events for s in tested] == trial.test
+alarms = [i for i, report in enumerate(reports) if report.anomalous]
+shown = next(i for i in alarms if anomalous[i] and reports[i].n_events > 8)
+worst = reports[shown].worst
+for t in range(
+    max(0, worst.position - 3), min(len(tested[shown].events), worst.position + 2)
+):
+    number = tested[shown].line_numbers[t]
+    mark = ">" if t == worst.position else " "
+    print(mark, number, log.lines[number - 1].text[:90])
+print(f"{worst.surprisal:.1f} nats, p {reports[shown].p_value:.4f}; expected instead:")
+for event, chance in worst.expected:
+    print(f"  {chance:6.1%}  {event[:80]}")
+
+# %% [markdown]
+# ## Are the explanations right?
+# That can be checked where it is known what is wrong. Take normal sessions, and insert, delete or
+# swap one event in each. Of those that raise an alarm, how often is the worst place the one where it
+# was done? (Where an event stands in a row of equal ones, nobody can tell which was
+# inserted; any place of that row is right then. Where one is missing, right is the place where it
+# should have been.)
+
 
 # %%
 #| export
 def with_fault(
     session: Sequence[str], kind: str, events: Sequence[str], rng: Random
 ) -> tuple[list[str], set[int]]:
-    """A session with one event inserted, deleted or swapped, and where it is wrong.
+    """A session with an event of `events` inserted, or one deleted or swapped.
 
-    That is more than one place where it can't be told: in a row of equal events.
+    And the places where it is wrong, more than one where that can't be told. `kind` is
+    "insert", "delete" or "swap"; the session has to hold two different events.
     """
     wrong, place = list(session), rng.randrange(len(session))
     if kind == "swap":
-        place = rng.choice(
-            [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
-        )
+        unlike = [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
+        place = rng.choice(unlike)
         wrong[place : place + 2] = wrong[place + 1], wrong[place]
         return wrong, {place, place + 1}
     if kind == "insert":
@@ -759,3 +1042,427 @@ def row_of(events: Sequence[str], place: int) -> range:
     while last + 1 < len(events) and events[last + 1] == events[place]:
         last += 1
     return range(first, last + 1)
+
+
+# %% tags=["nbval-check-output"]
+rng = Random(1)
+[with_fault("abbbc", kind, "x", rng) for kind in ("insert", "delete", "swap")]
+
+# %% [markdown]
+# Three times 500 faults, in sessions that the detector has not learnt from. What comes out as a session
+# of the training is no fault, and left out.
+
+# %%
+rng, known = Random(0), {tuple(session) for session in trial.train}
+normal = [s for s, bad in zip(trial.test, anomalous, strict=True) if not bad]
+located = {}
+for kind in ("insert", "delete", "swap"):
+    made = [
+        with_fault(rng.choice(normal), kind, tokenizer.events, rng) for _ in range(500)
+    ]
+    made = [
+        (session, places) for session, places in made if tuple(session) not in known
+    ]
+    flagged = [
+        (report.worst.position, places)
+        for report, (_, places) in zip(
+            detector.score([s for s, _ in made]), made, strict=True
+        )
+        if report.anomalous
+    ]
+    right = np.mean([place in places for place, places in flagged])
+    located[kind] = (
+        f"{len(flagged)} of {len(made)} flagged, {right:.0%} at the right place"
+    )
+located
+
+# %% [markdown]
+# ## When the times change
+# A threshold from the first day ages. So let the kept-back scores be renewed, as a window that moves
+# along: after every 500 sessions, those that are normal by then take the place of the oldest. Which are?
+# All that raised no alarm, and those whose alarm somebody has looked at and found to be a false one;
+# that is what alarms are for. No other label is used.
+
+# %%
+first = detector.held_out
+raised = []
+for start in range(0, len(trial.test), 500):
+    here = slice(start, start + 500)
+    batch = detector.score(trial.test[here], ended[here])
+    raised += [report.anomalous for report in batch]
+    fine = [
+        i
+        for i, report in enumerate(batch, start)
+        if not (report.anomalous and anomalous[i])
+    ]
+    detector.recalibrate([trial.test[i] for i in fine], [ended[i] for i in fine])
+detector.held_out = first
+{"as fitted": judged[0.005], "rolling": quality(raised)}
+
+# %% [markdown]
+# ## Against rules that anybody could write
+# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds on three sets of
+# data: **A**, HDFS as DeepLog (Du et al., 2017) has split it, where a false alarm counts for the 553,366 normal
+# sessions that there are; **C**, the sessions of this chapter; **ADFA**, the system calls of a Linux server
+# and of six attacks on it (Creech and Hu, 2013). Beside them: rules that take a minute to write, and
+# 5-grams in place of the GPTs. No threshold has seen a label. (The results are committed; your own run
+# of this notebook reads them.)
+
+# %%
+folder = Path("../benchmarks")
+results = json.loads((folder / "anomalies.json").read_text())
+
+
+def percent(rows, name, key):
+    """Mean, and spread over seeds, in percent."""
+    values = [100 * row[name][key] for row in rows]
+    return f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):3.1f}"
+
+
+rates = {"A": "0.002", "C": "0.005", "ADFA": "0.05"}
+for name, rate in rates.items():
+    rows, score = results[name]["seeds"], "mean" if name == "ADFA" else "max"
+    print(
+        f"{name}, promised {float(rate):.1%}: F1, recall, precision, false alarms (percent)"
+    )
+    for rule, value in results[name]["rules"].items():
+        row = [100 * value[k] for k in ("f1", "recall", "precision", "false_alarms")]
+        print(f"  {rule:16}" + "".join(f"{x:8.1f}" for x in row[:3]) + f"{row[3]:9.2f}")
+    cells = [percent(rows, f"{score} {rate}", k) for k in ("f1", "recall", "precision")]
+    false = percent(rows, f"{score} {rate}", "false_alarms")
+    print(f"  GPTs, {score}: {'; '.join(cells)}; {false}")
+
+# %% [markdown]
+# And how well the scores rank all sessions, whatever the threshold, as average precision:
+
+# %%
+for name in rates:
+    rows = results[name]["seeds"]
+    grams = {k: v for k, v in results[name]["rules"].items() if "gram" in k}
+    texts = [f"{k} {v['average_precision']:.3f}" for k, v in grams.items()]
+    for score in ("max", "mean"):
+        values = [row[score]["average_precision"] for row in rows]
+        texts.append(
+            f"GPTs, {score} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}"
+        )
+    print(f"{name:5}", "; ".join(texts))
+
+# %% [markdown]
+# TEXT_TABLE
+#
+# Largest or mean? On HDFS a fault is one wrong line in a session of twenty, and the mean drowns it. On ADFA an attack is
+# a program that behaves otherwise for thousands of calls, while every normal trace holds some rare call, so the
+# largest says nothing. Which kind of fault will come can't be known from normal data. But one sign can: how
+# near the largest surprisal of a typical normal session is to the ceiling log(N + 1). Where it is
+# near, there is no room left above it for faults to stand out, and the mean is the better bet:
+
+# %%
+{
+    name: f"{np.mean([row['headroom'] for row in results[name]['seeds']]):.0%} of the ceiling"
+    for name in rates
+}
+
+# %% [markdown]
+# ## How to fool oneself
+# Published figures on this data reach an F1 of 0.99 and more. Here is how, measured on A and C with
+# the same detectors.
+
+# %%
+for name in ("A", "C"):
+    print(name)
+    for key, value in results[name]["seeds"][0]["traps"].items():
+        values = [row["traps"][key] for row in results[name]["seeds"]]
+        if isinstance(value, dict):
+            means = {g: np.mean([v[g] for v in values]) for g in value}
+            print(f"  {key}:", ", ".join(f"{g}: {m:.3f}" for g, m in means.items()))
+        else:
+            print(f"  {key}: {np.mean(values):.3f}")
+
+# %% [markdown]
+# TEXT_TRAPS
+
+# %% [markdown]
+# ## One event at a time
+# A log does not come as a list of finished sessions. It comes line by line, many sessions mixed, and an alarm
+# should be raised at the line, not the next day. With chapter 08's cache each event costs one step: the
+# members have already said what they expect, the event is weighed against that, then it is read. When a window
+# is full, the last half of it is read again into a new cache, just as `in_windows` does; so a stream
+# says what a batch says.
+#
+# Memory has to be bounded, since sessions whose last line never comes would stay forever. Sessions that were silent
+# too long are closed, their ends counted. And if there are too many, the one that has been silent longest
+# goes, its end not counted, since nobody knows whether it was over.
+
+
+# %%
+#| export
+LONGEST_SESSION = 10_000  # events of a running session whose surprisals are kept
+
+
+@dataclass(slots=True)
+class Running:
+    """A session that is not over, as far as it was read."""
+
+    cache: list[KVCache]
+    logits: Tensor  # (K, V): of the next event, by each member
+    recent: deque[int]  # the tokens that the next window begins with
+    nats: deque[Tensor]  # (K,) of each event
+    seen: float  # when the last event came
+    n_events: int = 0
+    n_unknown: int = 0
+    worst: EventReport | None = None
+
+
+def worse(first: EventReport | None, second: EventReport) -> EventReport:
+    """The worse of two events: the first unknown one, else the more surprising one."""
+    if first is None:
+        return second
+    later = not second.known or second.surprisal > first.surprisal
+    return second if first.known and later else first
+
+
+# %%
+#| export
+class EventStream:
+    """Judges events as they come, of up to `max_sessions` sessions at a time.
+
+    `on_close` is called with the name and the report of each session that is closed
+    because it was silent for more than `max_age` (in the units of `now`), or because
+    there was no more room. A running session takes about 64 kB for each member.
+    """
+
+    def __init__(
+        self,
+        detector: AnomalyDetector,
+        max_sessions: int = 1000,
+        max_age: float = math.inf,
+        on_close: Callable[[str, SessionReport], None] = lambda name, report: None,
+    ):
+        check_int("max_sessions", max_sessions, low=1)
+        self.detector, self.on_close = detector, on_close
+        self.max_sessions, self.max_age = max_sessions, max_age
+        self.running: dict[str, Running] = {}  # the one silent longest comes first
+        self.panel, self.block_size = detector.panel, detector.panel.config.block_size
+
+    @torch.no_grad()
+    def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
+        """Takes in the next event of a session, and says what it thinks of it."""
+        self.expire(now)
+        detector, event = self.detector, str(event)
+        session = self.running.pop(name, None) or self.begin(now)
+        while len(self.running) >= self.max_sessions:
+            oldest = next(iter(self.running))
+            self.on_close(oldest, self.report(oldest))
+            del self.running[oldest]
+        self.running[name] = session
+        token = detector.tokenizer.encode_session([event])[1].to(self.panel.device)
+        reading = weigh(session.logits, token)
+        if event in detector.tokenizer:
+            self.feed(session, token.item())
+        else:
+            reading.nats.fill_(math.log(detector.n_events + 1))
+            reading.rank.fill_(detector.tokenizer.vocab_size)
+            session.n_unknown += 1
+        report = detector.report_event(session.n_events, event, reading)
+        session.worst = worse(session.worst, report)
+        session.nats.append(reading.nats.cpu())
+        session.n_events += 1
+        session.seen = now
+        return report
+
+    def report(self, name: str) -> SessionReport:
+        """The report of a running session, its end not counted; KeyError if none is."""
+        session = self.running[name]
+        return self.verdict(session, session.nats, False, session.worst)
+
+    @torch.no_grad()
+    def close(self, name: str) -> SessionReport:
+        """Ends a session and gives its report; KeyError if it is not running."""
+        session, tokenizer = self.running.pop(name), self.detector.tokenizer
+        end = torch.tensor(tokenizer.end, device=self.panel.device)
+        reading = weigh(session.logits, end)
+        report = self.detector.report_event(session.n_events, END, reading)
+        worst = worse(session.worst, report)
+        nats = [*session.nats, reading.nats.cpu()]
+        return self.verdict(session, nats, True, worst)
+
+    def expire(self, now: float) -> None:
+        """Closes the sessions that have been silent for more than `max_age`."""
+        while self.running:
+            name, session = next(iter(self.running.items()))
+            if now - session.seen <= self.max_age:
+                break
+            self.on_close(name, self.close(name))
+
+    def verdict(self, session, nats, ended: bool, worst) -> SessionReport:
+        """The report of a session by the surprisals of its events."""
+        own = score_of(self.detector.score_name, torch.stack(list(nats), dim=-1))
+        scores = own.double().round(decimals=4)[:, None]
+        n_events, n_unknown = session.n_events, session.n_unknown
+        return self.detector.verdict(scores, ended, n_events, n_unknown, worst)
+
+    def begin(self, now: float) -> Running:
+        """A session of which only the begin was read."""
+        recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
+        nats: deque[Tensor] = deque(maxlen=LONGEST_SESSION)
+        session = Running(self.panel.cache(), torch.empty(0), recent, nats, now)
+        self.feed(session, self.detector.tokenizer.begin)
+        return session
+
+    def feed(self, session: Running, token: int) -> None:
+        """Lets the members read a token, in a new window if the last one is full."""
+        ids = [token]
+        if session.cache[0].length == self.block_size:
+            session.cache = self.panel.cache()
+            ids = [*session.recent, token]
+        session.recent.append(token)
+        row = torch.tensor([ids], device=self.panel.device)
+        session.logits = self.panel(row, session.cache)[:, 0, -1]
+
+
+# %% [markdown]
+# Fifty sessions, mixed event by event, and two of them behind each other as a third that is longer than the window:
+
+# %%
+chosen = [trial.test[i] for i in [*alarms[:10], *range(40)]]
+chosen.append(2 * max(chosen, key=len) + chosen[0] * 4)
+running = EventStream(detector)
+start, count = time.perf_counter(), 0
+for place in range(max(map(len, chosen))):
+    for i, session in enumerate(chosen):
+        if place < len(session):
+            running.push(f"session {i}", session[place])
+            count += 1
+took = (time.perf_counter() - start) / count
+closed = [running.close(f"session {i}") for i in range(len(chosen))]
+whole = detector.score(chosen)
+for one, other in zip(closed, whole, strict=True):
+    assert math.isclose(one.worst.surprisal, other.worst.surprisal, abs_tol=1e-5)
+    assert one.worst.position == other.worst.position and one.p_value == other.p_value
+assert whole[-1].windowed
+f"{1000 * took:.1f} ms an event, {len(detector.members)} members"
+
+# %% [markdown]
+# In batches, with equal sessions read once, it is much more:
+
+# %%
+events = sum(len(session) + 1 for session in trial.test)
+start = time.perf_counter()
+detector.score(trial.test)
+f"{events / (time.perf_counter() - start):,.0f} events a second"
+
+# %% [markdown]
+# ## Kept, and used on one's own logs
+# A detector is a folder of checkpoints and one file of kept-back scores, without any code in it.
+
+# %%
+with TemporaryDirectory() as place:
+    detector.save(place)
+    again = AnomalyDetector.load(place)
+    names = sorted(p.name for p in Path(place).iterdir())
+assert [r.p_value for r in again.score(chosen)] == [r.p_value for r in whole]
+names
+
+# %% [markdown]
+# The command line does all of this on files. Here is a made-up log of an SSH server, 600 connections in
+# which all is well, and then a few more. One of those guesses passwords; one ends in the middle.
+
+# %%
+rng = Random(0)
+
+
+def connection(number, attempts, accepted=True, closed=True):
+    """Lines of one connection."""
+    host = f"203.0.113.{rng.randrange(1, 255)}"
+    yield f"Connection from {host} port {rng.randrange(1024, 65536)}"
+    for _ in range(attempts):
+        yield f"Failed password for deploy from {host} port 51022 ssh2"
+    if accepted:
+        yield f"Accepted publickey for deploy from {host} port 51022 ssh2"
+        yield "pam_unix(sshd:session): session opened for user deploy"
+        if closed:
+            yield "pam_unix(sshd:session): session closed for user deploy"
+            yield f"Disconnected from user deploy {host} port 51022"
+
+
+def write(path, connections):
+    """A log of connections, each with the number of its process."""
+    with open(path, "w") as file:
+        for number, given in enumerate(connections, start=4000):
+            for text in connection(number, *given):
+                print(f"Nov 25 03:12:01 gate sshd[{number}]: {text}", file=file)
+
+
+quiet = [(rng.choice([0, 0, 0, 0, 1]),) for _ in range(600)]
+with TemporaryDirectory() as place:
+    write(f"{place}/old.log", quiet)
+    write(f"{place}/new.log", [*quiet[:5], (7, False), *quiet[:3], (0, True, False)])
+    detect = [sys.executable, "-m", "tinygpt_lib", "detect"]
+    fit = [
+        "fit",
+        "--normal",
+        "old.log",
+        "--out",
+        "gate",
+        "--session-regex",
+        r"sshd\[(\d+)\]",
+    ]
+    told = subprocess.run([*detect, *fit], cwd=place, capture_output=True, text=True)
+    print(told.stdout or told.stderr)
+    judge = ["score", "gate", "new.log"]
+    told = subprocess.run([*detect, *judge], cwd=place, capture_output=True, text=True)
+    print(told.stdout or told.stderr)
+
+# %% [markdown]
+# The line, why it raised an alarm, and what had been expected there. `--json` prints every session for a
+# program to read, `--follow` stays with a file as it grows, `--mask WORD=RE` adds a mask for names that the usual ones
+# don't find, and without `--session-regex` the lines of a minute are a session.
+#
+# ## Summary
+# Surprise finds faults. The largest surprisal of a session, or the power mean of all, is its score; normal
+# sessions that were kept back say how rare such a score is, and that gives a rate of false alarms
+# that can be promised before any fault was seen. TEXT_SUMMARY
+#
+# ## Exercises
+# **1.** How many normal sessions does a promise of one false alarm in a million need? And what does
+# `AnomalyDetector.fit` say when it is asked for that here? Give its sentence as `refusal`.
+# ```python
+# assert "normal sessions" in refusal
+# ```
+# **2.** DeepLog raises an alarm if any event is not among the g likeliest. From `detector.read`, get
+# for each session the worst rank, and give the F1 for g = 1, 3, 5, 7 and 9 as a list `by_rank`. Which g would
+# you have chosen without the labels?
+# ```python
+# assert len(by_rank) == 5 and max(by_rank) > 0.3
+# ```
+# **3.** Does the mean find what the largest does? Set `detector.score_name` to "mean", compare the average
+# precision of both, and set it back.
+# ```python
+# assert set(precisions) == {"max", "mean"}
+# ```
+
+# %% [markdown]
+# ## Solutions
+
+# %% jupyter={"source_hidden": true}
+try:
+    AnomalyDetector.fit(trial.train, false_alarms=1e-6)
+except ValueError as error:
+    refusal = str(error)
+assert "normal sessions" in refusal
+refusal
+
+# %% jupyter={"source_hidden": true}
+ranks = np.array([reading.rank.max().item() for reading in detector.read(trial.test)])
+by_rank = [quality(ranks > g)["F1"] for g in (1, 3, 5, 7, 9)]
+assert len(by_rank) == 5 and max(by_rank) > 0.3
+by_rank
+
+# %% jupyter={"source_hidden": true}
+precisions = {}
+for name in ("mean", "max"):
+    detector.score_name = name
+    values = [report.score for report in detector.score(trial.test, ended)]
+    precisions[name] = float(average_precision_score(anomalous, values))
+assert set(precisions) == {"max", "mean"}
+precisions

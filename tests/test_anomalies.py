@@ -1,0 +1,489 @@
+"""Anomaly detection: p-values, readings, the detector, and events as they come."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygpt_lib import _logdata
+from tinygpt_lib.anomalies import (
+    SCORES,
+    AnomalyDetector,
+    EventStream,
+    Panel,
+    check_rate,
+    deal,
+    has_ended,
+    longest_pauses,
+    p_values,
+    read_events,
+    read_sessions,
+    score_of,
+    weigh,
+    with_fault,
+)
+from tinygpt_lib.gpt import GPT
+from tinygpt_lib.logs import (
+    END,
+    EventTokenizer,
+    SessionFinder,
+    group_lines,
+    log_preset,
+    surprisals,
+)
+from tinygpt_lib.training import CheckpointError
+
+
+def quick(vocab_size):
+    """A preset that takes a second."""
+    model, training = log_preset(vocab_size)
+    model = replace(model, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    return model, replace(training, steps=150, batch_size=16)
+
+
+def normal_session(rng):
+    """Opened, read or written some times, closed."""
+    return ["open", *[rng.choice(["read", "write"])] * rng.randrange(1, 4), "close"]
+
+
+@pytest.fixture(scope="module")
+def normal():
+    rng = Random(0)
+    return [normal_session(rng) for _ in range(240)]
+
+
+@pytest.fixture(scope="module")
+def detector(normal):
+    return AnomalyDetector.fit(normal, false_alarms=0.01, folds=3, preset=quick)
+
+
+@pytest.fixture
+def kept(detector, monkeypatch):
+    """The detector, for a test that sets something in it."""
+    monkeypatch.setattr(detector, "_false_alarms", detector.false_alarms)
+    monkeypatch.setattr(detector, "_score_name", detector.score_name)
+    monkeypatch.setattr(detector, "_held_out", detector._held_out)
+    monkeypatch.setattr(detector, "_sorted", detector._sorted)
+    return detector
+
+
+# p-values
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=3),
+    st.data(),
+)
+def test_p_values_are_counts(folds, data):
+    count = st.lists(st.integers(0, 9), min_size=len(folds), max_size=len(folds))
+    scores = data.draw(st.lists(count, min_size=1, max_size=4))
+    kept = [torch.tensor(sorted(fold), dtype=torch.float64) for fold in folds]
+    found = p_values(kept, torch.tensor(scores, dtype=torch.float64).T)
+    n = sum(map(len, folds))
+    for p, own in zip(found.tolist(), scores, strict=True):
+        above = sum(k >= s for fold, s in zip(folds, own, strict=True) for k in fold)
+        assert p == pytest.approx((1 + above) / (1 + n))
+
+
+def test_the_promise_holds_whatever_the_scores_are():
+    """Of draws from one hat, the share with p <= 0.05 is 0.05 (here of 20,000)."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(1000, 20 + 99, generator=generator).exp()
+    low = 0
+    for row in draws:
+        low += (p_values([row[20:].sort().values], row[None, :20]) <= 0.05).sum().item()
+    assert abs(low / 20_000 - 0.05) < 0.007  # eight deviations, but rows share draws
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.002, 499), (0.01, 99), (0.5, 1), (0.1, 9)])
+def test_how_many_normal_sessions_a_rate_needs(rate, n):
+    check_rate(rate, n)
+    with pytest.raises(
+        ValueError, match=f"needs at least {n} normal sessions"
+    ) as error:
+        check_rate(rate, n - 1)
+    assert f"and there are {n - 1}: give more, or allow a rate of" in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 2, math.nan, "0.1", None, True])
+def test_rates_that_are_none(rate):
+    with pytest.raises(ValueError, match="false_alarms is"):
+        check_rate(rate, 1000)
+
+
+# Readings
+
+
+def test_a_reading_is_what_the_models_say():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 7, generator=generator)
+    ids = torch.tensor([0, 6, 3, 3])
+    reading = weigh(logits, ids)
+    mean = logits.softmax(-1).mean(0)
+    for t, i in enumerate(ids.tolist()):
+        own = [-math.log(logits[k, t].softmax(-1)[i]) for k in range(3)]
+        assert reading.nats[:, t].tolist() == pytest.approx(own, rel=1e-5)
+        order = mean[t].argsort(descending=True).tolist()
+        assert reading.rank[t] == order.index(i) + 1
+        assert reading.likeliest[t].tolist() == order[:3]
+        assert reading.chances[t].tolist() == pytest.approx(mean[t][order[:3]].tolist())
+
+
+def test_readings_of_many_are_those_of_each(detector):
+    generator = torch.Generator().manual_seed(1)
+    V, lengths = detector.tokenizer.vocab_size, (2, 9, 1, 10, 3, 30, 8, 17, 13)
+    sessions = [torch.randint(V, (n,), generator=generator) for n in lengths]
+    together = read_sessions(detector.panel, sessions)
+    by_member = [surprisals(member, sessions) for member in detector.members]
+    for i, ids in enumerate(sessions):
+        alone = read_sessions(detector.panel, [ids])[0]
+        for name in ("nats", "rank", "likeliest", "chances"):
+            found, expected = getattr(together[i], name), getattr(alone, name)
+            assert torch.allclose(found.double(), expected.double(), atol=1e-4)
+        for k, nats in enumerate(by_member):
+            assert torch.allclose(together[i].nats[k], nats[i], atol=1e-4)
+
+
+def test_unknown_events_cost_log_n_and_are_read_over():
+    torch.manual_seed(0)
+    tokenizer = EventTokenizer(["a", "b"])
+    members = [GPT(quick(tokenizer.vocab_size)[0]).eval() for _ in range(2)]
+    session = ["a", "b", "a", "a"]
+    mixed = ["x", "a", "b", "y", "z", "a", "a", "x"]
+    plain, odd = read_events(Panel(members), tokenizer, 99, [session, mixed])
+    strange = torch.tensor([e not in tokenizer for e in mixed] + [False])
+    assert torch.allclose(odd.nats[:, ~strange], plain.nats, atol=1e-6)
+    assert odd.nats[:, strange].flatten().tolist() == pytest.approx([math.log(100)] * 8)
+    assert odd.rank[strange].tolist() == [5] * 4
+    assert torch.equal(odd.likeliest[3], plain.likeliest[2])  # what was due at y
+
+
+# Scores
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_scores_grow_with_every_surprise(name):
+    nats = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.5, 0.5]])
+    low, more = score_of(name, nats), score_of(name, nats + 1)
+    assert low.shape == (2,) and (more > low).all() and low[0] > low[1]
+    assert score_of(name, nats[:, :0]).tolist() == [0, 0]
+
+
+def test_the_largest_and_the_mean():
+    nats = torch.tensor([1.0, 2.0, 6.0])
+    assert score_of("max", nats) == 6 and score_of("mean", nats) == 3
+    assert 3 < score_of("power", nats) < 6
+
+
+# The detector
+
+
+def test_normal_sessions_pass_and_faults_do_not(detector, normal):
+    rng = Random(1)
+    fresh = [normal_session(rng) for _ in range(200)]
+    assert sum(r.anomalous for r in detector.score(fresh)) <= 8  # 2 are to be expected
+    for session in (
+        ["open", "read"],
+        ["open", "close"],
+        ["close", "open"],
+        ["open", "read", "write", "close"],
+        ["open", "read", "close", "close"],
+        [],
+    ):
+        report = detector.score([session])[0]
+        assert report.anomalous and report.p_value <= 0.01, session
+        assert report.n_events == len(session) and report.n_unknown == 0
+
+
+def test_the_report_says_where_and_what_was_expected(detector):
+    report = detector.score([["open", "read", "write", "close"]])[0]
+    worst = report.worst
+    assert (worst.position, worst.event, worst.known) == (2, "write", True)
+    assert {event for event, _ in worst.expected[:2]} == {"read", "close"}
+    assert 1 >= worst.expected[0][1] >= worst.expected[1][1] >= worst.expected[2][1] > 0
+    assert worst.rank >= 3 and worst.surprisal > 3
+    every = detector.explain(["open", "read", "write", "close"])
+    assert [e.event for e in every] == ["open", "read", "write", "close", END]
+    assert every[2] == worst
+
+
+def test_a_session_that_is_cut_is_odd_only_where_its_end_counts(detector):
+    cut = ["open", "read"]
+    assert detector.score([cut])[0].worst.event == END
+    assert not detector.score([cut], ended=False)[0].anomalous
+    whole, open_ = detector.score([cut, cut], ended=[True, False])
+    assert whole.anomalous and not open_.anomalous
+    with pytest.raises(ValueError, match="2 values were given for 1 sessions"):
+        detector.score([cut], ended=[True, False])
+    assert detector.score([[]], ended=False)[0].worst is None
+
+
+def test_unknown_events_raise_an_alarm_and_are_counted(detector):
+    report = detector.score([["open", "panic", "read", "panic", "close"]])[0]
+    assert report.anomalous and report.n_unknown == 2
+    assert (report.worst.position, report.worst.event) == (1, "panic")
+    assert not report.worst.known
+    assert report.worst.surprisal == pytest.approx(math.log(detector.n_events + 1))
+    rare = [["open", "read", "close"]] * 300 + [["open", "once", "close"]]
+    assert (
+        "once"
+        not in AnomalyDetector.fit(
+            rare, preset=quick, folds=2, false_alarms=0.1
+        ).tokenizer
+    )
+
+
+def test_events_may_be_numbers(detector):
+    numbers = [[1, 2, 3]] * 60
+    found = AnomalyDetector.fit(numbers, false_alarms=0.05, folds=2, preset=quick)
+    assert not found.score([[1, 2, 3]])[0].anomalous
+    assert found.score([(3, 2, 1)])[0].anomalous
+
+
+def test_equal_sessions_get_equal_reports(detector, normal):
+    reports = detector.score([*normal[:50], *normal[:50]])
+    assert reports[:50] == reports[50:]
+    assert detector.score([]) == []
+
+
+def test_long_sessions_are_read_in_windows(detector):
+    report = detector.score([["open", *["read"] * 40, "close"]])[0]
+    assert report.windowed and report.n_events == 42
+    assert not detector.score([["open", "read", "close"]])[0].windowed
+
+
+@pytest.mark.parametrize(
+    ("sessions", "settings", "message"),
+    [
+        ([], {}, "needs at least 499 normal sessions, and there are 0"),
+        ([["a"]], {}, "needs at least 499 normal sessions, and there are 1"),
+        ([["a"]] * 99, {"false_alarms": 0.001}, "999 normal sessions"),
+        ([["a"]] * 9, {"score": "best"}, "score is 'best'"),
+        ([["a"]] * 9, {"folds": 1}, "folds is 1"),
+        ([[str(i)] for i in range(9)], {"false_alarms": 0.5}, "no event occurs"),
+        ([[]] * 9, {"false_alarms": 0.5}, "no event occurs"),
+    ],
+)
+def test_what_can_not_be_fitted(sessions, settings, message):
+    with pytest.raises(ValueError, match=message):
+        AnomalyDetector.fit(sessions, preset=quick, **settings)
+
+
+def test_every_session_is_dealt_once():
+    parts = deal(range(23), 5, seed=1)
+    assert sorted(i for part in parts for i in part) == list(range(23))
+    assert {len(part) for part in parts} == {4, 5}
+    assert parts == deal(range(23), 5, seed=1) != deal(range(23), 5, seed=2)
+
+
+def test_held_out_scores_are_of_models_that_have_not_seen_them(detector, normal):
+    for i, part in enumerate(deal(normal, 3, 0)):
+        readings = read_events(
+            Panel(detector.members[i : i + 1]),
+            detector.tokenizer,
+            detector.n_events,
+            part,
+        )
+        own = [r.nats.max().item() for r in readings]
+        assert detector.held_out["max", True][i].tolist() == pytest.approx(
+            own, abs=1e-4
+        )
+
+
+def test_rate_and_score_can_be_set_anew(kept):
+    with pytest.raises(ValueError, match="there are 240"):
+        kept.false_alarms = 0.001
+    with pytest.raises(ValueError, match="score is 'median'"):
+        kept.score_name = "median"
+    session = ["open", "read", "read", "close"]
+    by_max = kept.score([session])[0].score
+    kept.score_name = "mean"
+    assert kept.score([session])[0].score < by_max
+
+
+def test_recalibration_moves_the_threshold_and_keeps_the_size(kept):
+    session = ["open", "read", "write", "close"]
+    before = kept.score([session])[0].p_value
+    kept.recalibrate([session] * 60)
+    assert kept.n_held_out == 240
+    assert before < 0.01 and kept.score([session])[0].p_value >= 60 / 241
+    kept.recalibrate([])
+    kept.recalibrate([["open", "read"]] * 3, ended=False)
+    assert kept.n_held_out == 240
+
+
+# Saving
+
+
+def test_saved_and_loaded_it_says_the_same(detector, normal, tmp_path):
+    detector.about["sessions"] = {"events": True}
+    detector.save(tmp_path / "a")
+    again = AnomalyDetector.load(tmp_path / "a")
+    sessions = [*normal[:40], ["open", "panic"], ["close"]]
+    for one, other in zip(detector.score(sessions), again.score(sessions), strict=True):
+        assert one == other
+    assert again.about == detector.about
+    assert (again.false_alarms, again.score_name) == (0.01, "max")
+
+
+def test_a_damaged_detector_is_refused(detector, tmp_path):
+    folder = tmp_path / "a"
+    with pytest.raises(CheckpointError):
+        AnomalyDetector.load(folder)
+    detector.save(folder)
+    main = folder / "detector.safetensors"
+    data = main.read_bytes()
+    for broken in (b"", data[:-9], data[:-1] + b"\x00", b"x" * 100):
+        main.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"detector\.safetensors"):
+            AnomalyDetector.load(folder)
+    main.write_bytes(data)
+    (folder / "member-1" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="member-1"):
+        AnomalyDetector.load(folder)
+
+
+# Events as they come
+
+
+def test_a_stream_says_what_a_batch_says(detector):
+    rng = Random(3)
+    events = [*detector.tokenizer.events, "panic"]
+    sessions = [[rng.choice(events) for _ in range(n)] for n in (0, 1, 3, 8, 9, 30, 41)]
+    stream = EventStream(detector)
+    for place in range(41):
+        for i, session in enumerate(sessions):
+            if place < len(session):
+                stream.push(str(i), session[place])
+    batch, open_ = detector.score(sessions), detector.score(sessions, ended=False)
+    for i, session in enumerate(sessions):
+        if not session:
+            continue
+        for ended, expected in ((False, open_[i]), (True, batch[i])):
+            found = stream.close(str(i)) if ended else stream.report(str(i))
+            assert found.score == pytest.approx(expected.score, abs=2e-4)
+            assert found.p_value == pytest.approx(expected.p_value)
+            assert found.worst.position == expected.worst.position
+            assert found.worst.surprisal == pytest.approx(
+                expected.worst.surprisal, abs=1e-5
+            )
+            assert (found.n_unknown, found.n_events) == (
+                expected.n_unknown,
+                expected.n_events,
+            )
+    assert not stream.running
+
+
+def test_each_event_is_reported_as_explain_does(detector):
+    session = ["open", "read", "panic", "read", "close"] * 4
+    stream = EventStream(detector)
+    for expected in detector.explain(session)[:-1]:
+        found = stream.push("a", expected.event)
+        assert found.surprisal == pytest.approx(expected.surprisal, abs=1e-5)
+        assert (found.position, found.rank, found.known) == (
+            expected.position,
+            expected.rank,
+            expected.known,
+        )
+        assert [e for e, _ in found.expected] == [e for e, _ in expected.expected]
+
+
+def test_sessions_are_closed_by_age_and_by_room(detector):
+    closed = []
+    stream = EventStream(
+        detector, max_sessions=2, max_age=10, on_close=lambda *told: closed.append(told)
+    )
+    stream.push("a", "open", now=0)
+    stream.push("b", "open", now=1)
+    stream.push("a", "read", now=2)
+    stream.push("c", "open", now=3)  # no room: b has been silent longest
+    assert [(name, r.worst.event) for name, r in closed] == [("b", "open")]
+    assert set(stream.running) == {"a", "c"}
+    stream.expire(now=12.5)  # a's end counts
+    assert [(name, r.worst.event) for name, r in closed[1:]] == [("a", END)]
+    stream.push("c", "read", now=13)
+    assert stream.report("c").n_events == 2
+    for unknown in (stream.report, stream.close):
+        with pytest.raises(KeyError):
+            unknown("a")
+
+
+# When a session is over
+
+
+def test_pauses_and_ends():
+    sessions, times = [["a", "b", "a"], ["a", "b"]], [[0, 5, 6], [0, 9]]
+    pauses = longest_pauses(sessions, times)
+    assert pauses == {"a": 9, "b": 1}
+    assert has_ended(["b", "a"], 9.5, pauses) and not has_ended(["b", "a"], 9, pauses)
+    assert has_ended(["c"], 0.1, pauses) and has_ended([], 0, pauses)
+
+
+# Faults that are put in
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=2, max_size=9).filter(
+        lambda s: len(set(s)) > 1
+    ),
+    st.sampled_from(["insert", "delete", "swap"]),
+    st.integers(0, 99),
+)
+def test_a_fault_is_where_it_says(session, kind, seed):
+    wrong, places = with_fault(session, kind, "abx", Random(seed))
+    n = len(session)
+    assert len(wrong) == n + {"insert": 1, "delete": -1, "swap": 0}[kind]
+    assert places and all(0 <= place <= len(wrong) for place in places)
+    if kind == "insert":  # without any one of the places it is the old session
+        assert all(wrong[:p] + wrong[p + 1 :] == session for p in places)
+    elif kind == "delete":
+        (place,) = places
+        assert any([*wrong[:place], e, *wrong[place:]] == session for e in "abc")
+        assert place == len(wrong) or wrong[place] != session[place]
+    else:
+        assert [t for t in range(n) if wrong[t] != session[t]] == sorted(places)
+
+
+# Data to try it on
+
+
+def test_a_trial_by_time_has_no_session_on_both_sides():
+    log = _logdata.synthetic_log(400, share=0.1, seed=3)
+    found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
+    trial = _logdata.split_by_time(log, found.values())
+    began = {}
+    for line in log.lines:
+        began.setdefault(line.session, line.seconds)
+    late = [name for name, when in began.items() if when >= _logdata.CUT]
+    assert len(trial.test) == len(late) and 0 < len(late) < 400
+    assert sum(trial.anomalous) == sum(log.anomalous[name] for name in late)
+    starts = [times[0] for times in trial.test_times]
+    assert starts == sorted(starts) and starts[0] >= _logdata.CUT
+    assert all(times[0] < _logdata.CUT for times in trial.train_times)
+    assert len(trial.train) == len(began) - len(late) - sum(
+        log.anomalous[name] for name in began if name not in late
+    )
+
+
+@pytest.mark.parametrize(
+    ("load", "train", "normal", "abnormal"),
+    [
+        ("load_deeplog", 4855, (22_059, 553_366), 16_838),
+        ("load_adfa", 833, (4372,), 746),
+    ],
+)
+def test_the_real_trials_where_they_are_there(load, train, normal, abnormal):
+    name = {"load_deeplog": _logdata.TRAIN, "load_adfa": _logdata.ADFA}[load]
+    if not (_logdata.data_folder() / name).exists():
+        pytest.skip(f"{name} is not in the cache")
+    trial = getattr(_logdata, load)()
+    assert len(trial.train) == train and sum(trial.anomalous) == abnormal
+    count = len(trial.test) - abnormal
+    assert count in normal
+    assert load == "load_adfa" or trial.weight * count == pytest.approx(553_366)
+    if load == "load_adfa":
+        assert len(set(trial.kinds)) == 7

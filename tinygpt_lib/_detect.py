@@ -1,0 +1,458 @@
+"""The command `detect`: a detector for logs in files, fitted and used."""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tinygpt_lib._device import choose_device
+from tinygpt_lib.anomalies import (
+    SCORES,
+    AnomalyDetector,
+    EventReport,
+    EventStream,
+    SessionReport,
+)
+from tinygpt_lib.logs import (
+    LONGEST_LINE,
+    MASKS,
+    Masks,
+    Session,
+    SessionFinder,
+    bounded_lines,
+    group_lines,
+    read_lines,
+)
+
+WINDOW = 60.0  # seconds, for lines that nothing else groups
+AT_ONCE = 10_000  # sessions that are judged together
+POLL = 0.2  # seconds between two looks at a file that grows
+
+
+def add_grouping(command: argparse.ArgumentParser, default: str) -> None:
+    """The options that say which lines belong together."""
+    group = command.add_argument_group(f"which lines belong together ({default})")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument(
+        "--session-regex",
+        metavar="RE",
+        help=r"lines in which it finds the same, as 'blk_-?\d+'; of groups, the first",
+    )
+    how.add_argument(
+        "--seconds", type=float, metavar="S", help="lines of the same S seconds"
+    )
+    how.add_argument(
+        "--events",
+        action="store_true",
+        help="each line is a session already: event ids with blanks between them",
+    )
+    group.add_argument(
+        "--time-regex", metavar="RE", help="finds a line's time, for --seconds"
+    )
+    group.add_argument(
+        "--time-format", metavar="F", help="how the time is written, as for strptime"
+    )
+
+
+def add_fit(command: argparse.ArgumentParser) -> None:
+    """The options of `detect fit`."""
+    command.add_argument(
+        "--normal",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="logs of a time in which nothing was wrong; may be gzipped; - is stdin",
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder for the detector; must be new"
+    )
+    add_grouping(command, f"default: --seconds {WINDOW:g}")
+    command.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="WORD=RE",
+        help="put WORD in place of what RE finds, before the usual masks; repeatable",
+    )
+    command.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.002,
+        metavar="SHARE",
+        help="of normal sessions that may raise an alarm (default: 0.002)",
+    )
+    command.add_argument(
+        "--score",
+        choices=sorted(SCORES),
+        default="max",
+        help="of a session by the surprisals of its events (default: max)",
+    )
+    command.add_argument(
+        "--folds", type=int, default=10, help="models to fit (default: 10)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def add_score(command: argparse.ArgumentParser) -> None:
+    """The options of `detect score`."""
+    command.add_argument("folder", type=Path, help="what `detect fit` made")
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="logs; may be gzipped; - is stdin"
+    )
+    add_grouping(command, "default: as `detect fit` was told")
+    command.add_argument(
+        "--false-alarms", type=float, metavar="SHARE", help="(default: as fitted)"
+    )
+    command.add_argument(
+        "--open-ends",
+        action="store_true",
+        help="sessions may go on after the log: don't judge where they end",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="every session as a line of JSON"
+    )
+    command.add_argument(
+        "--follow", action="store_true", help="go on reading as the (one) file grows"
+    )
+    command.add_argument(
+        "--idle",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="with --follow: a session that is silent for S seconds is over "
+        "(default: 600)",
+    )
+
+
+def grouping(options) -> dict | None:
+    """The rule for sessions that stands on the command line; None if none does."""
+    if options.events:
+        return {"events": True}
+    if options.session_regex is not None:
+        return {"session_regex": options.session_regex}
+    if options.seconds is None and not (options.time_regex or options.time_format):
+        return None
+    return {
+        "seconds": WINDOW if options.seconds is None else options.seconds,
+        "time_regex": options.time_regex,
+        "time_format": options.time_format,
+    }
+
+
+def event_sessions(lines: Iterable[str]) -> Iterator[Session]:
+    """Sessions that are a line each; their ids are the lines' numbers."""
+    for number, line in enumerate(lines, start=1):
+        if events := line.split():
+            yield Session(str(number), events, [number] * len(events))
+
+
+def sessions_of(lines: Iterable[str], rule: dict, masks: Masks) -> Iterator[Session]:
+    """Sessions of lines by a rule; ValueError if there is none."""
+    lines, number = iter(lines), 0
+    if rule.get("events"):
+        for session in event_sessions(lines):
+            number += 1
+            yield session
+    else:
+        for session in group_lines(lines, SessionFinder(**rule), masks).values():
+            number += 1
+            yield session
+    if not number:
+        raise ValueError("no session was found: there is no line with anything in it")
+
+
+def custom_masks(options) -> Masks:
+    """The usual masks behind those of the command line."""
+    own = {}
+    for text in options.mask:
+        word, equals, pattern = text.partition("=")
+        if not (word and equals and pattern):
+            raise ValueError(f"--mask {text!r} is not of the form WORD=RE")
+        own[word] = pattern
+    return Masks({**own, **MASKS})
+
+
+def run_fit(options) -> int:
+    """Fits a detector on normal logs and writes it."""
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists already: choose a new folder")
+    rule, masks = grouping(options) or {"seconds": WINDOW}, custom_masks(options)
+    sessions = list(sessions_of(read_lines(*options.normal), rule, masks))
+    detector = AnomalyDetector.fit(
+        [session.events for session in sessions],
+        false_alarms=options.false_alarms,
+        score=options.score,
+        folds=options.folds,
+        seed=options.seed,
+        device=choose_device(options.device),
+        about={"sessions": rule, "masks": masks.patterns},
+        progress=lambda text: print(text, file=sys.stderr),
+    )
+    detector.save(options.out)
+    lengths = sorted(len(session.events) for session in sessions)
+    kinds = len(detector.tokenizer.events)
+    print(
+        f"{options.out}: {len(sessions):,} sessions of {lengths[0]:,} to "
+        f"{lengths[-1]:,} events, {kinds:,} kinds of events"
+    )
+    size = detector.members[0].config.block_size
+    if long := sum(length >= size for length in lengths):
+        print(f"{long:,} are longer than what the models see at once ({size} events)")
+    return 0
+
+
+def run_score(options) -> int:
+    """Judges the sessions of logs, or of a log that grows."""
+    detector = AnomalyDetector.load(options.folder, choose_device(options.device))
+    if options.false_alarms is not None:
+        detector.false_alarms = options.false_alarms
+    rule, masks = rules_of(detector, options)
+    if options.follow:
+        if len(options.files) > 1:
+            raise ValueError("--follow reads one file; start a process for each")
+        follow(detector, rule, masks, options)
+        return 0
+    with seekable(options.files) as files:
+        listing = Listing(files)
+        sessions = sessions_of(read_lines(*files), rule, masks)
+        while batch := list(itertools.islice(sessions, AT_ONCE)):
+            events = [session.events for session in batch]
+            reports = detector.score(events, not options.open_ends)
+            for session, report in zip(batch, reports, strict=True):
+                number = worst_line(session, report.worst)
+                if options.json:
+                    as_json(session.id, report, number)
+                else:
+                    listing.add(session.id, report, number)
+        if not options.json:
+            listing.finish(detector)
+    return 0
+
+
+def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:
+    """The rule for sessions and the masks that the detector was fitted with."""
+    kept = detector.about
+    try:
+        rule = grouping(options) or dict(kept["sessions"])
+        masks = Masks(kept["masks"])
+        if not rule.get("events"):
+            SessionFinder(**rule)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{options.folder} does not say how lines become sessions: it was not made "
+            "by `detect fit`; give --session-regex, --seconds or --events"
+        ) from error
+    return rule, masks
+
+
+@contextmanager
+def seekable(files: list[str]) -> Iterator[list[str]]:
+    """The files, with a copy in place of standard input, so that they can be reread."""
+    if "-" not in files:
+        yield files
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield [copy.name if file == "-" else file for file in files]
+
+
+def worst_line(session: Session, report: EventReport) -> int:
+    """The number of the line that holds an event; of an end, the last one's."""
+    return session.line_numbers[min(report.position, len(session.line_numbers) - 1)]
+
+
+def as_json(name: str, report: SessionReport, line: int, **more) -> None:
+    """Prints a session, and the number of its worst line, as a line of JSON."""
+    worst = report.worst
+    data = {
+        "id": name,
+        "score": report.score,
+        "p_value": report.p_value,
+        "anomalous": report.anomalous,
+        "events": report.n_events,
+        "unknown": report.n_unknown,
+        "windowed": report.windowed,
+        "worst": {
+            "position": worst.position,
+            "event": worst.event,
+            "line": line,
+            "surprisal": worst.surprisal,
+            "rank": worst.rank,
+            "expected": worst.expected,
+        },
+        **more,
+    }
+    print(json.dumps(data))
+
+
+class Listing:
+    """A report for people: the alarms, with the lines that raised them."""
+
+    def __init__(self, files: list[str]):
+        self.files = files
+        self.alarms: list[tuple[str, SessionReport, int]] = []
+        self.n_sessions = self.n_unknown = self.n_windowed = 0
+
+    def add(self, name: str, report: SessionReport, line: int) -> None:
+        """Takes in a session, and the number of its worst line."""
+        self.n_sessions += 1
+        self.n_unknown += report.n_unknown > 0
+        self.n_windowed += report.windowed
+        if report.anomalous:
+            self.alarms.append((name, report, line))
+
+    def finish(self, detector: AnomalyDetector) -> None:
+        """Prints it all; the lines are read again, since they may be many."""
+        wanted = {number for *_, number in self.alarms}
+        texts = {
+            number: line
+            for number, line in enumerate(read_lines(*self.files), start=1)
+            if number in wanted
+        }
+        for name, report, number in self.alarms:
+            print(described(name, report, number, texts[number]))
+        expected = detector.false_alarms * self.n_sessions
+        print(
+            f"{self.n_sessions:,} sessions, {len(self.alarms):,} alarms "
+            f"({self.n_unknown:,} with unknown events); if all were normal, about "
+            f"{expected:.1f} of them would raise one without"
+        )
+        if self.n_windowed:
+            size = detector.members[0].config.block_size
+            print(
+                f"{self.n_windowed:,} are longer than the {size} events that the "
+                "models see at once, and were read in windows"
+            )
+
+
+def described(name: str, report: SessionReport, number: int, line: str) -> str:
+    """An alarm in words: where, what, and what had been expected instead."""
+    worst = report.worst
+    if not worst.known:
+        what = "was never seen before"
+    elif worst.position == report.n_events:
+        what = (
+            f"was the last line; that it ends there is worth {worst.surprisal:.1f} nats"
+        )
+    else:
+        what = f"is worth {worst.surprisal:.1f} nats (rank {worst.rank})"
+    text = [f"{name}: p {report.p_value:.2g}; line {number:,} {what}"]
+    text.append(f"    {line.strip()[:300]}")
+    text += [f"    expected {chance:6.1%}  {e[:150]}" for e, chance in worst.expected]
+    return "\n".join(text)
+
+
+# --- A file that grows ---
+
+
+def follow(detector: AnomalyDetector, rule: dict, masks: Masks, options) -> None:
+    """Judges lines as they come, until standard input ends or Ctrl-C."""
+    lines = growing(options.files[0])
+    if rule.get("events"):
+        for number, line in lines:
+            if line and (events := line.split()):
+                report = detector.score([events], not options.open_ends)[0]
+                show_now(options, str(number), report, number, line)
+        return
+    follower = Follower(detector, SessionFinder(**rule), masks, options)
+    for number, line in lines:
+        follower.take(number, line)
+    follower.finish()
+
+
+class Follower:
+    """Tells of sessions once they are anomalous; with --json also at their end."""
+
+    def __init__(self, detector, finder: SessionFinder, masks: Masks, options):
+        self.finder, self.masks, self.options = finder, masks, options
+        self.stream = EventStream(detector, max_age=options.idle, on_close=self.closed)
+        self.told: set[str] = set()
+        self.newest: dict[str, tuple[int, str]] = {}  # of each session, a line
+        self.worst: dict[str, tuple[int, str]] = {}
+
+    def take(self, number: int, line: str | None) -> None:
+        """The next line; None says that there is none yet."""
+        now = time.monotonic()
+        self.stream.expire(now)
+        name = None if line is None else self.finder(line)
+        event = self.masks(line) if name is not None else ""
+        if not event:
+            return
+        worst = self.stream.push(name, event, now)
+        self.newest[name] = (number, line)
+        report = self.stream.report(name)
+        if report.worst == worst:
+            self.worst[name] = (number, line)
+        if report.anomalous and name not in self.told:
+            self.told.add(name)
+            show_now(self.options, name, report, *self.worst[name], ended=False)
+
+    def closed(self, name: str, report: SessionReport) -> None:
+        """Tells of a session that is over, unless people have been told already."""
+        newest, worst = self.newest.pop(name), self.worst.pop(name)
+        if self.options.json or name not in self.told:
+            at_end = report.worst.position == report.n_events
+            line = newest if at_end else worst
+            show_now(self.options, name, report, *line, ended=True)
+        self.told.discard(name)
+
+    def finish(self) -> None:
+        """Closes all sessions, when there is no more to read."""
+        for name in list(self.stream.running):
+            self.closed(name, self.stream.close(name))
+
+
+def show_now(options, name: str, report: SessionReport, number, line, **more) -> None:
+    """Prints a report at once: as JSON, or in words if it is an alarm."""
+    if options.json:
+        as_json(name, report, number, **more)
+    elif report.anomalous:
+        print(described(name, report, number, line))
+    sys.stdout.flush()
+
+
+def growing(path: str) -> Iterator[tuple[int, str | None]]:
+    """Numbered lines of a file, and of what is added to it; None while there is none.
+
+    A file that was cut or put in another's place is read from its beginning.
+    """
+    if path == "-":
+        yield from enumerate(bounded_lines(sys.stdin.buffer), start=1)
+        return
+    number, room = 0, 4 * LONGEST_LINE
+    while True:
+        with open(path, "rb") as file:
+            if file.peek(2)[:2] == b"\x1f\x8b":
+                raise ValueError(f"{path} is gzipped: it can't be followed")
+            line = b""
+            while not replaced(path, file):
+                part = file.readline(room)
+                line = (line + part)[: room + 1]
+                if part.endswith(b"\n"):
+                    number += 1
+                    text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+                    yield number, text[:LONGEST_LINE]
+                    line = b""
+                elif not part:
+                    yield number, None
+                    time.sleep(POLL)
+
+
+def replaced(path: str, file: IO[bytes]) -> bool:
+    """Whether there is another file at path than this one, or it was cut."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False  # somebody is about to put a new one there
+    here = os.fstat(file.fileno())
+    same = (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+    return not same or there.st_size < file.tell()
