@@ -92,7 +92,7 @@ class Judge:
         }
 
 
-def timed_trial() -> tuple[Trial, list[bool]]:
+def timed_trial() -> tuple[Trial, np.ndarray]:
     """Trial C, and of which of its test sessions the end is known."""
     log = load_hdfs()
     found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
@@ -103,67 +103,110 @@ def timed_trial() -> tuple[Trial, list[bool]]:
         has_ended(session, over - times[-1], pauses)
         for session, times in zip(trial.test, trial.test_times, strict=True)
     ]
-    return trial, ended
+    return trial, np.array(ended)
 
 
-def simple_rules(trial: Trial) -> dict:
-    """Alarms of the rules that anybody could write."""
+def simple_rules(trial: Trial, ended: np.ndarray) -> dict:
+    """Alarms of the rules that anybody could write.
 
-    def pairs(session):
-        return set(zip(["<", *session], [*session, ">"], strict=True))
+    Of sessions that may go on, neither length nor counts nor the end are judged.
+    """
+
+    def pairs(session, over=True):
+        after = [*session, ">"] if over else session
+        return set(zip(["<", *session], after, strict=False))
 
     events = {event for session in trial.train for event in session}
     lengths = {len(session) for session in trial.train}
     vectors = {tuple(sorted(session)) for session in trial.train}
     seen = set().union(*map(pairs, trial.train))
     unseen = np.array([not events.issuperset(s) for s in trial.test])
-    length = np.array([len(s) not in lengths for s in trial.test])
+    length = ended & np.array([len(s) not in lengths for s in trial.test])
+    vector = np.array([tuple(sorted(s)) not in vectors for s in trial.test])
+    unseen_pair = np.array(
+        [
+            not seen.issuperset(pairs(s, e))
+            for s, e in zip(trial.test, ended, strict=True)
+        ]
+    )
     return {
         "unseen event": unseen,
         "length": length,
         "event or length": unseen | length,
-        "count vector": np.array([tuple(sorted(s)) not in vectors for s in trial.test]),
-        "pair or length": length
-        | np.array([not seen.issuperset(pairs(s)) for s in trial.test]),
+        "count vector": (ended & vector) | unseen,
+        "pair or length": length | unseen_pair,
     }
 
 
-def counted(trial: Trial, judge: Judge, name: str, rate: float, n: int = 5) -> dict:
+def counted(
+    trial: Trial, judge: Judge, ended: np.ndarray, name: str, rate: float, n: int = 5
+) -> dict:
     """The same test with an n-gram model in place of the GPTs."""
     tokenizer = EventTokenizer.from_sessions(trial.train)
     n = min(n, int(63 / np.log2(tokenizer.vocab_size)))
     coded = [tokenizer.encode_session(session) for session in trial.test]
-    parts, held_out, scores = deal(trial.train, 5, 0), [], []
+    parts = deal(trial.train, 5, 0)
+    held_out, scores = {True: [], False: []}, {True: [], False: []}
     for i, part in enumerate(parts):
         rest = [s for j, other in enumerate(parts) if j != i for s in other]
         model = NGram(stream(rest, tokenizer), n, tokenizer.vocab_size, 1.0)
-        for sessions, to in (
-            ([tokenizer.encode_session(s) for s in part], held_out),
-            (coded, scores),
-        ):
+        own = [tokenizer.encode_session(s) for s in part]
+        for sessions, to in ((own, held_out), (coded, scores)):
             nats = surprisals(model, sessions, 64)
-            to.append(torch.stack([score_of(name, x) for x in nats]))
-    kept = [x.sort().values for x in held_out]
-    p = p_values(kept, torch.stack(scores)).numpy()
-    ranking = judge.ranking(torch.stack(scores).mean(0).numpy())
-    return {f"{n}-gram, {name}": {**judge.alarms(p <= rate), **ranking}}
+            to[True].append(torch.stack([score_of(name, x) for x in nats]))
+            to[False].append(torch.stack([score_of(name, x[:-1]) for x in nats]))
+    p, ranked = (np.zeros(len(coded)) for _ in range(2))
+    for over in (True, False):
+        kept = [x.sort().values for x in held_out[over]]
+        own, here = torch.stack(scores[over]), ended == over
+        p[here] = p_values(kept, own).numpy()[here]
+        ranked[here] = own.mean(0).numpy()[here]
+    return {f"{n}-gram, {name}": {**judge.alarms(p <= rate), **judge.ranking(ranked)}}
 
 
-def localisation(detector: AnomalyDetector, trial: Trial, seed: int) -> dict:
-    """How often the worst place of a flagged session is where the fault was put."""
-    rng = Random(seed)
-    events = detector.tokenizer.events
-    normal = [s for s, k in zip(trial.test, trial.kinds, strict=True) if not k]
+class Verdicts:
+    """P-values, scores and alarms of a detector, from one reading of all sessions."""
+
+    def __init__(self, detector: AnomalyDetector, sessions, ended: np.ndarray):
+        self.detector, self.ended = detector, ended
+        self.readings = detector.read(sessions)
+        self.news = np.array([not r.known.all() for r in self.readings])
+
+    def of(self, name: str, ended: np.ndarray | None = None):
+        """P-values and scores by the score of a name."""
+        ended = self.ended if ended is None else ended
+        p, scores = np.zeros(len(self.readings)), np.zeros(len(self.readings))
+        for over in {*ended.tolist()}:
+            here = np.flatnonzero(ended == over)
+            readings = [self.readings[i] for i in here]
+            kept = [x.sort().values for x in self.detector.held_out[name, over]]
+            p[here] = p_values(kept, session_scores(name, readings, over)).numpy()
+            scores[here] = session_scores(name, readings, over, True).mean(0).numpy()
+        return p, scores
+
+    def alarms(self, name: str, rate: float, ended: np.ndarray | None = None):
+        """Which sessions raise an alarm."""
+        return (self.of(name, ended)[0] <= rate) | self.news
+
+
+def localisation(
+    detector: AnomalyDetector, trial: Trial, fine: np.ndarray, seed: int
+) -> dict:
+    """How often the worst place of a flagged session is where the fault was put.
+
+    Faults go into normal sessions that have ended and raise no alarm without them.
+    """
+    rng, events = Random(seed), detector.tokenizer.events
+    normal = [s for s, f in zip(trial.test, fine, strict=True) if f]
+    normal = [session for session in normal if len(set(session)) > 1]
     known = {tuple(s) for s in trial.train}
     results = {}
-    for kind in ("insert", "delete", "swap"):
+    for kind in FAULTS[:3]:
         made = []
         while len(made) < 1000:
-            session = rng.choice(normal)
-            if len(set(session)) > 1:
-                wrong, places = with_fault(session, kind, events, rng)
-                if wrong and tuple(wrong) not in known:
-                    made.append((wrong, places))
+            wrong, places = with_fault(rng.choice(normal), kind, events, rng)
+            if wrong and tuple(wrong) not in known:
+                made.append((wrong, places))
         reports = detector.score([wrong for wrong, _ in made])
         flagged = [
             (report, places)
@@ -209,29 +252,29 @@ def chosen_without_labels(detector: AnomalyDetector, trial: Trial, seed: int) ->
     return result
 
 
-def traps(detector: AnomalyDetector, trial: Trial, judge: Judge) -> dict:
+def traps(verdicts: Verdicts, trial: Trial, judge: Judge, rate: float) -> dict:
     """What the same detector seems to be worth when it is judged wrongly."""
-    normal = ~judge.anomalous
     known = {tuple(s) for s in trial.train}
     again = np.array([tuple(s) in known for s in trial.test])
-    reports = detector.score(trial.test)
-    raised = np.array([r.anomalous for r in reports])
-    scores = np.array([r.score for r in reports])
+    raised, scores = verdicts.alarms("max", rate), verdicts.of("max")[1]
     thresholds = np.quantile(scores[judge.anomalous], np.linspace(0, 1, 200))
-    best = max((judge.alarms(scores >= t)["f1"], t) for t in thresholds)
-    ranks = [r.rank.max().item() for r in detector.read(trial.test)]
+    best = max(judge.alarms(scores >= t)["f1"] for t in thresholds)
+    ranks = np.array(
+        [
+            max(r.rank[: len(r.rank) - (not over)].tolist(), default=1)
+            for r, over in zip(verdicts.readings, verdicts.ended, strict=True)
+        ]
+    )
     short = np.array([len(s) <= 10 for s in trial.test])
     kept = Judge(trial)
     kept.anomalous = judge.anomalous & ~short
     kept.weights = judge.weights * ~short
-    without = detector.score(trial.test, ended=False)
+    never = np.zeros(len(trial.test), dtype=bool)
     return {
-        "normal sessions that stand in training": float(again[normal].mean()),
-        "f1 at the best threshold": best[0],
-        "f1 of top-g": {
-            g: judge.alarms(np.array(ranks) > g)["f1"] for g in (3, 5, 7, 9)
-        },
-        "f1 without ends": judge.alarms([r.anomalous for r in without])["f1"],
+        "normal sessions that stand in training": float(again[~judge.anomalous].mean()),
+        "f1 at the best threshold": best,
+        "f1 of top-g": {g: judge.alarms(ranks > g)["f1"] for g in (3, 5, 7, 9)},
+        "f1 without ends": judge.alarms(verdicts.alarms("max", rate, never))["f1"],
         "anomalous sessions of at most 10 events": int((short & judge.anomalous).sum()),
         "f1 without short sessions": kept.alarms(raised & ~short)["f1"],
     }
@@ -245,28 +288,28 @@ def rolling(
     What raised no alarm, and what somebody found to be a false one, is normal by then.
     """
     raised = np.zeros(len(trial.test), dtype=bool)
-    held_out = detector.held_out
+    held_out, turn = detector.held_out, detector.turn
     detector.false_alarms = rate
     size = 500
     for start in range(0, len(trial.test), size):
         here = slice(start, start + size)
-        reports = detector.score(trial.test[here], ended[here])
+        reports = detector.score(trial.test[here], ended[here].tolist())
         raised[here] = [r.anomalous for r in reports]
         normal = ~(raised[here] & judge.anomalous[here])
         fine = [s for s, n in zip(trial.test[here], normal, strict=True) if n]
-        over = [e for e, n in zip(ended[here], normal, strict=True) if n]
+        over = [bool(e) for e, n in zip(ended[here], normal, strict=True) if n]
         detector.recalibrate(fine, over)
-    detector.held_out = held_out
+    detector.held_out, detector.turn = held_out, turn
     return judge.alarms(raised)
 
 
 def run(name: str) -> dict:
     """All that is measured of one trial."""
-    ended: bool | list[bool] = True
     if name == "C":
         trial, ended = timed_trial()
     else:
         trial = {"A": load_deeplog, "ADFA": load_adfa}[name]()
+        ended = np.ones(len(trial.test), dtype=bool)
     judge = Judge(trial)
     result = {
         "origin": trial.origin,
@@ -274,11 +317,11 @@ def run(name: str) -> dict:
         "normal": int((~judge.anomalous).sum()),
         "anomalous": int(judge.anomalous.sum()),
         "weight": trial.weight,
-        "rules": {n: judge.alarms(x) for n, x in simple_rules(trial).items()},
+        "rules": {n: judge.alarms(x) for n, x in simple_rules(trial, ended).items()},
         "seeds": [],
     }
     for score in SCORES:
-        result["rules"] |= counted(trial, judge, score, RATES[name][0])
+        result["rules"] |= counted(trial, judge, ended, score, RATES[name][0])
     for seed in SEEDS:
         start = time.perf_counter()
         detector = AnomalyDetector.fit(
@@ -287,31 +330,30 @@ def run(name: str) -> dict:
         row: dict = {"fit_seconds": time.perf_counter() - start}
         highest = torch.cat(detector.held_out["max", True])
         row["headroom"] = (highest.median() / np.log(detector.n_events + 1)).item()
-        start = time.perf_counter()
-        detector.score(trial.test, ended)
-        row["score_seconds"] = time.perf_counter() - start
+        row["news"] = detector.news
         row["injected"] = chosen_without_labels(detector, trial, seed)
+        start = time.perf_counter()
+        verdicts = Verdicts(detector, trial.test, ended)
+        row["read_seconds"] = time.perf_counter() - start
         for score in SCORES:
             detector.score_name = score
             for rate in RATES[name]:
-                detector.false_alarms = rate
-                reports = detector.score(trial.test, ended)
-                row[f"{score} {rate}"] = judge.alarms([r.anomalous for r in reports])
-            row[score] = judge.ranking([r.score for r in reports])
-            row[score]["by_p"] = judge.ranking([-r.p_value for r in reports])
-            if name == "C":
-                for rate in RATES[name]:
+                row[f"{score} {rate}"] = judge.alarms(verdicts.alarms(score, rate))
+                if name == "C":
                     row[f"{score} {rate} rolling"] = rolling(
                         detector, trial, judge, ended, rate
                     )
-        detector.score_name, detector.false_alarms = "max", RATES[name][0]
-        row["localisation"] = localisation(detector, trial, seed)
+            p, ranked = verdicts.of(score)
+            row[score] = {**judge.ranking(ranked), "by_p": judge.ranking(-p)}
+        rate = RATES[name][0]
+        detector.score_name, detector.false_alarms = "max", rate
+        fine = ended & ~judge.anomalous & ~verdicts.alarms("max", rate)
+        row["localisation"] = localisation(detector, trial, fine, seed)
         if name != "ADFA":
-            row["traps"] = traps(detector, trial, judge)
+            row["traps"] = traps(verdicts, trial, judge, rate)
         if name == "C":
-            row["all ends counted"] = judge.alarms(
-                [r.anomalous for r in detector.score(trial.test)]
-            )
+            every = np.ones(len(ended), dtype=bool)
+            row["all ends counted"] = judge.alarms(verdicts.alarms("max", rate, every))
         result["seeds"].append(row)
         print(name, seed, json.dumps(row), flush=True)
     return result

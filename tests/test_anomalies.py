@@ -1,6 +1,7 @@
 """Anomaly detection: p-values, readings, the detector, and events as they come."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt_lib import _logdata
+from tinygpt_lib import _logdata, anomalies
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
@@ -23,6 +24,7 @@ from tinygpt_lib.anomalies import (
     read_events,
     read_sessions,
     score_of,
+    share_with_news,
     weigh,
     with_fault,
 )
@@ -68,6 +70,7 @@ def kept(detector, monkeypatch):
     monkeypatch.setattr(detector, "_score_name", detector.score_name)
     monkeypatch.setattr(detector, "_held_out", detector._held_out)
     monkeypatch.setattr(detector, "_sorted", detector._sorted)
+    monkeypatch.setattr(detector, "turn", detector.turn)
     return detector
 
 
@@ -106,7 +109,24 @@ def test_how_many_normal_sessions_a_rate_needs(rate, n):
         ValueError, match=f"needs at least {n} normal sessions"
     ) as error:
         check_rate(rate, n - 1)
-    assert f"and there are {n - 1}: give more, or allow a rate of" in str(error.value)
+    said = str(error.value)
+    assert f"and there are {n - 1}: give more, or allow a rate of" in said
+
+
+@given(st.integers(1, 10**7))
+def test_the_rate_that_is_advised_is_accepted(n):
+    with pytest.raises(ValueError, match="give more, or allow a rate of") as error:
+        check_rate(0.5 / (n + 1), n)
+    advised = float(str(error.value).split()[-1])
+    check_rate(advised, n)
+    assert advised <= 1.2 / (n + 1)
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.002, 499), (0.002, 999), (0.1, 9)])
+def test_at_its_limit_a_rate_still_raises_alarms(rate, n):
+    kept = [torch.arange(n).double()]
+    p = p_values(kept, torch.tensor([[float(n)]]).double())
+    assert p.item() <= rate
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2, math.nan, "0.1", None, True])
@@ -146,6 +166,29 @@ def test_readings_of_many_are_those_of_each(detector):
             assert torch.allclose(found.double(), expected.double(), atol=1e-4)
         for k, nats in enumerate(by_member):
             assert torch.allclose(together[i].nats[k], nats[i], atol=1e-4)
+
+
+def test_a_panel_says_what_its_members_say():
+    plain = quick(9)[0]
+    configs = [
+        (plain, True),
+        (replace(plain, tie_weights=True), False),
+        (replace(plain, norm="layer", bias=True), False),
+        (replace(plain, position="learned", feed_forward="gelu"), False),
+    ]
+    for config, stacked in configs:
+        torch.manual_seed(0)
+        members, ids = [GPT(config).eval() for _ in range(3)], torch.randint(9, (4, 7))
+        with torch.no_grad():
+            for parameter in (p for m in members for p in m.parameters()):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            expected = torch.stack([member(ids) for member in members])
+        panel = Panel(members)
+        assert (panel.stacked is not None) == stacked
+        assert torch.allclose(panel(ids), expected, atol=1e-5)
+        cache = panel.cache()
+        first, rest = panel(ids[:, :3], cache), panel(ids[:, 3:], cache)
+        assert torch.allclose(torch.cat([first, rest], 2), expected, atol=1e-5)
 
 
 def test_unknown_events_cost_log_n_and_are_read_over():
@@ -229,12 +272,8 @@ def test_unknown_events_raise_an_alarm_and_are_counted(detector):
     assert not report.worst.known
     assert report.worst.surprisal == pytest.approx(math.log(detector.n_events + 1))
     rare = [["open", "read", "close"]] * 300 + [["open", "once", "close"]]
-    assert (
-        "once"
-        not in AnomalyDetector.fit(
-            rare, preset=quick, folds=2, false_alarms=0.1
-        ).tokenizer
-    )
+    found = AnomalyDetector.fit(rare, preset=quick, folds=2, false_alarms=0.1)
+    assert "once" not in found.tokenizer and found.score(rare[-1:])[0].n_unknown == 1
 
 
 def test_events_may_be_numbers(detector):
@@ -244,10 +283,20 @@ def test_events_may_be_numbers(detector):
     assert found.score([(3, 2, 1)])[0].anomalous
 
 
-def test_equal_sessions_get_equal_reports(detector, normal):
-    reports = detector.score([*normal[:50], *normal[:50]])
-    assert reports[:50] == reports[50:]
+def test_reports_do_not_depend_on_what_else_is_in_a_batch(detector, normal):
+    together = detector.score([*normal[:50], ["open", *["read"] * 30]])
+    for session, report in zip(normal[:50], together, strict=False):
+        alone = detector.score([session])[0]
+        assert alone.score == pytest.approx(report.score, abs=2e-4)
+        assert alone.p_value == report.p_value
+        assert alone.worst.position == report.worst.position
     assert detector.score([]) == []
+
+
+def test_a_text_is_no_session(detector):
+    for use in (detector.score, detector.read, AnomalyDetector.fit):
+        with pytest.raises(ValueError, match="'open read' is a text"):
+            use(["open read"])
 
 
 def test_long_sessions_are_read_in_windows(detector):
@@ -277,21 +326,52 @@ def test_every_session_is_dealt_once():
     parts = deal(range(23), 5, seed=1)
     assert sorted(i for part in parts for i in part) == list(range(23))
     assert {len(part) for part in parts} == {4, 5}
+    assert all(part == sorted(part) for part in parts)
     assert parts == deal(range(23), 5, seed=1) != deal(range(23), 5, seed=2)
 
 
-def test_held_out_scores_are_of_models_that_have_not_seen_them(detector, normal):
+def test_no_member_learns_from_the_fold_that_it_scores(normal, monkeypatch):
+    learnt = []
+
+    def recorded(ids, kept_back, size, preset, seed, device):
+        learnt.append(ids)
+        return GPT(preset(size)[0]).eval()
+
+    monkeypatch.setattr(anomalies, "fit_member", recorded)
+    marked = [[*s[:-1], f"id{i // 4}", s[-1]] for i, s in enumerate(normal)]
+    found = AnomalyDetector.fit(marked, false_alarms=0.01, folds=3, preset=quick)
+    for ids, part in zip(learnt, deal(marked, 3, 0), strict=True):
+        rest = list(marked)
+        for session in part:
+            rest.remove(session)
+        expected = Counter(e for s in rest for e in s if e in found.tokenizer)
+        got = Counter(found.tokenizer.names[i] for i in ids.tolist())
+        assert got.pop("<begin>") == got.pop("<end>") == len(rest)
+        assert got == expected
+
+
+def test_held_out_scores_are_those_of_the_known_events(detector, normal):
     for i, part in enumerate(deal(normal, 3, 0)):
-        readings = read_events(
-            Panel(detector.members[i : i + 1]),
-            detector.tokenizer,
-            detector.n_events,
-            part,
-        )
+        panel = Panel(detector.members[i : i + 1])
+        readings = read_events(panel, detector.tokenizer, detector.n_events, part)
         own = [r.nats.max().item() for r in readings]
-        assert detector.held_out["max", True][i].tolist() == pytest.approx(
-            own, abs=1e-4
-        )
+        kept = detector.held_out["max", True][i].tolist()
+        assert kept == pytest.approx(own, abs=1e-4)
+
+
+def test_news_are_estimated_from_other_folds():
+    parts = [[["a"], ["a", "b"]], [["a"], ["a", "c"]], [["a", "b"], ["a", "b"]]]
+    # b is in one other fold of each, c in none: of six sessions four would bring news.
+    assert share_with_news(parts, at_least=2) == pytest.approx(4 / 6)
+    assert share_with_news(parts, at_least=1) == pytest.approx(1 / 6)
+
+
+def test_unknown_events_leave_the_promised_rate_alone(normal):
+    odd = [*normal[:-6], *([*s, f"once {i}"] for i, s in enumerate(normal[-6:]))]
+    found = AnomalyDetector.fit(odd, false_alarms=0.01, folds=3, preset=quick)
+    assert found.news == pytest.approx(6 / 240)
+    report = found.score([["open", "read", "write", "close"]])[0]
+    assert report.n_unknown == 0 and report.anomalous
 
 
 def test_rate_and_score_can_be_set_anew(kept):
@@ -314,6 +394,13 @@ def test_recalibration_moves_the_threshold_and_keeps_the_size(kept):
     kept.recalibrate([])
     kept.recalibrate([["open", "read"]] * 3, ended=False)
     assert kept.n_held_out == 240
+
+
+def test_one_by_one_the_members_take_turns(kept):
+    for _ in range(9):
+        kept.recalibrate([["open", "read", "write", "close"]])
+    for scores in kept.held_out["max", True]:
+        assert (scores[-3:] > 3).all()
 
 
 # Saving
@@ -378,6 +465,26 @@ def test_a_stream_says_what_a_batch_says(detector):
     assert not stream.running
 
 
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_a_stream_forgets_nothing_of_a_long_session(kept, name):
+    kept.score_name = name
+    session = ["open", "panic", *["read"] * 3000, "write", *["read"] * 30, "close"]
+    stream = kept.stream()
+    for event in session:
+        stream.push("long", event)
+    expected, found = kept.score([session])[0], stream.close("long")
+    assert found.score == pytest.approx(expected.score, abs=2e-4)
+    assert found.p_value == expected.p_value
+    assert found.worst.position == expected.worst.position == 1
+
+
+def test_without_ends_a_stream_counts_none(detector):
+    stream = detector.stream(count_ends=False)
+    stream.push("a", "open")
+    report = stream.close("a")
+    assert report.worst.event == "open" and not report.anomalous
+
+
 def test_each_event_is_reported_as_explain_does(detector):
     session = ["open", "read", "panic", "read", "close"] * 4
     stream = EventStream(detector)
@@ -401,10 +508,10 @@ def test_sessions_are_closed_by_age_and_by_room(detector):
     stream.push("b", "open", now=1)
     stream.push("a", "read", now=2)
     stream.push("c", "open", now=3)  # no room: b has been silent longest
-    assert [(name, r.worst.event) for name, r in closed] == [("b", "open")]
+    assert [(name, r.worst.event, e) for name, r, e in closed] == [("b", "open", False)]
     assert set(stream.running) == {"a", "c"}
     stream.expire(now=12.5)  # a's end counts
-    assert [(name, r.worst.event) for name, r in closed[1:]] == [("a", END)]
+    assert [(name, r.worst.event, e) for name, r, e in closed[1:]] == [("a", END, True)]
     stream.push("c", "read", now=13)
     assert stream.report("c").n_events == 2
     for unknown in (stream.report, stream.close):

@@ -4,9 +4,10 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from random import Random
 
@@ -15,7 +16,7 @@ import pytest
 from tinygpt_lib import _detect
 from tinygpt_lib.__main__ import main
 from tinygpt_lib.anomalies import AnomalyDetector
-from tinygpt_lib.logs import log_preset
+from tinygpt_lib.logs import MASKS, log_preset
 
 
 def quick(vocab_size):
@@ -127,9 +128,9 @@ def test_the_listing_shows_the_line_and_why(cli, gate, tmp_path):
     assert "7000: p " in out and "line 32 was never seen before" in out
     assert ODD[1] in out and ODD[2] in out
     assert "line 33 is the last one, and an end there is worth" in out
-    assert "12 sessions, 2 alarms (1 with unknown events)" in out
+    assert "12 sessions, alarms: 2, of them 1 with unknown events" in out
     _, out, _ = cli("score", gate, log, "--open-ends")
-    assert "12 sessions, 1 alarms" in out
+    assert "12 sessions, alarms: 1," in out
 
 
 def test_gzipped_files_and_standard_input_say_the_same(
@@ -192,7 +193,7 @@ def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path):
     assert code == 0 and "60 sessions of 2 to 2 events, 1 kinds of events" in out
     assert err.splitlines() == ["model 1 of 2", "model 2 of 2"]
     code, out, _ = cli("score", tmp_path / "run", tmp_path / "log")
-    assert code == 0 and "60 sessions, 0 alarms" in out
+    assert code == 0 and "60 sessions, alarms: 0," in out
     assert "exists already" in fails(cli, *fit)
 
 
@@ -236,9 +237,10 @@ def test_a_detector_of_a_program_needs_to_be_told_what_a_session_is(cli, ids, tm
     detector.about = {}
     detector.save(tmp_path / "own")
     (tmp_path / "log").write_text("5 22 5\n")
-    assert "give --session-regex" in fails(
-        cli, "score", tmp_path / "own", tmp_path / "log"
-    )
+    score = ["score", tmp_path / "own", tmp_path / "log"]
+    assert "give --session-regex" in fails(cli, *score)
+    code, out, _ = cli(*score, "--events")
+    assert code == 0 and "1 sessions, alarms: 0," in out
 
 
 # A file that grows
@@ -255,10 +257,27 @@ def test_growing_files_are_read_line_by_line(tmp_path, monkeypatch):
         file.write(b"o\nthree\n")
     assert next(lines) == (2, "two") and next(lines) == (3, "three")
     path.write_bytes(b"anew\n")  # cut
-    assert next(lines) == (4, "anew")
+    assert next(line for line in lines if line[1]) == (4, "anew")
+    with open(path, "ab") as file:
+        file.write(b"not yet read\nnor this")
     (tmp_path / "other").write_bytes(b"rotated\n")
     os.replace(tmp_path / "other", path)
-    assert next(line for line in lines if line[1]) == (5, "rotated")
+    told = [next(line for line in lines if line[1]) for _ in range(3)]
+    assert told == [(5, "not yet read"), (6, "nor this"), (7, "rotated")]
+
+
+def test_standard_input_is_waited_for(monkeypatch):
+    monkeypatch.setattr(_detect, "POLL", 0.05)
+    reading, writing = os.pipe()
+    with open(reading) as end:
+        monkeypatch.setattr(sys, "stdin", end)
+        lines = _detect.growing("-")
+        assert next(lines) == (0, None)
+        os.write(writing, b"one\ntwo\n")
+        told = [next(line for line in lines if line[1]) for _ in range(2)]
+        assert told == [(1, "one"), (2, "two")]
+        os.close(writing)
+        assert all(line is None for _, line in lines)
 
 
 def test_follow_tells_at_once_and_when_a_session_is_over(cli, gate, monkeypatch):
@@ -285,20 +304,25 @@ def test_follow_in_words_tells_once(cli, gate, monkeypatch):
 
 
 def test_follow_runs_as_a_program_until_it_is_stopped(gate, tmp_path):
-    log = write_log(tmp_path / "log", 2)
+    log = write_log(tmp_path / "log", 2, ODD[:2])
     command = [sys.executable, "-m", "tinygpt_lib", "detect", "score", str(gate)]
     run = subprocess.Popen(
         [*command, str(log), "--follow"], stdout=subprocess.PIPE, text=True
     )
+    watchdog = threading.Timer(60, run.kill)
+    watchdog.start()
     try:
-        time.sleep(0.5)
+        assert run.stdout.readline().startswith("7000: p ")  # it is there and reads
         with open(log, "a") as file:
-            file.write("\n".join(ODD) + "\n")
-        first = run.stdout.readline()  # waits for it
+            file.write("\n".join(ODD[:2]).replace("7000", "7002") + "\n")
+        rest = iter(run.stdout.readline, "")
+        assert any(line.startswith("7002: p ") for line in rest)
+        run.send_signal(signal.SIGINT)
+        assert run.wait() == 130
     finally:
-        run.terminate()
+        watchdog.cancel()
+        run.kill()
         run.communicate()
-    assert first.startswith("7000: p ")
 
 
 def test_follow_of_events_judges_each_line(cli, ids, monkeypatch):
@@ -308,3 +332,74 @@ def test_follow_of_events_judges_each_line(cli, ids, monkeypatch):
     told = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [(t["id"], t["anomalous"]) for t in told] == [("1", False), ("3", True)]
+
+
+def test_of_several_files_the_line_is_named_with_its_file(cli, gate, tmp_path):
+    one, two = write_log(tmp_path / "one", 4), write_log(tmp_path / "two", 2, ODD)
+    _, out, _ = cli("score", gate, one, two)
+    assert f"line 8 of {two} was never seen before" in out
+    _, out, _ = cli("score", gate, one, two, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    fatal = next(t for t in told if t["id"] == "7000")
+    assert (fatal["file"], fatal["worst"]["line"]) == (str(two), 8)
+
+
+def test_a_pipe_is_read_once(cli, gate, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    log = write_log(tmp_path / "log", 4, ODD)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(log.read_bytes()))
+    writer.start()
+    assert cli("score", gate, pipe)[1] == cli("score", gate, log)[1]
+    writer.join()
+
+
+def test_what_could_act_on_a_terminal_is_escaped(cli, gate, tmp_path):
+    evil = ODD[0].replace("Connection", "\x1b[2Jowned\x07")
+    log = write_log(tmp_path / "log", 2, [evil])
+    _, out, _ = cli("score", gate, log)
+    assert "\x1b" not in out and r"\x1b[2Jowned\x07" in out
+
+
+def test_options_of_time_go_with_the_rule_that_was_kept(cli, tmp_path):
+    lines = [f"2026-11-25 03:{m:02}:01 up" for m in range(60)]
+    (tmp_path / "log").write_text("\n".join(lines))
+    fit = ["fit", "--normal", tmp_path / "log", "--out", tmp_path / "run"]
+    more = ["--seconds", "120", "--false-alarms", "0.1", "--folds", "2"]
+    assert cli(*fit, *more)[0] == 0
+    score = ["score", tmp_path / "run", tmp_path / "log"]
+    time_regex = ["--time-regex", r"^.{19}"]
+    assert "30 sessions" in cli(*score)[1]
+    assert "30 sessions" in cli(*score, *time_regex)[1]
+    assert "60 sessions" in cli(*score, "--seconds", "60")[1]
+    regex = ["--session-regex", "up"]
+    assert "these are not" in fails(cli, *score, *regex, *time_regex)
+
+
+def test_masks_of_ones_own_join_the_usual_ones():
+    class Options:
+        mask = ("<id>=u[0-9]x", "<user>=alice", "<user>=bob")
+
+    masks = _detect.custom_masks(Options)
+    assert masks("u1x alice bob blk_-1608999687919862906") == "<id> <user> <user> <id>"
+    assert list(masks.patterns)[-6:] == list(MASKS)
+
+
+def test_nobody_reads_any_more(gate, tmp_path):
+    log = write_log(tmp_path / "log", 2000)
+    command = f"{sys.executable} -m tinygpt_lib detect score {gate} {log} --json"
+    run = subprocess.run(
+        f"{command} | head -1", shell=True, capture_output=True, text=True
+    )
+    assert run.stderr == "" and run.stdout.count("\n") == 1
+
+
+def test_room_for_few_sessions(cli, gate, monkeypatch):
+    lines = enumerate([*lines_of(1, Random(0))[:2], *lines_of(2, Random(0))], start=1)
+    monkeypatch.setattr(_detect, "growing", lambda path: lines)
+    score = ["score", gate, "x", "--follow", "--json", "--max-sessions", 1]
+    told = [json.loads(line) for line in cli(*score)[1].splitlines()]
+    assert [(t["id"], t["ended"], t["anomalous"]) for t in told] == [
+        ("1", False, False),
+        ("2", True, False),
+    ]

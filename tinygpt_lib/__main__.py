@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
+    except BrokenPipeError:  # as of `| head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, *OURS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

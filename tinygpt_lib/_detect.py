@@ -3,13 +3,18 @@
 import argparse
 import itertools
 import json
+import math
 import os
+import queue
 import shutil
+import stat
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +23,6 @@ from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
     EventReport,
-    EventStream,
     SessionReport,
 )
 from tinygpt_lib.logs import (
@@ -80,7 +84,7 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WORD=RE",
-        help="put WORD in place of what RE finds, before the usual masks; repeatable",
+        help="put WORD in place of what RE finds, besides the usual masks; repeatable",
     )
     command.add_argument(
         "--false-alarms",
@@ -130,28 +134,43 @@ def add_score(command: argparse.ArgumentParser) -> None:
         help="with --follow: a session that is silent for S seconds is over "
         "(default: 600)",
     )
+    command.add_argument(
+        "--max-sessions",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="with --follow: sessions that are kept in memory; when there are more, "
+        "the one that has been silent longest is closed, its end not judged "
+        "(default: 1000)",
+    )
 
 
-def grouping(options) -> dict | None:
-    """The rule for sessions that stands on the command line; None if none does."""
-    if options.events:
-        return {"events": True}
-    if options.session_regex is not None:
-        return {"session_regex": options.session_regex}
-    if options.seconds is None and not (options.time_regex or options.time_format):
-        return None
-    return {
-        "seconds": WINDOW if options.seconds is None else options.seconds,
-        "time_regex": options.time_regex,
-        "time_format": options.time_format,
+def grouping(options, kept: dict) -> dict:
+    """The rule for sessions: that of the command line, else the one that is kept."""
+    timed = {
+        name: value
+        for name in ("seconds", "time_regex", "time_format")
+        if (value := getattr(options, name)) is not None
     }
+    rule = dict(kept)
+    if options.events:
+        rule = {"events": True}
+    elif options.session_regex is not None:
+        rule = {"session_regex": options.session_regex}
+    elif "seconds" in timed and "seconds" not in kept:
+        rule = {}
+    if timed and ("session_regex" in rule or "events" in rule):
+        flag = "--" + next(iter(timed)).replace("_", "-")
+        raise ValueError(f"{flag} is for lines that are grouped by time; these are not")
+    return {**rule, **timed}
 
 
 def event_sessions(lines: Iterable[str]) -> Iterator[Session]:
     """Sessions that are a line each; their ids are the lines' numbers."""
     for number, line in enumerate(lines, start=1):
-        if events := line.split():
-            yield Session(str(number), events, [number] * len(events))
+        # One string for all events of a kind: logs are long.
+        if events := [sys.intern(event) for event in line.split()]:
+            yield Session(str(number), events, [number])
 
 
 def sessions_of(lines: Iterable[str], rule: dict, masks: Masks) -> Iterator[Session]:
@@ -170,21 +189,45 @@ def sessions_of(lines: Iterable[str], rule: dict, masks: Masks) -> Iterator[Sess
 
 
 def custom_masks(options) -> Masks:
-    """The usual masks behind those of the command line."""
-    own = {}
+    """The usual masks, and in front of them those of the command line."""
+    own: dict[str, str] = {}
     for text in options.mask:
         word, equals, pattern = text.partition("=")
         if not (word and equals and pattern):
             raise ValueError(f"--mask {text!r} is not of the form WORD=RE")
-        own[word] = pattern
-    return Masks({**own, **MASKS})
+        own[word] = f"(?:{own[word]})|(?:{pattern})" if word in own else pattern
+    usual = {
+        word: f"(?:{own.pop(word)})|{pattern}" if word in own else pattern
+        for word, pattern in MASKS.items()
+    }
+    return Masks({**own, **usual})
+
+
+class Lines:
+    """The lines of several files in turn, and in which of them each one is."""
+
+    def __init__(self, files: Sequence[str]):
+        self.files, self.starts = list(files), []
+
+    def __iter__(self) -> Iterator[str]:
+        self.starts, number = [], 0
+        for file in self.files:
+            self.starts.append(number)
+            for line in read_lines(file):
+                number += 1
+                yield line
+
+    def where(self, number: int) -> tuple[int, int]:
+        """The place of a file, and the number there, of a line numbered over all."""
+        file = bisect_left(self.starts, number) - 1
+        return file, number - self.starts[file]
 
 
 def run_fit(options) -> int:
     """Fits a detector on normal logs and writes it."""
     if options.out.exists():
         raise ValueError(f"{options.out} exists already: choose a new folder")
-    rule, masks = grouping(options) or {"seconds": WINDOW}, custom_masks(options)
+    rule, masks = grouping(options, {"seconds": WINDOW}), custom_masks(options)
     sessions = list(sessions_of(read_lines(*options.normal), rule, masks))
     detector = AnomalyDetector.fit(
         [session.events for session in sessions],
@@ -203,7 +246,12 @@ def run_fit(options) -> int:
         f"{options.out}: {len(sessions):,} sessions of {lengths[0]:,} to "
         f"{lengths[-1]:,} events, {kinds:,} kinds of events"
     )
-    size = detector.members[0].config.block_size
+    if detector.news:
+        print(
+            f"about {detector.news:.2%} of normal sessions will hold events that are "
+            "unknown; each raises an alarm, apart from the promised rate"
+        )
+    size = detector.panel.config.block_size
     if long := sum(length >= size for length in lengths):
         print(f"{long:,} are longer than what the models see at once ({size} events)")
     return 0
@@ -220,18 +268,22 @@ def run_score(options) -> int:
             raise ValueError("--follow reads one file; start a process for each")
         follow(detector, rule, masks, options)
         return 0
-    with seekable(options.files) as files:
-        listing = Listing(files)
-        sessions = sessions_of(read_lines(*files), rule, masks)
+    with rereadable(options.files) as files:
+        lines = Lines(files)
+        listing = Listing(lines, options.files)
+        sessions = sessions_of(lines, rule, masks)
         while batch := list(itertools.islice(sessions, AT_ONCE)):
             events = [session.events for session in batch]
             reports = detector.score(events, not options.open_ends)
             for session, report in zip(batch, reports, strict=True):
                 number = worst_line(session, report.worst)
-                if options.json:
+                if not options.json:
+                    listing.add(session.id, report, number)
+                elif len(files) == 1:
                     as_json(session.id, report, number)
                 else:
-                    listing.add(session.id, report, number)
+                    file, number = lines.where(number)
+                    as_json(session.id, report, number, file=options.files[file])
         if not options.json:
             listing.finish(detector)
     return 0
@@ -239,34 +291,48 @@ def run_score(options) -> int:
 
 def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:
     """The rule for sessions and the masks that the detector was fitted with."""
-    kept = detector.about
-    try:
-        rule = grouping(options) or dict(kept["sessions"])
-        masks = Masks(kept["masks"])
-        if not rule.get("events"):
-            SessionFinder(**rule)
-    except (KeyError, TypeError) as error:
+    kept = detector.about.get("sessions", {})
+    masks = detector.about.get("masks", MASKS)
+    rule = grouping(options, kept if isinstance(kept, dict) else {})
+    if not rule:
         raise ValueError(
             f"{options.folder} does not say how lines become sessions: it was not made "
             "by `detect fit`; give --session-regex, --seconds or --events"
+        )
+    try:
+        if not rule.get("events"):
+            SessionFinder(**rule)
+        return rule, Masks(masks)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{options.folder} has a rule that is none: {error}"
         ) from error
-    return rule, masks
 
 
 @contextmanager
-def seekable(files: list[str]) -> Iterator[list[str]]:
-    """The files, with a copy in place of standard input, so that they can be reread."""
-    if "-" not in files:
-        yield files
-        return
-    with tempfile.NamedTemporaryFile() as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        yield [copy.name if file == "-" else file for file in files]
+def rereadable(files: list[str]) -> Iterator[list[str]]:
+    """The files, with copies of those that can be read only once, as standard input."""
+    with ExitStack() as stack:
+        paths = []
+        for file in files:
+            if file == "-" or stat.S_ISFIFO(os.stat(file).st_mode):
+                copy = stack.enter_context(tempfile.NamedTemporaryFile())
+                if file == "-":
+                    shutil.copyfileobj(sys.stdin.buffer, copy)
+                else:
+                    with open(file, "rb") as pipe:
+                        shutil.copyfileobj(pipe, copy)
+                copy.flush()
+                file = copy.name
+            paths.append(file)
+        yield paths
 
 
 def worst_line(session: Session, report: EventReport) -> int:
-    """The number of the line that holds an event; of an end, the last one's."""
+    """The number of the line that holds an event; of an end, the last one's.
+
+    Where a line is a whole session there is only one.
+    """
     return session.line_numbers[min(report.position, len(session.line_numbers) - 1)]
 
 
@@ -297,8 +363,8 @@ def as_json(name: str, report: SessionReport, line: int, **more) -> None:
 class Listing:
     """A report for people: the alarms, with the lines that raised them."""
 
-    def __init__(self, files: list[str]):
-        self.files = files
+    def __init__(self, lines: Lines, names: list[str]):
+        self.lines, self.names = lines, names
         self.alarms: list[tuple[str, SessionReport, int]] = []
         self.n_sessions = self.n_unknown = self.n_windowed = 0
 
@@ -313,42 +379,51 @@ class Listing:
     def finish(self, detector: AnomalyDetector) -> None:
         """Prints it all; the lines are read again, since they may be many."""
         wanted = {number for *_, number in self.alarms}
-        texts = {
-            number: line
-            for number, line in enumerate(read_lines(*self.files), start=1)
-            if number in wanted
-        }
+        texts = {}
+        for number, line in enumerate(self.lines if wanted else (), start=1):
+            if number in wanted:
+                texts[number] = line
         for name, report, number in self.alarms:
-            print(described(name, report, number, texts[number]))
+            text = texts.get(number, "(the line is no longer there)")
+            file, number = self.lines.where(number)
+            place = f"line {number:,}"
+            if len(self.names) > 1:
+                place += f" of {self.names[file]}"
+            print(described(name, report, place, text))
         expected = detector.false_alarms * self.n_sessions
         print(
-            f"{self.n_sessions:,} sessions, {len(self.alarms):,} alarms "
-            f"({self.n_unknown:,} with unknown events); if all were normal, about "
-            f"{expected:.1f} of them would raise one without"
+            f"{self.n_sessions:,} sessions, alarms: {len(self.alarms):,}, of them "
+            f"{self.n_unknown:,} with unknown events. If all were normal, about "
+            f"{expected:.1f} would raise one for other reasons."
         )
         if self.n_windowed:
-            size = detector.members[0].config.block_size
+            size = detector.panel.config.block_size
             print(
                 f"{self.n_windowed:,} are longer than the {size} events that the "
                 "models see at once, and were read in windows"
             )
 
 
-def described(name: str, report: SessionReport, number: int, line: str) -> str:
+def described(name: str, report: SessionReport, place: str, line: str) -> str:
     """An alarm in words: where, what, and what had been expected instead."""
     worst = report.worst
     if not worst.known:
         what = "was never seen before"
     elif worst.position == report.n_events:
-        what = (
-            f"was the last line; that it ends there is worth {worst.surprisal:.1f} nats"
-        )
+        what = f"is the last one, and an end there is worth {worst.surprisal:.1f} nats"
     else:
         what = f"is worth {worst.surprisal:.1f} nats (rank {worst.rank})"
-    text = [f"{name}: p {report.p_value:.2g}; line {number:,} {what}"]
-    text.append(f"    {line.strip()[:300]}")
+    text = [
+        f"{name}: p {report.p_value:.2g}; {place} {what}",
+        f"    {line.strip()[:300]}",
+    ]
     text += [f"    expected {chance:6.1%}  {e[:150]}" for e, chance in worst.expected]
-    return "\n".join(text)
+    return "\n".join(map(printable, text))
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what could act on a terminal: logs hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 # --- A file that grows ---
@@ -364,8 +439,12 @@ def follow(detector: AnomalyDetector, rule: dict, masks: Masks, options) -> None
                 show_now(options, str(number), report, number, line)
         return
     follower = Follower(detector, SessionFinder(**rule), masks, options)
-    for number, line in lines:
-        follower.take(number, line)
+    try:
+        for number, line in lines:
+            follower.take(number, line)
+    except KeyboardInterrupt:
+        follower.finish(stopped=True)
+        raise
     follower.finish()
 
 
@@ -374,7 +453,15 @@ class Follower:
 
     def __init__(self, detector, finder: SessionFinder, masks: Masks, options):
         self.finder, self.masks, self.options = finder, masks, options
-        self.stream = EventStream(detector, max_age=options.idle, on_close=self.closed)
+        self.stream = detector.stream(
+            max_sessions=options.max_sessions,
+            max_age=options.idle,
+            count_ends=not options.open_ends,
+            on_close=self.closed,
+        )
+        # The largest surprisal can only grow; any mean of a session that has just
+        # begun is not like those of whole sessions, which the p-values are made of.
+        self.grows = SCORES[detector.score_name] == math.inf
         self.told: set[str] = set()
         self.newest: dict[str, tuple[int, str]] = {}  # of each session, a line
         self.worst: dict[str, tuple[int, str]] = {}
@@ -392,23 +479,25 @@ class Follower:
         report = self.stream.report(name)
         if report.worst == worst:
             self.worst[name] = (number, line)
-        if report.anomalous and name not in self.told:
+        early = report.n_unknown > 0 or (self.grows and report.anomalous)
+        if early and name not in self.told:
             self.told.add(name)
             show_now(self.options, name, report, *self.worst[name], ended=False)
 
-    def closed(self, name: str, report: SessionReport) -> None:
+    def closed(self, name: str, report: SessionReport, ended: bool) -> None:
         """Tells of a session that is over, unless people have been told already."""
         newest, worst = self.newest.pop(name), self.worst.pop(name)
         if self.options.json or name not in self.told:
             at_end = report.worst.position == report.n_events
             line = newest if at_end else worst
-            show_now(self.options, name, report, *line, ended=True)
+            show_now(self.options, name, report, *line, ended=ended)
         self.told.discard(name)
 
-    def finish(self) -> None:
+    def finish(self, stopped: bool = False) -> None:
         """Closes all sessions, when there is no more to read."""
+        self.stream.count_ends &= not stopped
         for name in list(self.stream.running):
-            self.closed(name, self.stream.close(name))
+            self.closed(name, self.stream.close(name), self.stream.count_ends)
 
 
 def show_now(options, name: str, report: SessionReport, number, line, **more) -> None:
@@ -416,7 +505,7 @@ def show_now(options, name: str, report: SessionReport, number, line, **more) ->
     if options.json:
         as_json(name, report, number, **more)
     elif report.anomalous:
-        print(described(name, report, number, line))
+        print(described(name, report, f"line {number:,}", line))
     sys.stdout.flush()
 
 
@@ -426,25 +515,49 @@ def growing(path: str) -> Iterator[tuple[int, str | None]]:
     A file that was cut or put in another's place is read from its beginning.
     """
     if path == "-":
-        yield from enumerate(bounded_lines(sys.stdin.buffer), start=1)
+        yield from arriving(bounded_lines(sys.stdin.buffer))
         return
     number, room = 0, 4 * LONGEST_LINE
     while True:
         with open(path, "rb") as file:
             if file.peek(2)[:2] == b"\x1f\x8b":
                 raise ValueError(f"{path} is gzipped: it can't be followed")
-            line = b""
-            while not replaced(path, file):
+            line, over = b"", False
+            while not over:
                 part = file.readline(room)
+                over = not part and replaced(path, file)
                 line = (line + part)[: room + 1]
-                if part.endswith(b"\n"):
+                if part.endswith(b"\n") or (over and line):
                     number += 1
                     text = line.decode("utf-8", errors="replace").rstrip("\r\n")
                     yield number, text[:LONGEST_LINE]
                     line = b""
-                elif not part:
+                elif not part and not over:
                     yield number, None
                     time.sleep(POLL)
+
+
+def arriving(lines: Iterable[str]) -> Iterator[tuple[int, str | None]]:
+    """Numbered lines that another thread waits for; None while there is none."""
+    waiting: queue.Queue[str | None] = queue.Queue(maxsize=1000)
+
+    def fetch() -> None:
+        for line in lines:
+            waiting.put(line)
+        waiting.put(None)
+
+    threading.Thread(target=fetch, daemon=True).start()
+    number = 0
+    while True:
+        try:
+            line = waiting.get(timeout=POLL)
+        except queue.Empty:
+            yield number, None
+            continue
+        if line is None:
+            return
+        number += 1
+        yield number, line
 
 
 def replaced(path: str, file: IO[bytes]) -> bool:

@@ -3,7 +3,7 @@
 
 import copy
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
 
 __all__ = [
-    "LONGEST_SESSION",
     "SCORES",
     "STACKED",
     "AnomalyDetector",
@@ -39,6 +38,7 @@ __all__ = [
     "check_rate",
     "deal",
     "each",
+    "events_of",
     "fit_member",
     "has_ended",
     "longest_pauses",
@@ -48,6 +48,7 @@ __all__ = [
     "row_of",
     "score_of",
     "session_scores",
+    "share_with_news",
     "stack",
     "weigh",
     "with_fault",
@@ -57,16 +58,17 @@ __all__ = [
 
 # --- One session by hand ---
 
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {  # of surprisals (..., n)
-    "max": lambda nats: nats.amax(-1),
-    "power": lambda nats: (nats**8).mean(-1) ** (1 / 8),
-    "mean": lambda nats: nats.mean(-1),
-}
+SCORES = {"max": math.inf, "power": 8.0, "mean": 1.0}  # name: power of the power mean
 
 
 def score_of(name: str, nats: Tensor) -> Tensor:
     """The score called `name` of surprisals (..., n); 0 where there is no event."""
-    return SCORES[name](nats) if nats.shape[-1] else nats.new_zeros(nats.shape[:-1])
+    if not nats.shape[-1]:
+        return nats.new_zeros(nats.shape[:-1])
+    power = SCORES[name]
+    if power == math.inf:
+        return nats.amax(-1)
+    return (nats**power).mean(-1) ** (1 / power)
 
 
 # --- Where does an alarm begin? ---
@@ -81,7 +83,7 @@ def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
     for kept, own in zip(held_out, scores, strict=True):
         at_least += len(kept) - torch.searchsorted(kept, own.contiguous())
-    return (1 + at_least) / (1 + sum(map(len, held_out)))
+    return (1 + at_least).double() / (1 + sum(map(len, held_out)))
 
 
 # --- Several models, one reading ---
@@ -95,11 +97,12 @@ class Reading:
     rank: Tensor  # (n,): 1 and how many events were likelier, by all models together
     likeliest: Tensor  # (n, 3): ids that were expected most
     chances: Tensor  # (n, 3): and their probabilities
+    known: Tensor  # (n,): whether the models know the event
 
     def at(self, place: int) -> Self:
         """The reading of a single event: nats (K,), the rest without n."""
-        rest = (part[place] for part in (self.rank, self.likeliest, self.chances))
-        return type(self)(self.nats[:, place], *rest)
+        rest = (self.rank, self.likeliest, self.chances, self.known)
+        return type(self)(self.nats[:, place], *(part[place] for part in rest))
 
 
 def weigh(logits: Tensor, ids: Tensor) -> Reading:
@@ -110,7 +113,8 @@ def weigh(logits: Tensor, ids: Tensor) -> Reading:
     chances = logs.exp().mean(0)  # (..., V)
     rank = 1 + (chances > chances.gather(-1, wanted)).sum(-1)
     best = chances.topk(min(3, chances.shape[-1]))
-    return Reading(nats, rank, best.indices, best.values)
+    known = torch.ones_like(ids, dtype=torch.bool)
+    return Reading(nats, rank, best.indices, best.values, known)
 
 
 class StackedLinear(nn.Module):
@@ -223,8 +227,11 @@ def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     for n in (len(ids) - 1 for ids in sessions):
         rank = torch.zeros(n, dtype=torch.int64)
         best = torch.zeros(n, top, dtype=torch.int64)
-        readings.append(Reading(torch.zeros(K, n), rank, best, torch.zeros(n, top)))
-    at_once = max(1, 16_384 // K)
+        known = torch.ones(n, dtype=torch.bool)
+        chances = torch.zeros(n, top)
+        readings.append(Reading(torch.zeros(K, n), rank, best, chances, known))
+    # So many that the logits, K * V for each token, stay within 64 MB.
+    at_once = min(16_384, 2**24 // config.vocab_size) // K
     for ids, rows in in_windows(sessions, config.block_size, at_once):
         ids = ids.to(panel.device)
         found = weigh(panel(ids[:, :-1]), ids[:, 1:])
@@ -274,17 +281,29 @@ def with_unknown(
     nats, rank = reading.nats[:, place], reading.rank[place]
     nats[:, ~known] = math.log(n_events + 1)
     rank[~known] = tokenizer.vocab_size
-    return Reading(nats, rank, reading.likeliest[place], reading.chances[place])
+    likeliest, chances = reading.likeliest[place], reading.chances[place]
+    return Reading(nats, rank, likeliest, chances, known)
 
 
 # --- The detector ---
 
 
 def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
-    """Sessions shuffled and dealt into folds of about the same size."""
-    shuffled = list(sessions)
-    Random(seed).shuffle(shuffled)
-    return [shuffled[i::folds] for i in range(folds)]
+    """Sessions dealt into folds of about the same size, by chance, in their order."""
+    order = list(range(len(sessions)))
+    Random(seed).shuffle(order)
+    return [[sessions[i] for i in sorted(order[k::folds])] for k in range(folds)]
+
+
+def share_with_news(parts: Sequence[Sequence[Sequence[str]]], at_least: int) -> float:
+    """Of all sessions, those with an event that too few of the other folds have."""
+    folds_with = Counter(e for part in parts for e in {e for s in part for e in s})
+    news = 0
+    for part in parts:
+        own = {event for session in part for event in session}
+        rare = {event for event in own if folds_with[event] - 1 < at_least}
+        news += sum(not rare.isdisjoint(session) for session in part)
+    return news / sum(map(len, parts))
 
 
 def fit_member(
@@ -301,12 +320,26 @@ def fit_member(
     return model.eval()
 
 
-def session_scores(name: str, readings: Sequence[Reading], ended: bool) -> Tensor:
-    """Scores (K, N) of N sessions by K models, their ends counted or not."""
-    parts = [r.nats if ended else r.nats[:, :-1] for r in readings]
+def session_scores(
+    name: str, readings: Sequence[Reading], ended: bool, unknown: bool = False
+) -> Tensor:
+    """Scores (K, N) of N sessions by K models: with their ends, with unknown events."""
+    parts = []
+    for reading in readings:
+        nats = reading.nats if unknown else reading.nats[:, reading.known]
+        parts.append(nats if ended else nats[:, :-1])
     scores = torch.stack([score_of(name, nats) for nats in parts], dim=1)
     # Equal sessions must tie, though rounding depends on what else is in a batch.
     return scores.double().round(decimals=4)
+
+
+def events_of(session: Sequence) -> list[str]:
+    """The events of a session as strings; ValueError for a text, which is none."""
+    if isinstance(session, str):
+        raise ValueError(
+            f"a session is a list of events, and {session[:50]!r} is a text: split it"
+        )
+    return [str(event) for event in session]
 
 
 def each(value: bool | Sequence[bool], count: int) -> list[bool]:
@@ -321,12 +354,13 @@ def check_rate(false_alarms: float, n_normal: int) -> None:
     """ValueError for a false-alarm rate that n normal sessions can't promise."""
     allowed = "above 0 and below 1"
     check_float("false_alarms", false_alarms, allowed, lambda rate: 0 < rate < 1)
-    if false_alarms * (n_normal + 1) < 1:
+    if false_alarms * (n_normal + 1) < 1 - 1e-9:
         needed = math.ceil(1 / false_alarms - 1e-9) - 1
+        least, unit = 1 / (n_normal + 1), 10 ** -len(str(n_normal + 1)) / 10
         raise ValueError(
             f"a false-alarm rate of {false_alarms:g} needs at least {needed:,} normal "
             f"sessions, and there are {n_normal:,}: give more, or allow a rate of "
-            f"{1 / (n_normal + 1):.2g}"
+            f"{math.ceil(least / unit) * unit:.3g}"
         )
 
 
@@ -346,8 +380,8 @@ class EventReport:
 class SessionReport:
     """What a detector says of one session."""
 
-    score: float  # nats
-    p_value: float  # what share of normal sessions scores at least that much
+    score: float  # nats, unknown events counted
+    p_value: float  # what share of normal sessions scores as much; by known events
     anomalous: bool  # p_value is within the promised rate, or an event is unknown
     n_events: int
     n_unknown: int
@@ -360,7 +394,8 @@ class AnomalyDetector:
 
     Made by `fit` or `load`. `held_out` are scores by each member, those of longest ago
     first: {(name of the score, are ends counted): [(n,), ...]}. It, `score_name` and
-    `false_alarms` can be set anew; `about` is plain data that is kept with it.
+    `false_alarms` can be set anew. `news`: what share of normal sessions will hold
+    unknown events; `about`: plain data that is kept with it.
     """
 
     def __init__(
@@ -372,13 +407,19 @@ class AnomalyDetector:
         n_events: int,
         false_alarms: float,
         score: str,
+        news: float = 0.0,
+        turn: int = 0,
         about: dict | None = None,
     ):
         check_int("n_events", n_events, low=1)
+        check_int("turn", turn, low=0, high=len(members) - 1)
+        check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
         self.members, self.panel = list(members), Panel(members)
         self.tokenizer, self.n_events = tokenizer, n_events
-        self.held_out = held_out
-        self.score_name, self.false_alarms = score, false_alarms
+        self.news, self.turn = news, turn  # whose held-out scores are renewed next
+        self._held_out = self._sorted = {}
+        self._score_name, self._false_alarms = score, false_alarms
+        self.held_out, self.score_name = held_out, score
         self.about = dict(about or {})
 
     @property
@@ -388,6 +429,7 @@ class AnomalyDetector:
 
     @held_out.setter
     def held_out(self, held_out: dict[tuple[str, bool], list[Tensor]]) -> None:
+        check_rate(self.false_alarms, sum(map(len, held_out[next(iter(SCORES)), True])))
         self._held_out = held_out
         self._sorted = {
             key: [scores.sort().values for scores in by_member]
@@ -440,13 +482,14 @@ class AnomalyDetector:
         """
         check_choice("score", score, SCORES)
         check_int("folds", folds, low=2)
-        sessions = [[str(event) for event in session] for session in sessions]
+        sessions = [events_of(session) for session in sessions]
         check_rate(false_alarms, len(sessions))
         parts = deal(sessions, min(folds, len(sessions)), seed)
-        seen = [
-            sorted({event for session in part for event in session}) for part in parts
-        ]
-        tokenizer = EventTokenizer.from_sessions(seen, at_least=2)
+        at_least = min(2, len(parts) - 1)
+        tokenizer = EventTokenizer.from_sessions(
+            [{event for session in part for event in session} for part in parts],
+            at_least=2,
+        )
         streams = [
             stream([[e for e in s if e in tokenizer] for s in part], tokenizer)
             for part in parts
@@ -462,19 +505,27 @@ class AnomalyDetector:
             readings = read_events(Panel(members[-1:]), tokenizer, n_events, part)
             for (name, ended), scores in held_out.items():
                 scores.append(session_scores(name, readings, ended)[0])
-        settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
-        return cls(members, tokenizer, held_out, **settings, about=about)
+        return cls(
+            members,
+            tokenizer,
+            held_out,
+            n_events=n_events,
+            false_alarms=false_alarms,
+            score=score,
+            news=share_with_news(parts, at_least),
+            about=about,
+        )
 
     def read(self, sessions: Iterable[Sequence]) -> list[Reading]:
         """What the members say of each event, and end, of sessions."""
-        sessions = [[str(event) for event in session] for session in sessions]
+        sessions = [events_of(session) for session in sessions]
         return read_events(self.panel, self.tokenizer, self.n_events, sessions)
 
     def score(
         self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
     ) -> list[SessionReport]:
         """A report of each session; `ended` says of which the end is known."""
-        sessions = [tuple(map(str, session)) for session in sessions]
+        sessions = [tuple(events_of(session)) for session in sessions]
         given = each(ended, len(sessions))
         readings, done = self.read(sessions), {}
         for key, reading in zip(
@@ -486,7 +537,7 @@ class AnomalyDetector:
 
     def explain(self, session: Sequence) -> list[EventReport]:
         """A report of each event of a session, and of its end."""
-        events = [str(event) for event in session]
+        events = events_of(session)
         reading = self.read([events])[0]
         return [
             self.report_event(t, event, reading.at(t))
@@ -504,8 +555,12 @@ class AnomalyDetector:
             place = unknown[0] if unknown else nats.mean(0).argmax().item()
             event = events[place] if place < len(events) else END
             worst = self.report_event(place, event, reading.at(place))
-        own = session_scores(self.score_name, [reading], ended)
-        return self.verdict(own, ended, len(events), len(unknown), worst)
+        own, whole = (
+            session_scores(self.score_name, [reading], ended, with_unknown)
+            for with_unknown in (False, True)
+        )
+        score = whole.mean().item()
+        return self.verdict(own, score, ended, len(events), len(unknown), worst)
 
     def report_event(self, place: int, event: str, reading: Reading) -> EventReport:
         """The report of one event from its reading, of nats (K,)."""
@@ -516,21 +571,22 @@ class AnomalyDetector:
             surprisal=reading.nats.mean().item(),
             rank=reading.rank.item(),
             expected=tuple(zip(names, reading.chances.tolist(), strict=True)),
-            known=event == END or event in self.tokenizer,
+            known=bool(reading.known),
         )
 
     def verdict(
         self,
         scores: Tensor,
+        score: float,
         ended: bool,
         n_events: int,
         n_unknown: int,
         worst: EventReport | None,
     ) -> SessionReport:
-        """The report of a session from its scores (K, 1)."""
+        """The report of a session from the scores (K, 1) of its known events."""
         p_value = p_values(self._sorted[self.score_name, ended], scores).item()
         return SessionReport(
-            score=scores.mean().item(),
+            score=score,
             p_value=p_value,
             anomalous=p_value <= self.false_alarms or n_unknown > 0,
             n_events=n_events,
@@ -544,20 +600,24 @@ class AnomalyDetector:
     ) -> None:
         """Puts sessions known to be normal in the place of the oldest held-out ones."""
         readings, given = self.read(sessions), each(ended, len(sessions))
-        anew = {}
+        K, anew = len(self.members), {}
         for (name, with_end), by_member in self.held_out.items():
-            usable = [
-                r for r, e in zip(readings, given, strict=True) if e or not with_end
-            ]
-            anew[name, with_end] = by_member
-            if usable:
-                scores = session_scores(name, usable, with_end)
-                new = [own[k :: len(scores)] for k, own in enumerate(scores)]
-                anew[name, with_end] = [
-                    torch.cat([old, own])[len(own) :]
-                    for old, own in zip(by_member, new, strict=True)
+            anew[name, with_end] = kept = list(by_member)
+            for k in range(K):
+                own = [
+                    reading
+                    for i, reading in enumerate(readings)
+                    if (i + self.turn) % K == k and (given[i] or not with_end)
                 ]
+                if own:
+                    new = session_scores(name, own, with_end)[k]
+                    kept[k] = torch.cat([kept[k], new])[len(new) :]
+        self.turn = (self.turn + len(readings)) % K
         self.held_out = anew
+
+    def stream(self, **settings) -> "EventStream":
+        """Judges events as they come; settings as for EventStream."""
+        return EventStream(self, **settings)
 
     def save(self, folder: str | Path) -> None:
         """Writes the detector into a folder: JSON and safetensors, nothing else."""
@@ -574,6 +634,8 @@ class AnomalyDetector:
             "n_events": self.n_events,
             "false_alarms": self.false_alarms,
             "score": self.score_name,
+            "news": self.news,
+            "turn": self.turn,
             "about": self.about,
         }
         write_tensors(folder / "detector.safetensors", tensors, settings)
@@ -664,8 +726,6 @@ def row_of(events: Sequence[str], place: int) -> range:
 
 # --- One event at a time ---
 
-LONGEST_SESSION = 10_000  # events of a running session whose surprisals are kept
-
 
 @dataclass(slots=True)
 class Running:
@@ -674,8 +734,8 @@ class Running:
     cache: list[KVCache]
     logits: Tensor  # (K, V): of the next event, by each member
     recent: deque[int]  # the tokens that the next window begins with
-    nats: deque[Tensor]  # (K,) of each event
     seen: float  # when the last event came
+    total: Tensor  # (K,): of known events, largest surprisal or sum of powers
     n_events: int = 0
     n_unknown: int = 0
     worst: EventReport | None = None
@@ -692,9 +752,10 @@ def worse(first: EventReport | None, second: EventReport) -> EventReport:
 class EventStream:
     """Judges events as they come, of up to `max_sessions` sessions at a time.
 
-    `on_close` is called with the name and the report of each session that is closed
-    because it was silent for more than `max_age` (in the units of `now`), or because
-    there was no more room. A running session takes about 64 kB for each member.
+    `on_close` is called for each session that is closed because it was silent for more
+    than `max_age` (in the units of `now`), or because there was no more room: with its
+    name, its report, and whether its end was counted. With `count_ends` off it never
+    is. A running session takes about 64 kB for each member, however long it is.
     """
 
     def __init__(
@@ -702,11 +763,14 @@ class EventStream:
         detector: AnomalyDetector,
         max_sessions: int = 1000,
         max_age: float = math.inf,
-        on_close: Callable[[str, SessionReport], None] = lambda name, report: None,
+        count_ends: bool = True,
+        on_close: Callable[[str, SessionReport, bool], None] = lambda *told: None,
     ):
         check_int("max_sessions", max_sessions, low=1)
         self.detector, self.on_close = detector, on_close
         self.max_sessions, self.max_age = max_sessions, max_age
+        self.count_ends = count_ends
+        self.power = SCORES[detector.score_name]
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.panel, self.block_size = detector.panel, detector.panel.config.block_size
 
@@ -718,39 +782,42 @@ class EventStream:
         session = self.running.pop(name, None) or self.begin(now)
         while len(self.running) >= self.max_sessions:
             oldest = next(iter(self.running))
-            self.on_close(oldest, self.report(oldest))
+            report = self.report(oldest)
             del self.running[oldest]
+            self.on_close(oldest, report, False)
         self.running[name] = session
         token = detector.tokenizer.encode_session([event])[1].to(self.panel.device)
         reading = weigh(session.logits, token)
         if event in detector.tokenizer:
+            session.total = self.add(session.total, reading.nats)
             self.feed(session, token.item())
         else:
             reading.nats.fill_(math.log(detector.n_events + 1))
             reading.rank.fill_(detector.tokenizer.vocab_size)
+            reading.known.fill_(False)
             session.n_unknown += 1
         report = detector.report_event(session.n_events, event, reading)
         session.worst = worse(session.worst, report)
-        session.nats.append(reading.nats.cpu())
         session.n_events += 1
         session.seen = now
         return report
 
     def report(self, name: str) -> SessionReport:
         """The report of a running session, its end not counted; KeyError if none is."""
-        session = self.running[name]
-        return self.verdict(session, session.nats, False, session.worst)
+        return self.verdict(self.running[name], False)
 
     @torch.no_grad()
     def close(self, name: str) -> SessionReport:
         """Ends a session and gives its report; KeyError if it is not running."""
-        session, tokenizer = self.running.pop(name), self.detector.tokenizer
-        end = torch.tensor(tokenizer.end, device=self.panel.device)
+        session = self.running.pop(name)
+        if not self.count_ends:
+            return self.verdict(session, False)
+        end = torch.tensor(self.detector.tokenizer.end, device=self.panel.device)
         reading = weigh(session.logits, end)
         report = self.detector.report_event(session.n_events, END, reading)
-        worst = worse(session.worst, report)
-        nats = [*session.nats, reading.nats.cpu()]
-        return self.verdict(session, nats, True, worst)
+        session.worst = worse(session.worst, report)
+        session.total = self.add(session.total, reading.nats)
+        return self.verdict(session, True)
 
     def expire(self, now: float) -> None:
         """Closes the sessions that have been silent for more than `max_age`."""
@@ -758,20 +825,46 @@ class EventStream:
             name, session = next(iter(self.running.items()))
             if now - session.seen <= self.max_age:
                 break
-            self.on_close(name, self.close(name))
+            self.on_close(name, self.close(name), self.count_ends)
 
-    def verdict(self, session, nats, ended: bool, worst) -> SessionReport:
-        """The report of a session by the surprisals of its events."""
-        own = score_of(self.detector.score_name, torch.stack(list(nats), dim=-1))
-        scores = own.double().round(decimals=4)[:, None]
-        n_events, n_unknown = session.n_events, session.n_unknown
-        return self.detector.verdict(scores, ended, n_events, n_unknown, worst)
+    def add(self, total: Tensor, nats: Tensor) -> Tensor:
+        """The total (K,) with one more surprisal in it."""
+        nats = nats.cpu().double()
+        if self.power == math.inf:
+            return torch.maximum(total, nats)
+        return total + nats**self.power
+
+    def mean(self, total: Tensor, count: int) -> Tensor:
+        """The power mean (K,) of `count` surprisals, from their total."""
+        if self.power == math.inf or not count:
+            return total
+        return (total / count) ** (1 / self.power)
+
+    def verdict(self, session: Running, ended: bool) -> SessionReport:
+        """The report of a session, its end counted or not."""
+        known = session.n_events - session.n_unknown + ended
+        own, whole = self.mean(session.total, known), session.total
+        rare = math.log(self.detector.n_events + 1)
+        if session.n_unknown and self.power == math.inf:
+            whole = whole.clamp(min=rare)
+        elif session.n_unknown:
+            whole = whole + session.n_unknown * rare**self.power
+        score = self.mean(whole, known + session.n_unknown).round(decimals=4)
+        return self.detector.verdict(
+            own.round(decimals=4)[:, None],
+            score.mean().item(),
+            ended,
+            session.n_events,
+            session.n_unknown,
+            session.worst,
+        )
 
     def begin(self, now: float) -> Running:
         """A session of which only the begin was read."""
         recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
-        nats: deque[Tensor] = deque(maxlen=LONGEST_SESSION)
-        session = Running(self.panel.cache(), torch.empty(0), recent, nats, now)
+        nothing = torch.zeros(len(self.panel.members), dtype=torch.float64)
+        cache, logits = self.panel.cache(), torch.empty(0)
+        session = Running(cache, logits, recent, now, nothing)
         self.feed(session, self.detector.tokenizer.begin)
         return session
 

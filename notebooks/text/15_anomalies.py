@@ -23,10 +23,13 @@
 # turns that into an alarm that one may believe: for each session a verdict, how often such a verdict
 # is wrong, which line was the surprising one, and what had been expected there.
 #
-# No labels are needed for it, only a time in which the system was well. Labels serve for one thing here:
-# to find out how good the alarm is. The number to beat: a rule that anybody could write in a minute
-# (an alarm for a pair of events that was never seen, or a length that was never seen) reaches an F1 of
-# NUMBER_PAIRS on these sessions.
+# No labelled faults are needed for it, only a time in which the system was well. (If faults hide in
+# it, they count as normal, and the threshold rises.) Here labels stand in for that: they say which of
+# the early sessions are normal. After that they only tell how good the alarm is, and once they play
+# the person who looks at an alarm. The numbers to beat are those of two rules that anybody could write
+# in a minute. An alarm for each session with a pair of events, or a length, that was never seen
+# reaches an F1 of 68 on these sessions, 100 being perfect; one for each whose events were never seen
+# in such numbers, 91.
 #
 # As before: if the first output says SYNTHETIC, the log was made by a program, and the numbers are
 # others.
@@ -54,7 +57,7 @@ log.origin
 #| export
 import copy
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,9 +93,9 @@ anomalous = np.array(trial.anomalous)
 
 # %% [markdown]
 # ## One session by hand
-# Learn from the first four fifths of the early sessions with chapter 14's settings, and keep the
-# last fifth: what a model finds surprising in sessions that it has learnt by heart says nothing.
-# (They are shuffled, so that the fifth is like the rest.)
+# Learn from four fifths of the early sessions with chapter 14's settings, and keep the last fifth
+# back: what a model finds surprising in sessions that it knows by heart says nothing. (They are
+# shuffled, so that the fifth is like the rest.)
 
 # %%
 order = torch.randperm(len(trial.train), generator=torch.Generator().manual_seed(0))
@@ -108,7 +111,8 @@ history = train(model, train_ids, rest_ids, plan, progress=False)
 f"{history.seconds:.0f} s"
 
 # %% [markdown]
-# Now two sessions that came later, one normal, one not, event by event:
+# Now two sessions that came later, one normal, one not, chosen so that the difference is plain; a
+# picture of all of them follows below.
 
 # %%
 coded = [tokenizer.encode_session(session) for session in trial.test]
@@ -133,25 +137,27 @@ worst, tokenizer.names[coded[odd[0]][worst + 1]]
 # *In the normal session a few events are worth a nat or two, where the order is free. In the other,
 # one event stands out.*
 #
-# So the simplest score of a session is its largest surprisal s: the session holds an event to which the
-# model gave a chance of exp(-s). It has a weakness. Among a hundred events a rare one is no wonder, among
-# three it is. The other extreme is the mean, which is for faults that are not one line but a whole other
-# behaviour. Between the two lies a *power mean*: the mean of the eighth powers, and of that the eighth root. Large
-# surprisals still outweigh all others, but the same one counts for less in a longer session.
+# So the simplest score of a session is its largest surprisal s: it holds an event to which the model
+# gave a chance of exp(-s). It has a weakness. One rare event among a hundred is to be expected; among
+# three it is not. The other extreme is the mean, for faults that are not one line but a whole other
+# behaviour. Between the two lie *power means*: take the mean of the eighth powers, and of that the
+# eighth root. Large surprisals still outweigh all others, but the same one counts for less in a
+# longer session. The power 1 is the mean, and the higher the power, the more only the largest counts.
 
 
 # %%
 #| export
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {  # of surprisals (..., n)
-    "max": lambda nats: nats.amax(-1),
-    "power": lambda nats: (nats**8).mean(-1) ** (1 / 8),
-    "mean": lambda nats: nats.mean(-1),
-}
+SCORES = {"max": math.inf, "power": 8.0, "mean": 1.0}  # name: power of the power mean
 
 
 def score_of(name: str, nats: Tensor) -> Tensor:
     """The score called `name` of surprisals (..., n); 0 where there is no event."""
-    return SCORES[name](nats) if nats.shape[-1] else nats.new_zeros(nats.shape[:-1])
+    if not nats.shape[-1]:
+        return nats.new_zeros(nats.shape[:-1])
+    power = SCORES[name]
+    if power == math.inf:
+        return nats.amax(-1)
+    return (nats**power).mean(-1) ** (1 / power)
 
 
 # %% [markdown]
@@ -160,22 +166,23 @@ def score_of(name: str, nats: Tensor) -> Tensor:
 # %%
 short, long = torch.full((3,), 0.1), torch.full((30,), 0.1)
 short[1] = long[1] = 9
-{name: (score_of(name, short).item(), score_of(name, long).item()) for name in SCORES}
+{n: [round(score_of(n, x).item(), 2) for x in (short, long)] for n in SCORES}
 
 # %% [markdown]
 # ## Where does an alarm begin?
 # At 5 nats? At 10? Nobody can know that from the number. Whoever tries thresholds on labelled faults
-# and reports the best one has cheated: on the day it is needed there are no labels. But the
-# normal sessions that were kept back say what normal scores look like. If a new session is normal too, its
-# score is one more draw from the same hat, and is as likely to take any place in the order as the others.
-# So count how many of the n kept-back scores are at least as large:
+# and reports the best one has cheated: on the day it is needed there are no labels. But the normal
+# sessions that were kept back say what normal scores look like. If a new session is normal too, its
+# score is one more draw from the same hat. It may land anywhere in their order, each place equally
+# likely. So count how many of the n kept-back scores are at least as large:
 #
 # $$p = \frac{1 + \#\{\text{kept-back scores} \ge s\}}{n + 1}$$
 #
-# This is a *conformal p-value* (Vovk and others, 2005). For a normal session it is at most 0.01 in at
-# most one of a hundred cases, whatever the scores are and however bad the model is. (A bad model
-# only finds fewer faults.) An alarm at p <= 0.002 promises two false ones in a thousand normal sessions. By
-# hand, with nine kept-back scores:
+# This is a *conformal p-value* (Vovk and others, 2005). If new normal sessions come from the same hat,
+# it is at most 0.01 in at most one of a hundred cases, on average over which sessions happen to be
+# kept back. That holds no matter how bad the model is; a bad one only finds fewer faults. An alarm at
+# p <= 0.002 promises at most two false ones in a thousand normal sessions, on average. By hand, with
+# nine kept-back scores:
 
 # %% tags=["nbval-check-output"]
 kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
@@ -186,13 +193,16 @@ kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
 # must be the largest. So nine normal sessions can promise no better rate than one in ten, and 0.002
 # needs at least 499. A detector that is asked for more has to refuse.
 #
-# At that limit the threshold hangs on the largest score alone, which is a matter of luck. More kept-back
-# sessions make it steadier, but what is kept back is not learnt from. The way out is old: deal
-# the sessions into *folds*, ten of them, say, and fit ten models, each on nine of the folds. Then every session has
-# been kept back from one model, and its score by that model is a fair one. A new session is
-# scored by all ten, and compared for each model with the scores of its own fold (Vovk, 2015, calls that
-# *cross-conformal*; the promise is then proven for twice the rate only, and holds in practice). And ten models together
-# know more than one.
+# At that limit the threshold hangs on the largest score alone, which is a matter of luck: with 499
+# sessions and a rate of 0.002, one detector in twenty has a true rate above 0.006. More kept-back
+# sessions make it steadier, but what is kept back is not learnt from.
+#
+# The way out is old: deal the sessions into *folds*, ten of them, say, and fit ten models, each on
+# nine of the folds. Then every session has been kept back from one model, and its score by that model
+# is a fair one. A new session is scored by all ten, and each model's score of it is compared with
+# that model's scores of the fold it never saw. (Vovk, 2015, calls that *cross-conformal*. What is
+# proven is weaker: about twice the rate, and a bit more that shrinks as sessions outnumber folds. In
+# practice the rate itself is usually met; we shall check.) And ten models together know more than one.
 
 
 # %%
@@ -206,7 +216,7 @@ def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
     for kept, own in zip(held_out, scores, strict=True):
         at_least += len(kept) - torch.searchsorted(kept, own.contiguous())
-    return (1 + at_least) / (1 + sum(map(len, held_out)))
+    return (1 + at_least).double() / (1 + sum(map(len, held_out)))
 
 
 # %% tags=["nbval-check-output"]
@@ -219,7 +229,7 @@ p_values([fold], torch.tensor([[2.0, 6, 9]]))
 
 # %% [markdown]
 # ## Several models, one reading
-# What shall be known of an event: how surprised each model was (for the p-value), and, by all of them
+# Of each event we want to know how surprised each model was (for the p-value), and, by all of them
 # together, the likeliest events in its place, so that a report can say what had been expected
 # instead. And its *rank*: 1 if nothing was likelier.
 
@@ -234,11 +244,12 @@ class Reading:
     rank: Tensor  # (n,): 1 and how many events were likelier, by all models together
     likeliest: Tensor  # (n, 3): ids that were expected most
     chances: Tensor  # (n, 3): and their probabilities
+    known: Tensor  # (n,): whether the models know the event
 
     def at(self, place: int) -> Self:
         """The reading of a single event: nats (K,), the rest without n."""
-        rest = (part[place] for part in (self.rank, self.likeliest, self.chances))
-        return type(self)(self.nats[:, place], *rest)
+        rest = (self.rank, self.likeliest, self.chances, self.known)
+        return type(self)(self.nats[:, place], *(part[place] for part in rest))
 
 
 def weigh(logits: Tensor, ids: Tensor) -> Reading:
@@ -249,7 +260,8 @@ def weigh(logits: Tensor, ids: Tensor) -> Reading:
     chances = logs.exp().mean(0)  # (..., V)
     rank = 1 + (chances > chances.gather(-1, wanted)).sum(-1)
     best = chances.topk(min(3, chances.shape[-1]))
-    return Reading(nats, rank, best.indices, best.values)
+    known = torch.ones_like(ids, dtype=torch.bool)
+    return Reading(nats, rank, best.indices, best.values, known)
 
 
 # %% [markdown]
@@ -262,11 +274,13 @@ assert reading.rank == 3 and reading.likeliest.tolist() == [0, 2, 1]
 reading.nats.neg().exp(), reading.chances
 
 # %% [markdown]
-# Asking ten models one after the other takes ten times as long, and with models as small as these nearly all of
-# that time is not spent on arithmetic but on calling torch. Yet they are all of one shape. So stack their
-# weights, as chapter 04 made one matrix of all heads: a product of K matrices with K others is one call. The twin
-# below is built of the same parts as a GPT, only that each linear layer, norm and embedding holds the
-# weights of all K. Rows of a batch that belong to the same model stand together.
+# The rest of this section is only about speed; "What was never seen" goes on with the story. Asking
+# ten models one after the other takes ten times as long, and with models as small as these nearly all
+# of that time goes not into arithmetic but into calling torch. Yet they are all of one shape. So
+# stack their weights, as chapter 04 made one matrix of all heads: a product of K matrices with K
+# others is one call. The twin below is built of the same parts as a GPT, only that each linear layer,
+# norm and embedding holds the weights of all K. Rows of a batch that belong to one model stand
+# together.
 
 
 # %%
@@ -379,7 +393,8 @@ class Panel:
 
 
 # %% [markdown]
-# Three models that have learnt nothing must say the same, stacked or not; and how long does it take?
+# Stacked or one by one, each of three untrained models must give the same logits. And how long does a
+# token take either way, with ten?
 
 # %%
 trio = [GPT(model_config).eval() for _ in range(3)]
@@ -410,8 +425,11 @@ def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     for n in (len(ids) - 1 for ids in sessions):
         rank = torch.zeros(n, dtype=torch.int64)
         best = torch.zeros(n, top, dtype=torch.int64)
-        readings.append(Reading(torch.zeros(K, n), rank, best, torch.zeros(n, top)))
-    at_once = max(1, 16_384 // K)
+        known = torch.ones(n, dtype=torch.bool)
+        chances = torch.zeros(n, top)
+        readings.append(Reading(torch.zeros(K, n), rank, best, chances, known))
+    # So many that the logits, K * V for each token, stay within 64 MB.
+    at_once = min(16_384, 2**24 // config.vocab_size) // K
     for ids, rows in in_windows(sessions, config.block_size, at_once):
         ids = ids.to(panel.device)
         found = weigh(panel(ids[:, :-1]), ids[:, 1:])
@@ -431,15 +449,19 @@ f"{(reading.rank == 1).float().mean():.0%} of the events were the likeliest one"
 
 # %% [markdown]
 # ## What was never seen
-# An event that the training did not have has no row in the model, and what the row of UNKNOWN says was
-# never trained. How surprising is such an event, honestly? After N events, none of which was it, the
-# rule of succession (Laplace, 1814) gives it a chance of 1 / (N + 1). So that is its surprisal, log(N + 1), and
-# the model reads on as if it had not been there. It always raises an alarm, and is counted apart: a
-# new kind of line is news, even where no one is to blame.
+# An event that the training did not have has no row in the model, and the row of UNKNOWN was never
+# trained, so what it says means nothing. How surprising is such an event, honestly? Suppose it comes
+# once in N + 1 events. If order says nothing, it is as likely to be at any of the N + 1 places, so the
+# chance that it is the last is 1 / (N + 1). That makes its surprisal log(N + 1), and the model reads
+# on as if it had not been there. It always raises an alarm, and is counted apart: a new kind of line
+# is news, even where no one is to blame.
 #
-# Which events count as known? Those that at least two folds have, since then every model has learnt
-# from them. Whatever stands in one fold only is unknown to all, so the kept-back sessions show
-# how often normal sessions have news.
+# But who raises an alarm for each new kind of line can't promise a rate; how often normal sessions
+# bring news is up to the system. So the two are kept apart. The p-value is that of the known events
+# alone. An event counts as known if at least two folds have it, since then every model has met it,
+# whichever fold it was kept from. (All others are left out of the training.) So a session of one fold
+# would have brought news if it holds an event that fewer than two *other* folds have, and the share of
+# such sessions is what to expect later.
 
 
 # %%
@@ -478,7 +500,8 @@ def with_unknown(
     nats, rank = reading.nats[:, place], reading.rank[place]
     nats[:, ~known] = math.log(n_events + 1)
     rank[~known] = tokenizer.vocab_size
-    return Reading(nats, rank, reading.likeliest[place], reading.chances[place])
+    likeliest, chances = reading.likeliest[place], reading.chances[place]
+    return Reading(nats, rank, likeliest, chances, known)
 
 
 # %% [markdown]
@@ -503,10 +526,21 @@ after.nats[0, 2:7], after.rank[2:7]
 # %%
 #| export
 def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
-    """Sessions shuffled and dealt into folds of about the same size."""
-    shuffled = list(sessions)
-    Random(seed).shuffle(shuffled)
-    return [shuffled[i::folds] for i in range(folds)]
+    """Sessions dealt into folds of about the same size, by chance, in their order."""
+    order = list(range(len(sessions)))
+    Random(seed).shuffle(order)
+    return [[sessions[i] for i in sorted(order[k::folds])] for k in range(folds)]
+
+
+def share_with_news(parts: Sequence[Sequence[Sequence[str]]], at_least: int) -> float:
+    """Of all sessions, those with an event that too few of the other folds have."""
+    folds_with = Counter(e for part in parts for e in {e for s in part for e in s})
+    news = 0
+    for part in parts:
+        own = {event for session in part for event in session}
+        rare = {event for event in own if folds_with[event] - 1 < at_least}
+        news += sum(not rare.isdisjoint(session) for session in part)
+    return news / sum(map(len, parts))
 
 
 def fit_member(
@@ -523,9 +557,14 @@ def fit_member(
     return model.eval()
 
 
-def session_scores(name: str, readings: Sequence[Reading], ended: bool) -> Tensor:
-    """Scores (K, N) of N sessions by K models, their ends counted or not."""
-    parts = [r.nats if ended else r.nats[:, :-1] for r in readings]
+def session_scores(
+    name: str, readings: Sequence[Reading], ended: bool, unknown: bool = False
+) -> Tensor:
+    """Scores (K, N) of N sessions by K models: with their ends, with unknown events."""
+    parts = []
+    for reading in readings:
+        nats = reading.nats if unknown else reading.nats[:, reading.known]
+        parts.append(nats if ended else nats[:, :-1])
     scores = torch.stack([score_of(name, nats) for nats in parts], dim=1)
     # Equal sessions must tie, though rounding depends on what else is in a batch.
     return scores.double().round(decimals=4)
@@ -533,6 +572,15 @@ def session_scores(name: str, readings: Sequence[Reading], ended: bool) -> Tenso
 
 # %%
 #| export
+def events_of(session: Sequence) -> list[str]:
+    """The events of a session as strings; ValueError for a text, which is none."""
+    if isinstance(session, str):
+        raise ValueError(
+            f"a session is a list of events, and {session[:50]!r} is a text: split it"
+        )
+    return [str(event) for event in session]
+
+
 def each(value: bool | Sequence[bool], count: int) -> list[bool]:
     """One value for each of `count` things, from one for all or from as many."""
     values = [value] * count if isinstance(value, bool) else list(value)
@@ -551,12 +599,13 @@ def check_rate(false_alarms: float, n_normal: int) -> None:
     """ValueError for a false-alarm rate that n normal sessions can't promise."""
     allowed = "above 0 and below 1"
     check_float("false_alarms", false_alarms, allowed, lambda rate: 0 < rate < 1)
-    if false_alarms * (n_normal + 1) < 1:
+    if false_alarms * (n_normal + 1) < 1 - 1e-9:
         needed = math.ceil(1 / false_alarms - 1e-9) - 1
+        least, unit = 1 / (n_normal + 1), 10 ** -len(str(n_normal + 1)) / 10
         raise ValueError(
             f"a false-alarm rate of {false_alarms:g} needs at least {needed:,} normal "
             f"sessions, and there are {n_normal:,}: give more, or allow a rate of "
-            f"{1 / (n_normal + 1):.2g}"
+            f"{math.ceil(least / unit) * unit:.3g}"
         )
 
 
@@ -588,8 +637,8 @@ class EventReport:
 class SessionReport:
     """What a detector says of one session."""
 
-    score: float  # nats
-    p_value: float  # what share of normal sessions scores at least that much
+    score: float  # nats, unknown events counted
+    p_value: float  # what share of normal sessions scores as much; by known events
     anomalous: bool  # p_value is within the promised rate, or an event is unknown
     n_events: int
     n_unknown: int
@@ -598,7 +647,9 @@ class SessionReport:
 
 
 # %% [markdown]
-# And the class that gives them. It learns nothing that was not shown above.
+# And the class that gives them. It is long, but there is nothing new in it: `fit` deals, learns and
+# keeps the scores; `read` and `score` make readings and reports of them; `recalibrate` replaces old
+# scores by new ones; `save` and `load` keep it all.
 
 
 # %%
@@ -608,7 +659,8 @@ class AnomalyDetector:
 
     Made by `fit` or `load`. `held_out` are scores by each member, those of longest ago
     first: {(name of the score, are ends counted): [(n,), ...]}. It, `score_name` and
-    `false_alarms` can be set anew; `about` is plain data that is kept with it.
+    `false_alarms` can be set anew. `news`: what share of normal sessions will hold
+    unknown events; `about`: plain data that is kept with it.
     """
 
     def __init__(
@@ -620,13 +672,19 @@ class AnomalyDetector:
         n_events: int,
         false_alarms: float,
         score: str,
+        news: float = 0.0,
+        turn: int = 0,
         about: dict | None = None,
     ):
         check_int("n_events", n_events, low=1)
+        check_int("turn", turn, low=0, high=len(members) - 1)
+        check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
         self.members, self.panel = list(members), Panel(members)
         self.tokenizer, self.n_events = tokenizer, n_events
-        self.held_out = held_out
-        self.score_name, self.false_alarms = score, false_alarms
+        self.news, self.turn = news, turn  # whose held-out scores are renewed next
+        self._held_out = self._sorted = {}
+        self._score_name, self._false_alarms = score, false_alarms
+        self.held_out, self.score_name = held_out, score
         self.about = dict(about or {})
 
     @property
@@ -636,6 +694,7 @@ class AnomalyDetector:
 
     @held_out.setter
     def held_out(self, held_out: dict[tuple[str, bool], list[Tensor]]) -> None:
+        check_rate(self.false_alarms, sum(map(len, held_out[next(iter(SCORES)), True])))
         self._held_out = held_out
         self._sorted = {
             key: [scores.sort().values for scores in by_member]
@@ -654,7 +713,7 @@ class AnomalyDetector:
 
     @property
     def false_alarms(self) -> float:
-        """The share of normal sessions for which an alarm may be raised."""
+        """The share of normal sessions that may raise an alarm by their p-value."""
         return self._false_alarms
 
     @false_alarms.setter
@@ -683,18 +742,19 @@ class AnomalyDetector:
     ) -> Self:
         """A detector that knows normal sessions, of events (strings or ids).
 
-        Alarms are raised for at most a share `false_alarms` of sessions like these.
-        `progress` is told of each model. ValueError where the sessions are too few.
+        By p-value it raises alarms for at most a share `false_alarms` of sessions like
+        these, on average; those for unknown events come on top. `progress` is told of each model. ValueError where the sessions are too few.
         """
         check_choice("score", score, SCORES)
         check_int("folds", folds, low=2)
-        sessions = [[str(event) for event in session] for session in sessions]
+        sessions = [events_of(session) for session in sessions]
         check_rate(false_alarms, len(sessions))
         parts = deal(sessions, min(folds, len(sessions)), seed)
-        seen = [
-            sorted({event for session in part for event in session}) for part in parts
-        ]
-        tokenizer = EventTokenizer.from_sessions(seen, at_least=2)
+        at_least = min(2, len(parts) - 1)
+        tokenizer = EventTokenizer.from_sessions(
+            [{event for session in part for event in session} for part in parts],
+            at_least=2,
+        )
         streams = [
             stream([[e for e in s if e in tokenizer] for s in part], tokenizer)
             for part in parts
@@ -710,19 +770,27 @@ class AnomalyDetector:
             readings = read_events(Panel(members[-1:]), tokenizer, n_events, part)
             for (name, ended), scores in held_out.items():
                 scores.append(session_scores(name, readings, ended)[0])
-        settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
-        return cls(members, tokenizer, held_out, **settings, about=about)
+        return cls(
+            members,
+            tokenizer,
+            held_out,
+            n_events=n_events,
+            false_alarms=false_alarms,
+            score=score,
+            news=share_with_news(parts, at_least),
+            about=about,
+        )
 
     def read(self, sessions: Iterable[Sequence]) -> list[Reading]:
         """What the members say of each event, and end, of sessions."""
-        sessions = [[str(event) for event in session] for session in sessions]
+        sessions = [events_of(session) for session in sessions]
         return read_events(self.panel, self.tokenizer, self.n_events, sessions)
 
     def score(
         self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
     ) -> list[SessionReport]:
         """A report of each session; `ended` says of which the end is known."""
-        sessions = [tuple(map(str, session)) for session in sessions]
+        sessions = [tuple(events_of(session)) for session in sessions]
         given = each(ended, len(sessions))
         readings, done = self.read(sessions), {}
         for key, reading in zip(
@@ -734,7 +802,7 @@ class AnomalyDetector:
 
     def explain(self, session: Sequence) -> list[EventReport]:
         """A report of each event of a session, and of its end."""
-        events = [str(event) for event in session]
+        events = events_of(session)
         reading = self.read([events])[0]
         return [
             self.report_event(t, event, reading.at(t))
@@ -752,8 +820,12 @@ class AnomalyDetector:
             place = unknown[0] if unknown else nats.mean(0).argmax().item()
             event = events[place] if place < len(events) else END
             worst = self.report_event(place, event, reading.at(place))
-        own = session_scores(self.score_name, [reading], ended)
-        return self.verdict(own, ended, len(events), len(unknown), worst)
+        own, whole = (
+            session_scores(self.score_name, [reading], ended, with_unknown)
+            for with_unknown in (False, True)
+        )
+        score = whole.mean().item()
+        return self.verdict(own, score, ended, len(events), len(unknown), worst)
 
     def report_event(self, place: int, event: str, reading: Reading) -> EventReport:
         """The report of one event from its reading, of nats (K,)."""
@@ -764,21 +836,22 @@ class AnomalyDetector:
             surprisal=reading.nats.mean().item(),
             rank=reading.rank.item(),
             expected=tuple(zip(names, reading.chances.tolist(), strict=True)),
-            known=event == END or event in self.tokenizer,
+            known=bool(reading.known),
         )
 
     def verdict(
         self,
         scores: Tensor,
+        score: float,
         ended: bool,
         n_events: int,
         n_unknown: int,
         worst: EventReport | None,
     ) -> SessionReport:
-        """The report of a session from its scores (K, 1)."""
+        """The report of a session from the scores (K, 1) of its known events."""
         p_value = p_values(self._sorted[self.score_name, ended], scores).item()
         return SessionReport(
-            score=scores.mean().item(),
+            score=score,
             p_value=p_value,
             anomalous=p_value <= self.false_alarms or n_unknown > 0,
             n_events=n_events,
@@ -792,20 +865,24 @@ class AnomalyDetector:
     ) -> None:
         """Puts sessions known to be normal in the place of the oldest held-out ones."""
         readings, given = self.read(sessions), each(ended, len(sessions))
-        anew = {}
+        K, anew = len(self.members), {}
         for (name, with_end), by_member in self.held_out.items():
-            usable = [
-                r for r, e in zip(readings, given, strict=True) if e or not with_end
-            ]
-            anew[name, with_end] = by_member
-            if usable:
-                scores = session_scores(name, usable, with_end)
-                new = [own[k :: len(scores)] for k, own in enumerate(scores)]
-                anew[name, with_end] = [
-                    torch.cat([old, own])[len(own) :]
-                    for old, own in zip(by_member, new, strict=True)
+            anew[name, with_end] = kept = list(by_member)
+            for k in range(K):
+                own = [
+                    reading
+                    for i, reading in enumerate(readings)
+                    if (i + self.turn) % K == k and (given[i] or not with_end)
                 ]
+                if own:
+                    new = session_scores(name, own, with_end)[k]
+                    kept[k] = torch.cat([kept[k], new])[len(new) :]
+        self.turn = (self.turn + len(readings)) % K
         self.held_out = anew
+
+    def stream(self, **settings) -> "EventStream":
+        """Judges events as they come; settings as for EventStream."""
+        return EventStream(self, **settings)
 
     def save(self, folder: str | Path) -> None:
         """Writes the detector into a folder: JSON and safetensors, nothing else."""
@@ -822,6 +899,8 @@ class AnomalyDetector:
             "n_events": self.n_events,
             "false_alarms": self.false_alarms,
             "score": self.score_name,
+            "news": self.news,
+            "turn": self.turn,
             "about": self.about,
         }
         write_tensors(folder / "detector.safetensors", tensors, settings)
@@ -858,10 +937,12 @@ class AnomalyDetector:
 
 # %% [markdown]
 # ## Has it ended?
-# One thing more has to be known of a session: whether it is over. When the log stops, some are in the middle of
-# their lives. Their "end" is then no event, only the edge of the file, and a model that finds it
-# surprising is right and useless. How long may a session be silent before it counts as ended? As
-# long as normal ones were silent after the same event, and then went on.
+# One thing more has to be known of a session: whether it is over. When the log stops, some are in the
+# middle of their lives. Their "end" is then no event, only the edge of the file, and a model that
+# finds it surprising is right and useless. How long must a session be silent before it counts as
+# ended? Longer than any normal one was silent after the same event, and then went on. (The rest of a
+# session may be judged before its end is known, by the largest surprisal at least: that only grows.
+# A mean of half a session is not like that of a whole one.)
 
 
 # %%
@@ -901,8 +982,11 @@ f"{1 - np.mean(ended):.0%} may go on"
 
 # %% [markdown]
 # ## Is the promise kept?
-# Five models, and the verdicts at two rates. The share of normal sessions that raised an alarm comes
-# with its interval of 95 %, since it is counted on a few thousand sessions only:
+# Five models (not ten, to save you a minute), and the verdicts at two rates. *Precision*: of the
+# alarms, how many were faults. *Recall*: of the faults, how many raised an alarm. *F1* is high only
+# if both are: 2PR / (P + R). And of the normal sessions, how many raised an alarm? That share comes
+# with its interval of 95 %, since it is counted on a few thousand sessions only. (It takes sessions
+# for independent; where one new kind of line strikes many at once, the truth may lie further off.)
 
 # %%
 start = time.perf_counter()
@@ -935,13 +1019,20 @@ assert judged[0.005]["F1"] > 0.75
 judged
 
 # %% [markdown]
-# Compare the rates with what was promised. They are larger: not because the counting was wrong, but
-# because normal sessions of the second evening are not draws from the hat of the first day. Some hold kinds
-# of lines that were never seen, and each of these is an alarm:
+# Two kinds of alarm are in there. Only those by p were promised a rate; those by unknown events were
+# only estimated. Of the normal sessions, at the larger rate:
 
 # %%
-news = np.array([report.n_unknown > 0 for report in reports])
-f"{news[~anomalous].sum()} normal and {news[anomalous].sum()} anomalous sessions hold unknown events"
+normal = [r for r, bad in zip(reports, anomalous, strict=True) if not bad]
+shares = {
+    "by p": np.mean([r.p_value <= detector.false_alarms for r in normal]),
+    "by news": np.mean([r.n_unknown > 0 for r in normal]),
+    "news expected": detector.news,
+}
+{name: f"{share:.2%}" for name, share in shares.items()}
+
+# %% [markdown]
+# TEXT_PROMISE
 
 # %% [markdown]
 # What if all ends had been counted?
@@ -950,10 +1041,10 @@ f"{news[~anomalous].sum()} normal and {news[anomalous].sum()} anomalous sessions
 quality([report.anomalous for report in detector.score(trial.test)])
 
 # %% [markdown]
-# On the real log that raises hundreds of false alarms, one cause for all of them: blocks that
-# were written and not yet deleted when the log stopped. In the training every block was deleted in the end.
+# On the real log that raises hundreds of false alarms, with one cause for all of them: blocks that
+# were written and not yet deleted when the log stopped. In the training every block was deleted.
 #
-# A picture of the scores, with the threshold of each rate:
+# A picture of all scores, and roughly where alarms begin at each rate:
 
 # %%
 scores = np.array([report.score for report in reports])
@@ -975,12 +1066,13 @@ show(
 )
 
 # %% [markdown]
-# *The two heaps are far apart, with a thin bridge of normal sessions between them: that
-# is where the false alarms come from.*
+# *Blue to the right of the lines are the false alarms: some by a rare turn of known events, and some,
+# with the red ones far right, by a line that was never seen.*
 #
 # ## Which line, and why
-# An alarm that only says "session 4711" will be switched off within a week. This is what the operator gets:
-# the raw lines around the worst place, how unlikely it was, and what had been expected there.
+# An alarm that only says "session 4711" will be switched off within a week. This is what the operator
+# gets: the raw lines around the worst place, how unlikely it was, and what had been expected there. (If
+# the event is unknown, that is the reason for the alarm, whatever p is.)
 
 # %%
 sessions = sorted(
@@ -1049,39 +1141,44 @@ rng = Random(1)
 [with_fault("abbbc", kind, "x", rng) for kind in ("insert", "delete", "swap")]
 
 # %% [markdown]
-# Three times 500 faults, in sessions that the detector has not learnt from. What comes out as a session
-# of the training is no fault, and left out.
+# Three times 500 faults, in sessions that the detector has not learnt from, that were over, and that raised no
+# alarm before. What comes out as a session of the training is no fault, and left out. (What is not
+# flagged is not always missed: many swaps make only another normal order.)
 
 # %%
 rng, known = Random(0), {tuple(session) for session in trial.train}
-normal = [s for s, bad in zip(trial.test, anomalous, strict=True) if not bad]
+quiet = [
+    session
+    for session, bad, over, report in zip(
+        trial.test, anomalous, ended, reports, strict=True
+    )
+    if over and not bad and not report.anomalous
+]
 located = {}
 for kind in ("insert", "delete", "swap"):
     made = [
-        with_fault(rng.choice(normal), kind, tokenizer.events, rng) for _ in range(500)
+        with_fault(rng.choice(quiet), kind, tokenizer.events, rng) for _ in range(500)
     ]
-    made = [
-        (session, places) for session, places in made if tuple(session) not in known
+    made = [(wrong, places) for wrong, places in made if tuple(wrong) not in known]
+    verdicts = detector.score([wrong for wrong, _ in made])
+    hits = [
+        verdict.worst.position in places
+        for verdict, (_, places) in zip(verdicts, made, strict=True)
+        if verdict.anomalous
     ]
-    flagged = [
-        (report.worst.position, places)
-        for report, (_, places) in zip(
-            detector.score([s for s, _ in made]), made, strict=True
-        )
-        if report.anomalous
-    ]
-    right = np.mean([place in places for place, places in flagged])
     located[kind] = (
-        f"{len(flagged)} of {len(made)} flagged, {right:.0%} at the right place"
+        f"{len(hits)} of {len(made)} flagged, {np.mean(hits):.0%} of them right"
     )
+    assert np.mean(hits) > 0.7
 located
 
 # %% [markdown]
 # ## When the times change
-# A threshold from the first day ages. So let the kept-back scores be renewed, as a window that moves
-# along: after every 500 sessions, those that are normal by then take the place of the oldest. Which are?
-# All that raised no alarm, and those whose alarm somebody has looked at and found to be a false one;
-# that is what alarms are for. No other label is used.
+# A threshold ages. So let the kept-back scores be renewed, as a window that moves along: after every
+# 500 sessions, those that are normal by then take the place of the oldest. Which are? All that raised
+# no alarm, and those whose alarm somebody has looked at and found to be a false one; that is what
+# alarms are for. No other label is used. Only the threshold moves: new kinds of lines stay unknown,
+# and raise alarms until one fits anew.
 
 # %%
 first = detector.held_out
@@ -1101,71 +1198,82 @@ detector.held_out = first
 
 # %% [markdown]
 # ## Against rules that anybody could write
-# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds on three sets of
-# data: **A**, HDFS as DeepLog (Du et al., 2017) has split it, where a false alarm counts for the 553,366 normal
-# sessions that there are; **C**, the sessions of this chapter; **ADFA**, the system calls of a Linux server
-# and of six attacks on it (Creech and Hu, 2013). Beside them: rules that take a minute to write, and
-# 5-grams in place of the GPTs. No threshold has seen a label. (The results are committed; your own run
-# of this notebook reads them.)
+# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds and ten
+# folds on three sets of data: **A**, HDFS as DeepLog (Du et al., 2017) has split it, 553,366 normal
+# test sessions (or a sample that is weighted to stand for them) and 16,838 anomalous ones; **C**, the
+# sessions of this chapter; **ADFA**, the system calls of a Linux server and of six attacks on it
+# (Creech and Hu, 2013). Beside them: rules that take a minute to write ("count vector" is an alarm
+# for any session whose events were never seen in these numbers, in whatever order), and 5-grams in
+# place of the GPTs. No threshold has seen a label. The promised rates are 0.2 % on A, where the test
+# has so many normal sessions that more false alarms would outnumber the faults; 0.5 % on C, where 0.2 %
+# hangs on eight sessions; 5 % on ADFA, which has only 833 traces to learn from. (The results are
+# committed; this notebook reads them.)
 
 # %%
 folder = Path("../benchmarks")
 results = json.loads((folder / "anomalies.json").read_text())
 
 
-def percent(rows, name, key):
-    """Mean, and spread over seeds, in percent."""
-    values = [100 * row[name][key] for row in rows]
-    return f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):3.1f}"
+def spread(rows, key, width):
+    """Mean over seeds, with their standard deviation, in percent."""
+    values = [100 * row[key] for row in rows]
+    return f"{np.mean(values):{width}.2f} ({np.std(values, ddof=1):.1f})"
 
 
 rates = {"A": "0.002", "C": "0.005", "ADFA": "0.05"}
+keys = ("f1", "recall", "precision", "false_alarms")
 for name, rate in rates.items():
-    rows, score = results[name]["seeds"], "mean" if name == "ADFA" else "max"
     print(
-        f"{name}, promised {float(rate):.1%}: F1, recall, precision, false alarms (percent)"
+        f"{name}, promised {float(rate):.1%}: F1, recall, precision, false alarms (%)"
     )
     for rule, value in results[name]["rules"].items():
-        row = [100 * value[k] for k in ("f1", "recall", "precision", "false_alarms")]
-        print(f"  {rule:16}" + "".join(f"{x:8.1f}" for x in row[:3]) + f"{row[3]:9.2f}")
-    cells = [percent(rows, f"{score} {rate}", k) for k in ("f1", "recall", "precision")]
-    false = percent(rows, f"{score} {rate}", "false_alarms")
-    print(f"  GPTs, {score}: {'; '.join(cells)}; {false}")
+        print(f"  {rule:16}" + "".join(f"{100 * value[k]:8.2f}" for k in keys))
+    for score in SCORES:
+        rows = [row[f"{score} {rate}"] for row in results[name]["seeds"]]
+        print(f"  GPTs, {score:10}" + "".join(spread(rows, k, 8) for k in keys))
 
 # %% [markdown]
-# And how well the scores rank all sessions, whatever the threshold, as average precision:
+# And how well do scores *rank* all sessions, whatever the threshold? *Average precision*: sort by
+# score, and take the mean of the precision at each fault found, in percent.
 
 # %%
 for name in rates:
-    rows = results[name]["seeds"]
-    grams = {k: v for k, v in results[name]["rules"].items() if "gram" in k}
-    texts = [f"{k} {v['average_precision']:.3f}" for k, v in grams.items()]
-    for score in ("max", "mean"):
-        values = [row[score]["average_precision"] for row in rows]
-        texts.append(
-            f"GPTs, {score} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}"
-        )
-    print(f"{name:5}", "; ".join(texts))
+    row = {}
+    for rule, value in results[name]["rules"].items():
+        if "gram" in rule:
+            row[rule] = f"{100 * value['average_precision']:.1f}"
+    for score in SCORES:
+        rows = [seed[score] for seed in results[name]["seeds"]]
+        row[f"GPTs, {score}"] = spread(rows, "average_precision", 0)
+    print(name, row)
 
 # %% [markdown]
 # TEXT_TABLE
 #
-# Largest or mean? On HDFS a fault is one wrong line in a session of twenty, and the mean drowns it. On ADFA an attack is
-# a program that behaves otherwise for thousands of calls, while every normal trace holds some rare call, so the
-# largest says nothing. Which kind of fault will come can't be known from normal data. But one sign can: how
-# near the largest surprisal of a typical normal session is to the ceiling log(N + 1). Where it is
-# near, there is no room left above it for faults to stand out, and the mean is the better bet:
+# Which score is the right one? On HDFS a fault is one wrong line in a session of twenty, and the mean
+# drowns it. On ADFA an attack is a program that behaves otherwise for hundreds of calls, while every
+# normal trace holds some rare call, so the largest says nothing. Which kind of fault will come can't
+# be known from normal data. One sign can: how near the largest surprisal of a typical normal session
+# comes to log(N + 1), the price of an event that was never seen. Where it is near, no room is left
+# for faults to stand out, and the mean is the better bet. (I saw the sign after the results, on three
+# sets of which two are one log; a fourth could refute it.)
 
 # %%
 {
-    name: f"{np.mean([row['headroom'] for row in results[name]['seeds']]):.0%} of the ceiling"
+    name: f"{np.mean([row['headroom'] for row in results[name]['seeds']]):.0%} of log(N + 1)"
     for name in rates
 }
 
 # %% [markdown]
 # ## How to fool oneself
-# Published figures on this data reach an F1 of 0.99 and more. Here is how, measured on A and C with
-# the same detectors.
+# Published figures on this data often look better. Some ways to get there, on A and C, by the same
+# detectors at 0.2 %:
+# - the threshold that is best on the labelled test, instead of one that was promised;
+# - an alarm for any event that is not among the g likeliest (DeepLog's rule), and g chosen likewise;
+# - the ends of sessions not counted (a mistake, not a trick: what was cut short is not seen then);
+# - sessions that are shorter than a window dropped, as whoever cuts windows of ten events does without
+#   noticing;
+# - and not to say how many normal test sessions stand, event for event, in the training.
 
 # %%
 for name in ("A", "C"):
@@ -1196,9 +1304,6 @@ for name in ("A", "C"):
 
 # %%
 #| export
-LONGEST_SESSION = 10_000  # events of a running session whose surprisals are kept
-
-
 @dataclass(slots=True)
 class Running:
     """A session that is not over, as far as it was read."""
@@ -1206,8 +1311,8 @@ class Running:
     cache: list[KVCache]
     logits: Tensor  # (K, V): of the next event, by each member
     recent: deque[int]  # the tokens that the next window begins with
-    nats: deque[Tensor]  # (K,) of each event
     seen: float  # when the last event came
+    total: Tensor  # (K,): of known events, largest surprisal or sum of powers
     n_events: int = 0
     n_unknown: int = 0
     worst: EventReport | None = None
@@ -1226,9 +1331,10 @@ def worse(first: EventReport | None, second: EventReport) -> EventReport:
 class EventStream:
     """Judges events as they come, of up to `max_sessions` sessions at a time.
 
-    `on_close` is called with the name and the report of each session that is closed
-    because it was silent for more than `max_age` (in the units of `now`), or because
-    there was no more room. A running session takes about 64 kB for each member.
+    `on_close` is called for each session that is closed because it was silent for more
+    than `max_age` (in the units of `now`), or because there was no more room: with its
+    name, its report, and whether its end was counted. With `count_ends` off it never
+    is. A running session takes about 64 kB for each member, however long it is.
     """
 
     def __init__(
@@ -1236,11 +1342,14 @@ class EventStream:
         detector: AnomalyDetector,
         max_sessions: int = 1000,
         max_age: float = math.inf,
-        on_close: Callable[[str, SessionReport], None] = lambda name, report: None,
+        count_ends: bool = True,
+        on_close: Callable[[str, SessionReport, bool], None] = lambda *told: None,
     ):
         check_int("max_sessions", max_sessions, low=1)
         self.detector, self.on_close = detector, on_close
         self.max_sessions, self.max_age = max_sessions, max_age
+        self.count_ends = count_ends
+        self.power = SCORES[detector.score_name]
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.panel, self.block_size = detector.panel, detector.panel.config.block_size
 
@@ -1252,39 +1361,42 @@ class EventStream:
         session = self.running.pop(name, None) or self.begin(now)
         while len(self.running) >= self.max_sessions:
             oldest = next(iter(self.running))
-            self.on_close(oldest, self.report(oldest))
+            report = self.report(oldest)
             del self.running[oldest]
+            self.on_close(oldest, report, False)
         self.running[name] = session
         token = detector.tokenizer.encode_session([event])[1].to(self.panel.device)
         reading = weigh(session.logits, token)
         if event in detector.tokenizer:
+            session.total = self.add(session.total, reading.nats)
             self.feed(session, token.item())
         else:
             reading.nats.fill_(math.log(detector.n_events + 1))
             reading.rank.fill_(detector.tokenizer.vocab_size)
+            reading.known.fill_(False)
             session.n_unknown += 1
         report = detector.report_event(session.n_events, event, reading)
         session.worst = worse(session.worst, report)
-        session.nats.append(reading.nats.cpu())
         session.n_events += 1
         session.seen = now
         return report
 
     def report(self, name: str) -> SessionReport:
         """The report of a running session, its end not counted; KeyError if none is."""
-        session = self.running[name]
-        return self.verdict(session, session.nats, False, session.worst)
+        return self.verdict(self.running[name], False)
 
     @torch.no_grad()
     def close(self, name: str) -> SessionReport:
         """Ends a session and gives its report; KeyError if it is not running."""
-        session, tokenizer = self.running.pop(name), self.detector.tokenizer
-        end = torch.tensor(tokenizer.end, device=self.panel.device)
+        session = self.running.pop(name)
+        if not self.count_ends:
+            return self.verdict(session, False)
+        end = torch.tensor(self.detector.tokenizer.end, device=self.panel.device)
         reading = weigh(session.logits, end)
         report = self.detector.report_event(session.n_events, END, reading)
-        worst = worse(session.worst, report)
-        nats = [*session.nats, reading.nats.cpu()]
-        return self.verdict(session, nats, True, worst)
+        session.worst = worse(session.worst, report)
+        session.total = self.add(session.total, reading.nats)
+        return self.verdict(session, True)
 
     def expire(self, now: float) -> None:
         """Closes the sessions that have been silent for more than `max_age`."""
@@ -1292,20 +1404,46 @@ class EventStream:
             name, session = next(iter(self.running.items()))
             if now - session.seen <= self.max_age:
                 break
-            self.on_close(name, self.close(name))
+            self.on_close(name, self.close(name), self.count_ends)
 
-    def verdict(self, session, nats, ended: bool, worst) -> SessionReport:
-        """The report of a session by the surprisals of its events."""
-        own = score_of(self.detector.score_name, torch.stack(list(nats), dim=-1))
-        scores = own.double().round(decimals=4)[:, None]
-        n_events, n_unknown = session.n_events, session.n_unknown
-        return self.detector.verdict(scores, ended, n_events, n_unknown, worst)
+    def add(self, total: Tensor, nats: Tensor) -> Tensor:
+        """The total (K,) with one more surprisal in it."""
+        nats = nats.cpu().double()
+        if self.power == math.inf:
+            return torch.maximum(total, nats)
+        return total + nats**self.power
+
+    def mean(self, total: Tensor, count: int) -> Tensor:
+        """The power mean (K,) of `count` surprisals, from their total."""
+        if self.power == math.inf or not count:
+            return total
+        return (total / count) ** (1 / self.power)
+
+    def verdict(self, session: Running, ended: bool) -> SessionReport:
+        """The report of a session, its end counted or not."""
+        known = session.n_events - session.n_unknown + ended
+        own, whole = self.mean(session.total, known), session.total
+        rare = math.log(self.detector.n_events + 1)
+        if session.n_unknown and self.power == math.inf:
+            whole = whole.clamp(min=rare)
+        elif session.n_unknown:
+            whole = whole + session.n_unknown * rare**self.power
+        score = self.mean(whole, known + session.n_unknown).round(decimals=4)
+        return self.detector.verdict(
+            own.round(decimals=4)[:, None],
+            score.mean().item(),
+            ended,
+            session.n_events,
+            session.n_unknown,
+            session.worst,
+        )
 
     def begin(self, now: float) -> Running:
         """A session of which only the begin was read."""
         recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
-        nats: deque[Tensor] = deque(maxlen=LONGEST_SESSION)
-        session = Running(self.panel.cache(), torch.empty(0), recent, nats, now)
+        nothing = torch.zeros(len(self.panel.members), dtype=torch.float64)
+        cache, logits = self.panel.cache(), torch.empty(0)
+        session = Running(cache, logits, recent, now, nothing)
         self.feed(session, self.detector.tokenizer.begin)
         return session
 
@@ -1321,18 +1459,23 @@ class EventStream:
 
 
 # %% [markdown]
-# Fifty sessions, mixed event by event, and two of them behind each other as a third that is longer than the window:
+# Fifty sessions, and a fifty-first glued together from two of them so that it outgrows the window, mixed
+# event by event. What to look at: worst place and p-value are those of the batch (the asserts), and how
+# soon the alarms come. The largest surprisal may be looked at after every line, since it only rises;
+# a mean can be high early and fall again, so looking often would break its promise.
 
 # %%
 chosen = [trial.test[i] for i in [*alarms[:10], *range(40)]]
 chosen.append(2 * max(chosen, key=len) + chosen[0] * 4)
-running = EventStream(detector)
-start, count = time.perf_counter(), 0
+running = detector.stream()
+start, count, told = time.perf_counter(), 0, {}
 for place in range(max(map(len, chosen))):
     for i, session in enumerate(chosen):
         if place < len(session):
             running.push(f"session {i}", session[place])
             count += 1
+            if i not in told and running.report(f"session {i}").anomalous:
+                told[i] = (place + 1, len(session))
 took = (time.perf_counter() - start) / count
 closed = [running.close(f"session {i}") for i in range(len(chosen))]
 whole = detector.score(chosen)
@@ -1340,7 +1483,8 @@ for one, other in zip(closed, whole, strict=True):
     assert math.isclose(one.worst.surprisal, other.worst.surprisal, abs_tol=1e-5)
     assert one.worst.position == other.worst.position and one.p_value == other.p_value
 assert whole[-1].windowed
-f"{1000 * took:.1f} ms an event, {len(detector.members)} members"
+print(f"{1000 * took:.1f} ms an event, {len(detector.members)} members")
+"alarm after event, of:", list(told.values())
 
 # %% [markdown]
 # In batches, with equal sessions read once, it is much more:
@@ -1364,8 +1508,10 @@ assert [r.p_value for r in again.score(chosen)] == [r.p_value for r in whole]
 names
 
 # %% [markdown]
-# The command line does all of this on files. Here is a made-up log of an SSH server, 600 connections in
-# which all is well, and then a few more. One of those guesses passwords; one ends in the middle.
+# The command line does all of this on files. Here is a made-up log of an SSH server, 600 connections
+# in which all is well, and then ten more: one guesses passwords, and of one the end is missing. Two
+# should raise an alarm. (With only two kinds of normal connection this shows how to use it, not how
+# good it is.)
 
 # %%
 rng = Random(0)
@@ -1393,10 +1539,13 @@ def write(path, connections):
                 print(f"Nov 25 03:12:01 gate sshd[{number}]: {text}", file=file)
 
 
-quiet = [(rng.choice([0, 0, 0, 0, 1]),) for _ in range(600)]
+calm = [(rng.choice([0, 0, 0, 0, 1]),) for _ in range(600)]
 with TemporaryDirectory() as place:
-    write(f"{place}/old.log", quiet)
-    write(f"{place}/new.log", [*quiet[:5], (7, False), *quiet[:3], (0, True, False)])
+    write(f"{place}/old.log", calm)
+    write(
+        f"{place}/new.log",
+        [*calm[:3], (0, True, False), *calm[:3], (7, False), *calm[:2]],
+    )
     detect = [sys.executable, "-m", "tinygpt_lib", "detect"]
     fit = [
         "fit",
@@ -1414,14 +1563,16 @@ with TemporaryDirectory() as place:
     print(told.stdout or told.stderr)
 
 # %% [markdown]
-# The line, why it raised an alarm, and what had been expected there. `--json` prints every session for a
-# program to read, `--follow` stays with a file as it grows, `--mask WORD=RE` adds a mask for names that the usual ones
-# don't find, and without `--session-regex` the lines of a minute are a session.
+# The line, why it raised an alarm, and what had been expected there. `--json` prints every session for
+# a program to read, `--follow` stays with a file as it grows, `--open-ends` says that sessions may go
+# on after the log, `--mask WORD=RE` adds a mask for names that the usual ones don't find, and without
+# `--session-regex` the lines of a minute are a session.
 #
 # ## Summary
-# Surprise finds faults. The largest surprisal of a session, or the power mean of all, is its score; normal
-# sessions that were kept back say how rare such a score is, and that gives a rate of false alarms
-# that can be promised before any fault was seen. TEXT_SUMMARY
+# Surprise finds what is unusual; here that was mostly faults. A session's score is its largest
+# surprisal, or a mean where faults are whole behaviours. Normal sessions that were kept back say how
+# rare a score is, and that promises a rate of false alarms, for lines of known kinds, before any fault
+# was seen. TEXT_SUMMARY
 #
 # ## Exercises
 # **1.** How many normal sessions does a promise of one false alarm in a million need? And what does
@@ -1456,7 +1607,8 @@ refusal
 ranks = np.array([reading.rank.max().item() for reading in detector.read(trial.test)])
 by_rank = [quality(ranks > g)["F1"] for g in (1, 3, 5, 7, 9)]
 assert len(by_rank) == 5 and max(by_rank) > 0.3
-by_rank
+# Without labels no g can be preferred: only what share of normal sessions each one flags.
+by_rank, [f"{np.mean(ranks[~anomalous] > g):.1%}" for g in (1, 3, 5, 7, 9)]
 
 # %% jupyter={"source_hidden": true}
 precisions = {}
