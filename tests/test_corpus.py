@@ -347,3 +347,15 @@ def test_importing_costs_no_network_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "[]\n"
+
+
+def test_a_file_may_be_known_by_the_name_that_git_gives_it(cache):
+    """Of some data only that is known: the sha1 of a header and the bytes."""
+    known = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad"  # git hash-object of hello world
+    roads = {"here": lambda scratch: b"hello world\n"}
+    assert _corpus.fetch("hello", known, roads) == b"hello world\n"
+    with pytest.raises(CorpusError, match="12 bytes with git blob sha1 3b18e512"):
+        _corpus.fetch("other", "0" * 40, roads)
+    (cache / "hello").write_bytes(b"hello world")
+    with pytest.raises(CorpusError, match="11 bytes with git blob sha1"):
+        _corpus.fetch("hello", known, roads)

@@ -93,11 +93,15 @@ def stopped(song_file, tmp_path, monkeypatch):
 # --- Help ---
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["train"], ["sample"], ["evaluate"], ["detect", "fit"], ["detect", "score"]],
+    ids=" ".join,
+)
 def test_help_has_an_example(cli, command):
     code, out, err = cli(*command, "--help")
     assert (code, err) == (0, "")
-    name = command[0] if command else "train"
+    name = " ".join(command) or "train"
     assert f"example: python -m tinygpt_lib {name} " in " ".join(out.split())
 
 

@@ -201,16 +201,17 @@ def load_adfa() -> Trial:
     train, test, kinds = [], [], []
     with zipfile.ZipFile(io.BytesIO(bytes_of(ADFA))) as archive:
         for name in sorted(archive.namelist()):
-            trace = archive.read(name).decode().split()
-            if not trace or not name.endswith(".txt"):
+            _, part, *rest = f"{name}//".split("/")
+            attack = part == "Attack_Data_Master"
+            normal = part in ("Training_Data_Master", "Validation_Data_Master")
+            trace = archive.read(name).decode().split() if attack or normal else []
+            if not trace:
                 continue
-            _, part, kind, *_ = name.split("/")
             if part == "Training_Data_Master":
                 train.append(trace)
-            elif part in ("Validation_Data_Master", "Attack_Data_Master"):
+            else:
                 test.append(trace)
-                attack = part == "Attack_Data_Master"
-                kinds.append(kind.rsplit("_", 1)[0] if attack else "")
+                kinds.append(rest[0].rsplit("_", 1)[0] if attack else "")
     return Trial(train, test, kinds, ADFA_ORIGIN)
 
 

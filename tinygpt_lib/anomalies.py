@@ -448,7 +448,7 @@ class AnomalyDetector:
 
     @property
     def false_alarms(self) -> float:
-        """The share of normal sessions for which an alarm may be raised."""
+        """The share of normal sessions that may raise an alarm by their p-value."""
         return self._false_alarms
 
     @false_alarms.setter
@@ -477,8 +477,9 @@ class AnomalyDetector:
     ) -> Self:
         """A detector that knows normal sessions, of events (strings or ids).
 
-        Alarms are raised for at most a share `false_alarms` of sessions like these.
-        `progress` is told of each model. ValueError where the sessions are too few.
+        By p-value it raises alarms for at most a share `false_alarms` of sessions like
+        these, on average; those for unknown events come on top. `progress` is told of
+        each model. ValueError where the sessions are too few.
         """
         check_choice("score", score, SCORES)
         check_int("folds", folds, low=2)

@@ -661,8 +661,8 @@ len(train_ids), len(val_ids)
 # ## Surprise, event by event
 # The measure is the old one, the loss. But now it shall be known for each event by itself: its
 # *surprisal*, minus the logarithm of the probability that the model gave it, given all earlier
-# events of its own session and nothing else. One session by hand first, with counted pairs: the log-probabilities of all next events, and of
-# these the ones that came.
+# events of its own session and nothing else. One session by hand first, with counted pairs: the
+# log-probabilities of all next events, and of these the ones that came.
 
 # %%
 one, pair = tokenizer.encode_session(val_sessions[0]), NGram(train_ids, 2, V)
