@@ -1566,6 +1566,10 @@ def write(path, connections):
                 print(f"Nov 25 03:12:01 gate sshd[{number}]: {text}", file=file)
 
 
+# %% [markdown]
+# Both logs, and then the two commands, as they would be typed:
+
+# %%
 calm = [(rng.choice([0, 0, 0, 0, 1]),) for _ in range(600)]
 with TemporaryDirectory() as place:
     write(f"{place}/old.log", calm)
