@@ -92,6 +92,12 @@ def test_p_values_are_counts(folds, data):
         assert p == pytest.approx((1 + above) / (1 + n))
 
 
+def test_scores_that_only_rounding_parts_tie():
+    kept = [torch.tensor([1.0, 2.0, 3.0])]
+    scores = torch.tensor([[3.0 + 1e-5, 3.0 - 1e-5, 3.0 + 1e-3]])
+    assert p_values(kept, scores).tolist() == [0.5, 0.5, 0.25]
+
+
 def test_the_promise_holds_whatever_the_scores_are():
     """Of draws from one hat, the share with p <= 0.05 is 0.05 (here of 20,000)."""
     generator = torch.Generator().manual_seed(0)
@@ -287,8 +293,8 @@ def test_reports_do_not_depend_on_what_else_is_in_a_batch(detector, normal):
     together = detector.score([*normal[:50], ["open", *["read"] * 30]])
     for session, report in zip(normal[:50], together, strict=False):
         alone = detector.score([session])[0]
-        assert alone.score == pytest.approx(report.score, abs=2e-4)
-        assert alone.p_value == report.p_value
+        assert alone.score == pytest.approx(report.score, abs=1e-4)
+        assert alone.p_value == pytest.approx(report.p_value, abs=0.01)
         assert alone.worst.position == report.worst.position
     assert detector.score([]) == []
 
@@ -452,8 +458,8 @@ def test_a_stream_says_what_a_batch_says(detector):
             continue
         for ended, expected in ((False, open_[i]), (True, batch[i])):
             found = stream.close(str(i)) if ended else stream.report(str(i))
-            assert found.score == pytest.approx(expected.score, abs=2e-4)
-            assert found.p_value == pytest.approx(expected.p_value)
+            assert found.score == pytest.approx(expected.score, abs=1e-4)
+            assert found.p_value == pytest.approx(expected.p_value, abs=0.01)
             assert found.worst.position == expected.worst.position
             assert found.worst.surprisal == pytest.approx(
                 expected.worst.surprisal, abs=1e-5
@@ -473,8 +479,8 @@ def test_a_stream_forgets_nothing_of_a_long_session(kept, name):
     for event in session:
         stream.push("long", event)
     expected, found = kept.score([session])[0], stream.close("long")
-    assert found.score == pytest.approx(expected.score, abs=2e-4)
-    assert found.p_value == expected.p_value
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+    assert found.p_value == pytest.approx(expected.p_value, abs=0.01)
     assert found.worst.position == expected.worst.position == 1
 
 

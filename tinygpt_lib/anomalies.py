@@ -25,6 +25,7 @@ from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
 __all__ = [
     "SCORES",
     "STACKED",
+    "TIE",
     "AnomalyDetector",
     "EventReport",
     "EventStream",
@@ -73,16 +74,18 @@ def score_of(name: str, nats: Tensor) -> Tensor:
 
 # --- Where does an alarm begin? ---
 
+TIE = 1e-4  # nats: equal sessions must tie, however a batch rounds their scores
+
 
 def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     """Conformal p-values (N,) of scores (K, N) by K models, each with its own folds.
 
     `held_out` are, for each model, the scores of normal sessions it has not learnt
-    from, in rising order. Vovk, 2015.
+    from, in rising order; what is less by no more than TIE counts. Vovk, 2015.
     """
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
     for kept, own in zip(held_out, scores, strict=True):
-        at_least += len(kept) - torch.searchsorted(kept, own.contiguous())
+        at_least += len(kept) - torch.searchsorted(kept, own - TIE)
     return (1 + at_least).double() / (1 + sum(map(len, held_out)))
 
 
@@ -328,9 +331,7 @@ def session_scores(
     for reading in readings:
         nats = reading.nats if unknown else reading.nats[:, reading.known]
         parts.append(nats if ended else nats[:, :-1])
-    scores = torch.stack([score_of(name, nats) for nats in parts], dim=1)
-    # Equal sessions must tie, though rounding depends on what else is in a batch.
-    return scores.double().round(decimals=4)
+    return torch.stack([score_of(name, nats) for nats in parts], dim=1).double()
 
 
 def events_of(session: Sequence) -> list[str]:
@@ -850,9 +851,9 @@ class EventStream:
             whole = whole.clamp(min=rare)
         elif session.n_unknown:
             whole = whole + session.n_unknown * rare**self.power
-        score = self.mean(whole, known + session.n_unknown).round(decimals=4)
+        score = self.mean(whole, known + session.n_unknown)
         return self.detector.verdict(
-            own.round(decimals=4)[:, None],
+            own[:, None],
             score.mean().item(),
             ended,
             session.n_events,
