@@ -156,20 +156,14 @@ class Trial:
     kinds: list[str]  # of each test session: "" is normal, else what is wrong
     origin: str
     weight: float = 1.0  # normal sessions that each normal one of the test stands for
-    train_times: list[list[float]] = field(
-        default_factory=list
-    )  # of events, since 1970
+    # Seconds since 1970 of the events, where they are known.
+    train_times: list[list[float]] = field(default_factory=list)
     test_times: list[list[float]] = field(default_factory=list)
 
     @property
     def anomalous(self) -> list[bool]:
         """Of each test session, whether something is wrong with it."""
         return [bool(kind) for kind in self.kinds]
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether a program of ours made it."""
-        return self.origin.startswith(SYNTHETIC)
 
 
 def load_deeplog() -> Trial:

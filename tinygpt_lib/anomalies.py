@@ -374,7 +374,7 @@ class EventReport:
     surprisal: float  # nats
     rank: int  # 1: nothing was likelier
     expected: tuple[tuple[str, float], ...]  # likeliest events, with probabilities
-    known: bool = True
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)

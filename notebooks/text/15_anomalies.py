@@ -631,7 +631,7 @@ class EventReport:
     surprisal: float  # nats
     rank: int  # 1: nothing was likelier
     expected: tuple[tuple[str, float], ...]  # likeliest events, with probabilities
-    known: bool = True
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -1172,16 +1172,18 @@ for kind in ("insert", "delete", "swap"):
         for verdict, (_, places) in zip(verdicts, made, strict=True)
         if verdict.anomalous
     ]
-    located[kind] = (
-        f"{len(hits)} of {len(made)} flagged, {np.mean(hits):.0%} of them right"
-    )
-located
+    located[kind] = hits
+assert np.mean(located["insert"] + located["swap"]) > 0.5  # by chance: 0.05
+{
+    kind: f"{len(x)} flagged, {np.mean(x):.0%} of them right"
+    for kind, x in located.items()
+}
 
 # %% [markdown]
 # An event too many, or two in the wrong order, are found where they are. One that is missing is found
 # less surely: if two machines of three report, the surprise often comes later, when something is told
-# that needed the third. (With ten folds and 0.2 %, as in the table below, the share of right places over
-# all three kinds is 92 to 98 %.)
+# that needed the third. (With ten folds and 0.2 %, of all three kinds together 92 to 98 % are right, on
+# A and C below: `localisation` in `benchmarks/anomalies.json`.)
 #
 # ## When the times change
 # A threshold ages. So let the kept-back scores be renewed, as a window that moves along: after every
@@ -1261,16 +1263,16 @@ for name in rates:
 # An honest reading. On A two rules of a minute, "pair or length" and "count vector", are as good as the
 # GPTs, all near an F1 of 95. On C the GPTs are well ahead of pairs and of 5-grams, but the count vector
 # is ahead of the GPTs: what is told of a block in HDFS is nearly settled by how often each line comes.
-# (It is that good here only because ends are judged where they are known.) So the rules win by turns,
+# (With all ends counted its F1 is 15, not 91.) So the rules win by turns,
 # and nobody knows beforehand which; the GPTs are near the best both times. And they give what no rule
 # gives: a rate to choose, a ranking, the line, what had been expected there, and the alarm while the
 # session is running.
 #
-# On ADFA nothing works well. Its normal test traces come from other days than the training, and a
-# third of them hold a call that only one fold of the training had. Our rule of two folds calls all
-# of these unknown, and raises an alarm for each; asking for calls that no trace of the training
-# had, as the rule "unseen event" does, would be wiser where there is so little to learn from. Only
-# the mean ranks the attacks somewhat above the rest.
+# On ADFA nothing works well. A third of its normal test traces hold a call that only one fold of the
+# training had, most of them the same call. Our rule of two folds takes it for unknown, and raises an
+# alarm each time; asking for calls that no trace of the training had, as the rule "unseen event"
+# does, would be wiser where there is so little to learn from. Only the mean ranks the attacks
+# somewhat above the rest.
 #
 # Which score is the right one? On HDFS a fault is one wrong line in a session of twenty, and the mean
 # drowns it. On ADFA an attack is a program that behaves otherwise for hundreds of calls, while every
@@ -1509,7 +1511,7 @@ closed = [running.close(f"session {i}") for i in range(len(chosen))]
 whole = detector.score(chosen)
 for one, other in zip(closed, whole, strict=True):
     assert math.isclose(one.worst.surprisal, other.worst.surprisal, abs_tol=1e-5)
-    assert math.isclose(one.p_value, other.p_value, abs_tol=0.01)
+    assert abs(one.p_value - other.p_value) <= 3 / detector.n_held_out
 assert whole[-1].windowed
 print(f"{1000 * took:.1f} ms an event, {len(detector.members)} members")
 "alarm after event, of:", list(told.values())
@@ -1606,10 +1608,10 @@ with TemporaryDirectory() as place:
 # Surprise finds what is unusual; here that was mostly faults. A session's score is its largest
 # surprisal, or a mean where faults are whole behaviours. Normal sessions that were kept back say how
 # rare a score is, and that promises a rate of false alarms, for lines of known kinds, before any fault
-# was seen. On HDFS that gives an F1 of 0.95 at a
-# promised 0.2 %, no better than the best rules of a minute, which win by turns; but every alarm names
-# its line, which is the right one in more than nine of ten injected faults. Where what is
-# normal changes, as after the cut and on ADFA, the promise does not hold, and has to be watched.
+# was seen. On HDFS that gives an F1 of 0.95 at a promised 0.2 %, no better than the best rules of a
+# minute, which win by turns; but every alarm names its line, which is the right one in more than nine
+# of ten injected faults. Where what is normal changes, as after the cut, or where there is little to
+# learn from, as on ADFA, the promise does not hold, and has to be watched.
 #
 # ## Exercises
 # **1.** How many normal sessions does a promise of one false alarm in a million need? And what does
@@ -1621,12 +1623,12 @@ with TemporaryDirectory() as place:
 # get for each session the worst rank (that of its end only if it has `ended`), and give the F1 for
 # g = 1, 3, 5, 7 and 9 as a list `by_rank`. Which g would you have chosen without the labels?
 # ```python
-# assert len(by_rank) == 5 and max(by_rank) > 0.1
+# assert len(by_rank) == 5 and max(by_rank) > 0.3
 # ```
 # **3.** Does the mean find what the largest does? Set `detector.score_name` to "mean", compare the
-# average precision of both, and set it back.
+# average precision of both as a dict `precisions`, and set it back.
 # ```python
-# assert set(precisions) == {"max", "mean"}
+# assert precisions["max"] >= precisions["mean"] > 0
 # ```
 
 # %% [markdown]
@@ -1650,7 +1652,7 @@ ranks = np.array(
     ]
 )
 by_rank = [quality(ranks > g)["F1"] for g in (1, 3, 5, 7, 9)]
-assert len(by_rank) == 5 and max(by_rank) > 0.1
+assert len(by_rank) == 5 and max(by_rank) > 0.3
 # Without labels no g can be preferred: only what share of normal sessions each one flags.
 by_rank, [f"{np.mean(ranks[~anomalous] > g):.1%}" for g in (1, 3, 5, 7, 9)]
 
@@ -1660,5 +1662,5 @@ for name in ("mean", "max"):
     detector.score_name = name
     values = [report.score for report in detector.score(trial.test, ended)]
     precisions[name] = float(average_precision_score(anomalous, values))
-assert set(precisions) == {"max", "mean"}
+assert precisions["max"] >= precisions["mean"] > 0
 precisions
