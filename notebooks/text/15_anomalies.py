@@ -247,12 +247,14 @@ class Reading:
     rank: Tensor  # (n,): 1 and how many events were likelier, by all models together
     likeliest: Tensor  # (n, 3): ids that were expected most
     chances: Tensor  # (n, 3): and their probabilities
-    known: Tensor  # (n,): whether the models know the event
+    known: Tensor  # (K, n): whether it has learnt from such an event
 
     def at(self, place: int) -> Self:
-        """The reading of a single event: nats (K,), the rest without n."""
-        rest = (self.rank, self.likeliest, self.chances, self.known)
-        return type(self)(self.nats[:, place], *(part[place] for part in rest))
+        """The reading of a single event: the same without n."""
+        rest = (self.rank, self.likeliest, self.chances)
+        return type(self)(
+            self.nats[:, place], *(part[place] for part in rest), self.known[:, place]
+        )
 
 
 def weigh(logits: Tensor, ids: Tensor) -> Reading:
@@ -263,7 +265,7 @@ def weigh(logits: Tensor, ids: Tensor) -> Reading:
     chances = logs.exp().mean(0)  # (..., V)
     rank = 1 + (chances > chances.gather(-1, wanted)).sum(-1)
     best = chances.topk(min(3, chances.shape[-1]))
-    known = torch.ones_like(ids, dtype=torch.bool)
+    known = torch.ones_like(nats, dtype=torch.bool)
     return Reading(nats, rank, best.indices, best.values, known)
 
 
@@ -364,12 +366,19 @@ class Panel:
     """K GPTs of one shape that read the same: ids (B, T) -> logits (K, B, T, V).
 
     Stacked if their parts allow it, else one after the other. For reading only; what
-    they learn later is not seen.
+    they learn later is not seen. `met` (K, V) says which tokens each has learnt from:
+    all but UNKNOWN, unless given.
     """
 
-    def __init__(self, members: Sequence[GPT]):
+    def __init__(self, members: Sequence[GPT], met: Tensor | None = None):
         self.members = [member.eval() for member in members]
         self.config, self.device = members[0].config, device_of(members[0])
+        shape = (len(members), self.config.vocab_size)
+        if met is None:
+            met = torch.arange(shape[1]).expand(shape) != EventTokenizer.unknown
+        self.met = met
+        if self.met.shape != shape:
+            raise ValueError(f"met must be {shape}, got {tuple(self.met.shape)}")
         try:
             if self.config.tie_weights:
                 raise TypeError("the head of tied weights is the embedding")
@@ -393,6 +402,11 @@ class Panel:
         caches = cache or [None] * K
         pairs = zip(self.members, caches, strict=True)
         return torch.stack([member(ids, own) for member, own in pairs])
+
+    def price(self, reading: Reading, ids: Tensor, n_events: int) -> None:
+        """Puts log(n_events + 1) where a member has not learnt from what came: ids."""
+        reading.known = self.met[:, ids]
+        reading.nats[~reading.known] = math.log(n_events + 1)
 
 
 # %% [markdown]
@@ -428,7 +442,7 @@ def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     for n in (len(ids) - 1 for ids in sessions):
         rank = torch.zeros(n, dtype=torch.int64)
         best = torch.zeros(n, top, dtype=torch.int64)
-        known = torch.ones(n, dtype=torch.bool)
+        known = torch.ones(K, n, dtype=torch.bool)
         chances = torch.zeros(n, top)
         readings.append(Reading(torch.zeros(K, n), rank, best, chances, known))
     # So many that the logits, K * V for each token, stay within 64 MB.
@@ -452,19 +466,21 @@ f"{(reading.rank == 1).float().mean():.0%} of the events were the likeliest one"
 
 # %% [markdown]
 # ## What was never seen
-# An event that the training did not have has no row in the model, and the row of UNKNOWN was never
-# trained, so what it says means nothing. How surprising is such an event, honestly? Suppose it comes
-# once in N + 1 events. If order says nothing, it is as likely to be at any of the N + 1 places, so the
-# chance that it is the last is 1 / (N + 1). That makes its surprisal log(N + 1), and the model reads
-# on as if it had not been there. It always raises an alarm, and is counted apart: a new kind of line
-# is news, even where no one is to blame.
+# An event that a model has not learnt from has no row in it that means anything, so what the model says
+# of it means nothing either. How surprising is such an event, honestly? Suppose it comes once in
+# N + 1 events. If order says nothing, it is as likely to be at any of the N + 1 places, so the
+# chance that it is the last is 1 / (N + 1). That makes its surprisal log(N + 1).
 #
-# But who raises an alarm for each new kind of line can't promise a rate; how often normal sessions
-# bring news is up to the system. So the two are kept apart. The p-value is that of the known events
-# alone. An event counts as known if at least two folds have it, since then every model has met it,
-# whichever fold it was kept from. (All others are left out of the training.) So a session of one fold
-# would have brought news if it holds an event that fewer than two *other* folds have, and the share of
-# such sessions is what to expect later.
+# If no model knows the event, it is *unknown*. The models read on as if it had not been there. It always
+# raises an alarm, and is counted apart: a new kind of line is news, even where no one is to blame. But
+# who raises an alarm for each new kind of line can't promise a rate; how often normal sessions
+# bring news is up to the system. So the two are kept apart: the p-value is that of the known events
+# alone.
+#
+# In between are events that stood in one fold only. All models know them but one, the one that was kept
+# from that fold. That model leaves them out of its score, as it did with the sessions of its own fold.
+# (There it also read on as if they had not been there; now all models read them, since they read in
+# step. So what it says of the events after them may be too much, and it is one voice of ten.)
 
 
 # %%
@@ -477,32 +493,33 @@ def read_events(
 ) -> list[Reading]:
     """Readings of sessions of events, ends included, by models of `n_events` events.
 
-    Unknown events are worth log(n_events + 1) and have the last rank; the models read
-    on as if they had not been there. Equal sessions are read once.
+    What a model has not learnt from is worth log(n_events + 1) to it. What none has
+    learnt from has the last rank, and they read on as if it had not been there. Equal
+    sessions are read once.
     """
     sessions = [tuple(session) for session in sessions]
     places = {session: i for i, session in enumerate(dict.fromkeys(sessions))}
-    known = [[event in tokenizer for event in session] for session in places]
-    ids = [
-        tokenizer.encode_session([e for e, k in zip(session, ks, strict=True) if k])
-        for session, ks in zip(places, known, strict=True)
-    ]
-    readings = read_sessions(panel, ids)
-    for i, ks in enumerate(known):
-        if not all(ks):
-            place = torch.tensor([*ks, True])
-            readings[i] = with_unknown(readings[i], place, tokenizer, n_events)
+    whole = [tokenizer.encode_session(session) for session in places]
+    met = panel.met.any(0)
+    given = [met[ids] for ids in whole]
+    kept = [ids[there] for ids, there in zip(whole, given, strict=True)]
+    readings = read_sessions(panel, kept)
+    for i, there in enumerate(given):
+        panel.price(readings[i], kept[i][1:], n_events)
+        if not there.all():
+            readings[i] = with_unknown(readings[i], there[1:], tokenizer, n_events)
     return [readings[places[session]] for session in sessions]
 
 
 def with_unknown(
-    reading: Reading, known: Tensor, tokenizer: EventTokenizer, n_events: int
+    reading: Reading, given: Tensor, tokenizer: EventTokenizer, n_events: int
 ) -> Reading:
-    """The reading of all events, from that of the known ones: (n,) says which."""
-    place = known.cumsum(0) - known.long()  # of an unknown event: the next known one
+    """The reading of all events, from that of those that were `given` (n,)."""
+    place = given.cumsum(0) - given.long()  # of an unknown event: the next known one
     nats, rank = reading.nats[:, place], reading.rank[place]
-    nats[:, ~known] = math.log(n_events + 1)
-    rank[~known] = tokenizer.vocab_size
+    nats[:, ~given] = math.log(n_events + 1)
+    rank[~given] = tokenizer.vocab_size
+    known = reading.known[:, place] & given
     likeliest, chances = reading.likeliest[place], reading.chances[place]
     return Reading(nats, rank, likeliest, chances, known)
 
@@ -523,11 +540,17 @@ after.nats[0, 2:7], after.rank[2:7]
 # %% [markdown]
 # ## The detector
 # Now all together. First the folds: each model learns from all but one of them and scores that one, with
-# the ends of sessions counted, and without them, for sessions that may go on.
+# the ends of sessions counted, and without them, for sessions that may go on. A session of one fold would
+# have brought news if it holds an event of no *other* fold; the share of such sessions is what to expect
+# later. (Every event gets a row in the models, so a log whose lines nobody has masked could fill the
+# memory. Then the events that stand in the fewest sessions stay unknown.)
 
 
 # %%
 #| export
+MOST_EVENTS = 4096  # different ones that a detector knows
+
+
 def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
     """Sessions dealt into folds of about the same size, by chance, in their order."""
     order = list(range(len(sessions)))
@@ -535,13 +558,18 @@ def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
     return [[sessions[i] for i in sorted(order[k::folds])] for k in range(folds)]
 
 
+def seen_in(sessions: Iterable[Sequence[str]]) -> Counter[str]:
+    """In how many sessions each event stands."""
+    return Counter(event for session in sessions for event in {*session})
+
+
 def share_with_news(parts: Sequence[Sequence[Sequence[str]]], at_least: int) -> float:
-    """Of all sessions, those with an event that too few of the other folds have."""
-    folds_with = Counter(e for part in parts for e in {e for s in part for e in s})
+    """Of all sessions, those with an event that few sessions of other folds have."""
+    whole = seen_in(session for part in parts for session in part)
     news = 0
     for part in parts:
-        own = {event for session in part for event in session}
-        rare = {event for event in own if folds_with[event] - 1 < at_least}
+        own = seen_in(part)
+        rare = {event for event in own if whole[event] - own[event] < at_least}
         news += sum(not rare.isdisjoint(session) for session in part)
     return news / sum(map(len, parts))
 
@@ -563,12 +591,20 @@ def fit_member(
 def session_scores(
     name: str, readings: Sequence[Reading], ended: bool, unknown: bool = False
 ) -> Tensor:
-    """Scores (K, N) of N sessions by K models: with their ends, with unknown events."""
-    parts = []
+    """Scores (K, N) of N sessions by K models: with their ends, with unknown events.
+
+    Unknown is to each model what it has not learnt from.
+    """
+    scores = []
     for reading in readings:
-        nats = reading.nats if unknown else reading.nats[:, reading.known]
-        parts.append(nats if ended else nats[:, :-1])
-    return torch.stack([score_of(name, nats) for nats in parts], dim=1).double()
+        n = reading.nats.shape[1] - (not ended)
+        nats, known = reading.nats[:, :n], reading.known[:, :n]
+        if unknown or known.all():
+            scores.append(score_of(name, nats))
+        else:
+            rows = zip(nats, known, strict=True)
+            scores.append(torch.stack([score_of(name, own[k]) for own, k in rows]))
+    return torch.stack(scores, dim=1).double()
 
 
 # %%
@@ -670,6 +706,7 @@ class AnomalyDetector:
         tokenizer: EventTokenizer,
         held_out: dict[tuple[str, bool], list[Tensor]],
         *,
+        met: Tensor,
         n_events: int,
         false_alarms: float,
         score: str,
@@ -680,7 +717,7 @@ class AnomalyDetector:
         check_int("n_events", n_events, low=1)
         check_int("turn", turn, low=0, high=len(members) - 1)
         check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
-        self.members, self.panel = list(members), Panel(members)
+        self.members, self.panel = list(members), Panel(members, met)
         self.tokenizer, self.n_events = tokenizer, n_events
         self.news, self.turn = news, turn  # whose held-out scores are renewed next
         self._held_out = self._sorted = {}
@@ -752,30 +789,29 @@ class AnomalyDetector:
         sessions = [events_of(session) for session in sessions]
         check_rate(false_alarms, len(sessions))
         parts = deal(sessions, min(folds, len(sessions)), seed)
-        at_least = min(2, len(parts) - 1)
-        tokenizer = EventTokenizer.from_sessions(
-            [{event for session in part for event in session} for part in parts],
-            at_least=2,
-        )
-        streams = [
-            stream([[e for e in s if e in tokenizer] for s in part], tokenizer)
-            for part in parts
-        ]
+        often = sorted(seen_in(sessions).values(), reverse=True)
+        at_least = 1 if len(often) <= MOST_EVENTS else often[MOST_EVENTS] + 1
+        tokenizer = EventTokenizer.from_sessions(map(set, sessions), at_least)
+        known = [[[e for e in s if e in tokenizer] for s in part] for part in parts]
+        streams = [stream(part, tokenizer) for part in known]
         n_events = max(1, sum(map(len, streams)) * (len(parts) - 1) // len(parts))
         held_out = {(name, ended): [] for name in SCORES for ended in (True, False)}
-        members = []
+        members, size = [], tokenizer.vocab_size
+        met = torch.zeros(len(parts), size, dtype=torch.bool)
         for i, part in enumerate(parts):
             progress(f"model {i + 1} of {len(parts)}")
             rest = torch.cat(streams[:i] + streams[i + 1 :])
-            size = tokenizer.vocab_size
+            met[i, rest] = True
             members.append(fit_member(rest, streams[i], size, preset, seed + i, device))
-            readings = read_events(Panel(members[-1:]), tokenizer, n_events, part)
+            panel = Panel(members[-1:], met[i : i + 1])
+            readings = read_events(panel, tokenizer, n_events, part)
             for (name, ended), scores in held_out.items():
                 scores.append(session_scores(name, readings, ended)[0])
         return cls(
             members,
             tokenizer,
             held_out,
+            met=met,
             n_events=n_events,
             false_alarms=false_alarms,
             score=score,
@@ -838,7 +874,7 @@ class AnomalyDetector:
             surprisal=reading.nats.mean().item(),
             rank=reading.rank.item(),
             expected=tuple(zip(names, reading.chances.tolist(), strict=True)),
-            known=bool(reading.known),
+            known=bool(reading.known.any()),
         )
 
     def verdict(
@@ -896,6 +932,7 @@ class AnomalyDetector:
             for (name, ended), by_member in self.held_out.items()
             for i, scores in enumerate(by_member)
         }
+        tensors["met"] = self.panel.met
         settings = {
             "n_members": len(self.members),
             "n_events": self.n_events,
@@ -930,7 +967,7 @@ class AnomalyDetector:
             members, tokenizers = zip(*loaded, strict=True)
             if any(t.to_dict() != tokenizers[0].to_dict() for t in tokenizers):
                 raise ValueError("its members have different tokenizers")
-            return cls(members, tokenizers[0], held_out, **settings)
+            return cls(members, tokenizers[0], held_out, met=tensors["met"], **settings)
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -1342,7 +1379,10 @@ class Running:
     logits: Tensor  # (K, V): of the next event, by each member
     recent: deque[int]  # the tokens that the next window begins with
     seen: float  # when the last event came
-    total: Tensor  # (K,): of known events, largest surprisal or sum of powers
+    totals: (
+        Tensor  # (2, K): largest surprisal or sum of powers: of known events, of all
+    )
+    counts: Tensor  # (2, K): of how many
     n_events: int = 0
     n_unknown: int = 0
     worst: EventReport | None = None
@@ -1395,15 +1435,12 @@ class EventStream:
             del self.running[oldest]
             self.on_close(oldest, report, False)
         self.running[name] = session
-        token = detector.tokenizer.encode_session([event])[1].to(self.panel.device)
-        reading = weigh(session.logits, token)
+        token = detector.tokenizer.encode_session([event])[1]
+        reading = self.weigh(session, token)
         if event in detector.tokenizer:
-            session.total = self.add(session.total, reading.nats)
             self.feed(session, token.item())
         else:
-            reading.nats.fill_(math.log(detector.n_events + 1))
             reading.rank.fill_(detector.tokenizer.vocab_size)
-            reading.known.fill_(False)
             session.n_unknown += 1
         report = detector.report_event(session.n_events, event, reading)
         session.worst = worse(session.worst, report)
@@ -1421,11 +1458,9 @@ class EventStream:
         session = self.running.pop(name)
         if not self.count_ends:
             return self.verdict(session, False)
-        end = torch.tensor(self.detector.tokenizer.end, device=self.panel.device)
-        reading = weigh(session.logits, end)
+        reading = self.weigh(session, torch.tensor(self.detector.tokenizer.end))
         report = self.detector.report_event(session.n_events, END, reading)
         session.worst = worse(session.worst, report)
-        session.total = self.add(session.total, reading.nats)
         return self.verdict(session, True)
 
     def expire(self, now: float) -> None:
@@ -1436,32 +1471,28 @@ class EventStream:
                 break
             self.on_close(name, self.close(name), self.count_ends)
 
-    def add(self, total: Tensor, nats: Tensor) -> Tensor:
-        """The total (K,) with one more surprisal in it."""
-        nats = nats.cpu().double()
+    def weigh(self, session: Running, token: Tensor) -> Reading:
+        """The reading of the token that came, and the session's totals with it."""
+        reading = weigh(session.logits, token.to(self.panel.device))
+        self.panel.price(reading, token, self.detector.n_events)
+        counted = torch.stack([reading.known, torch.ones_like(reading.known)])
+        nats = reading.nats.cpu().double() * counted
         if self.power == math.inf:
-            return torch.maximum(total, nats)
-        return total + nats**self.power
-
-    def mean(self, total: Tensor, count: int) -> Tensor:
-        """The power mean (K,) of `count` surprisals, from their total."""
-        if self.power == math.inf or not count:
-            return total
-        return (total / count) ** (1 / self.power)
+            session.totals = torch.maximum(session.totals, nats)
+        else:
+            session.totals = session.totals + nats**self.power
+        session.counts = session.counts + counted
+        return reading
 
     def verdict(self, session: Running, ended: bool) -> SessionReport:
         """The report of a session, its end counted or not."""
-        known = session.n_events - session.n_unknown + ended
-        own, whole = self.mean(session.total, known), session.total
-        rare = math.log(self.detector.n_events + 1)
-        if session.n_unknown and self.power == math.inf:
-            whole = whole.clamp(min=rare)
-        elif session.n_unknown:
-            whole = whole + session.n_unknown * rare**self.power
-        score = self.mean(whole, known + session.n_unknown)
+        scores = session.totals
+        if self.power != math.inf:
+            means = session.totals / session.counts.clamp(min=1)
+            scores = means ** (1 / self.power)
         return self.detector.verdict(
-            own[:, None],
-            score.mean().item(),
+            scores[0, :, None],
+            scores[1].mean().item(),
             ended,
             session.n_events,
             session.n_unknown,
@@ -1471,9 +1502,9 @@ class EventStream:
     def begin(self, now: float) -> Running:
         """A session of which only the begin was read."""
         recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
-        nothing = torch.zeros(len(self.panel.members), dtype=torch.float64)
+        none = torch.zeros(2, len(self.panel.members), dtype=torch.float64)
         cache, logits = self.panel.cache(), torch.empty(0)
-        session = Running(cache, logits, recent, now, nothing)
+        session = Running(cache, logits, recent, now, none, none)
         self.feed(session, self.detector.tokenizer.begin)
         return session
 
