@@ -133,6 +133,38 @@ def test_the_listing_shows_the_line_and_why(cli, gate, tmp_path):
     assert "12 sessions, alarms: 1," in out
 
 
+def test_sessions_that_began_before_are_judged_whole(cli, gate, tmp_path):
+    lines = write_log(tmp_path / "all.log", 10).read_text().splitlines()
+    old, new = tmp_path / "old.log", tmp_path / "new.log"
+    old.write_text("\n".join(lines[:14]) + "\n")  # two in the middle of their lives
+    new.write_text("\n".join(lines[14:]) + "\n")
+    _, out, _ = cli("score", gate, new, "--json")
+    torn = [json.loads(line) for line in out.splitlines()]
+    assert [f["id"] for f in torn if f["anomalous"]] == ["4004", "4005"]
+    _, out, _ = cli("score", gate, new, "--json", "--before", old)
+    whole = [json.loads(line) for line in out.splitlines()]
+    assert [f["id"] for f in whole] == [*map(str, range(4004, 4010))]
+    assert not any(f["anomalous"] for f in whole)
+    assert {f["file"] for f in whole} <= {str(old), str(new)}
+    # The line that counts may be in the older file, by its number there.
+    odd = lines[12].replace("Connection from", "Bad greeting of")
+    old.write_text("\n".join([*lines[:12], odd, lines[13]]) + "\n")
+    _, out, _ = cli("score", gate, new, "--before", old)
+    assert f"line 13 of {old} was never seen before" in out and odd in out
+    assert "6 sessions, alarms: 1," in out
+    whole = "--before can't be used with"
+    assert f"{whole} --follow" in fails(
+        cli, "score", gate, new, "--before", old, "--follow"
+    )
+    assert f"{whole} --events" in fails(
+        cli, "score", gate, new, "--before", old, "--events"
+    )
+    new.write_text("nothing of any session\n")
+    assert "no line of a session is in" in fails(
+        cli, "score", gate, new, "--before", old
+    )
+
+
 def test_gzipped_files_and_standard_input_say_the_same(
     cli, gate, tmp_path, monkeypatch
 ):

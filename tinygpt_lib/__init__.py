@@ -29,6 +29,7 @@ from tinygpt_lib.long_context import (
 )
 from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
+from tinygpt_lib.representations import attention_maps, embed, hidden_states
 from tinygpt_lib.scaling_out import processes, shard
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.speed import Muon, keep_freed_memory
@@ -71,12 +72,15 @@ __all__ = [
     "WordTokenizer",
     "__version__",
     "attention",
+    "attention_maps",
     "bits_per_event",
     "choose_device",
+    "embed",
     "evaluate",
     "generate",
     "get_batch",
     "group_lines",
+    "hidden_states",
     "keep_freed_memory",
     "load_checkpoint",
     "load_shakespeare",

@@ -111,6 +111,14 @@ def add_score(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="logs; may be gzipped; - is stdin"
     )
+    command.add_argument(
+        "--before",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="logs of the time before: sessions that began there and go on are judged "
+        "whole, those that ended there are not judged",
+    )
     add_grouping(command, "default: as `detect fit` was told")
     command.add_argument(
         "--false-alarms", type=float, metavar="SHARE", help="(default: as fitted)"
@@ -263,15 +271,22 @@ def run_score(options) -> int:
     if options.false_alarms is not None:
         detector.false_alarms = options.false_alarms
     rule, masks = rules_of(detector, options)
+    before = options.before
+    if before and (options.follow or rule.get("events")):
+        why = "--follow" if options.follow else "--events"
+        raise ValueError(f"--before can't be used with {why}")
     if options.follow:
         if len(options.files) > 1:
             raise ValueError("--follow reads one file; start a process for each")
         follow(detector, rule, masks, options)
         return 0
-    with rereadable(options.files) as files:
+    names = [*before, *options.files]
+    with rereadable(names) as files:
         lines = Lines(files)
-        listing = Listing(lines, options.files)
+        listing = Listing(lines, names)
         sessions = sessions_of(lines, rule, masks)
+        if before:
+            sessions = going_on(sessions, lines, names[len(before)], len(before))
         while batch := list(itertools.islice(sessions, AT_ONCE)):
             events = [session.events for session in batch]
             reports = detector.score(events, not options.open_ends)
@@ -283,10 +298,23 @@ def run_score(options) -> int:
                     as_json(session.id, report, number)
                 else:
                     file, number = lines.where(number)
-                    as_json(session.id, report, number, file=options.files[file])
+                    as_json(session.id, report, number, file=names[file])
         if not options.json:
             listing.finish(detector)
     return 0
+
+
+def going_on(
+    sessions: Iterator[Session], lines: Lines, name: str, before: int
+) -> Iterator[Session]:
+    """Those of sessions that have lines after the first `before` files."""
+    some = False
+    for session in sessions:
+        if session.line_numbers[-1] > lines.starts[before]:
+            some = True
+            yield session
+    if not some:
+        raise ValueError(f"no line of a session is in {name}, all are before it")
 
 
 def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:

@@ -159,6 +159,8 @@ class Trial:
     # Seconds since 1970 of the events, where they are known.
     train_times: list[list[float]] = field(default_factory=list)
     test_times: list[list[float]] = field(default_factory=list)
+    # Of each test session, which run of an attack it is of, where that is known.
+    groups: list[str] = field(default_factory=list)
 
     @property
     def anomalous(self) -> list[bool]:
@@ -190,9 +192,10 @@ def load_deeplog() -> Trial:
 def load_adfa() -> Trial:
     """ADFA-LD: 833 traces to learn from, 4,372 normal ones, 746 of six attacks.
 
-    Events are numbers of system calls, `kinds` the attacks. CorpusError as above.
+    Events are numbers of system calls, `kinds` the attacks, `groups` their sixty runs.
+    CorpusError as above.
     """
-    train, test, kinds = [], [], []
+    train, test, kinds, groups = [], [], [], []
     with zipfile.ZipFile(io.BytesIO(bytes_of(ADFA))) as archive:
         for name in sorted(archive.namelist()):
             _, part, *rest = f"{name}//".split("/")
@@ -205,8 +208,9 @@ def load_adfa() -> Trial:
                 train.append(trace)
             else:
                 test.append(trace)
-                kinds.append(rest[0].rsplit("_", 1)[0] if attack else "")
-    return Trial(train, test, kinds, ADFA_ORIGIN)
+                groups.append(rest[0] if attack else "")
+                kinds.append(groups[-1].rsplit("_", 1)[0])
+    return Trial(train, test, kinds, ADFA_ORIGIN, groups=groups)
 
 
 CUT = datetime(2008, 11, 10, 18, tzinfo=UTC).timestamp()  # of the two days of HDFS
@@ -294,7 +298,8 @@ def life_of(rng: random.Random, block: str) -> list[Event]:
     # The name node hears of the copies before, among or after the last packets.
     place = rng.choice((0, 2, len(ends)))
     events = receiving + ends[:place] + stored + ends[place:]
-    for _ in range(rng.choice((0, 0, 0, 1, 2, 5))):
+    reads = rng.choice((0, 0, 0, 1, 2, 5))
+    for _ in range(reads):
         a, b = rng.choice(machines), address(rng)
         events.append(entry(rng, "DataXceiver", f"{a} Served block {block} to {b}"))
         if rng.random() < 0.3:
@@ -305,7 +310,19 @@ def life_of(rng: random.Random, block: str) -> list[Event]:
         events.append(entry(rng, "DataBlockScanner", text))
     if rng.random() < 0.6:
         events += deletion(rng, block, machines)
-    return events
+    job = job_of(block, copies, reads)
+    return [
+        (pause, part, text.replace("/rand/", f"/{job}/"))
+        for pause, part, text in events
+    ]
+
+
+def job_of(block: str, copies: int, reads: int) -> str:
+    """The job that wrote a block: what is read often, or kept in other numbers."""
+    likely = 1 if reads > 1 else 2 if copies != 3 else 0
+    weights = [4 if i == likely else 1 for i in range(3)]
+    # By its own dice: those of the life itself must not fall otherwise.
+    return random.Random(block).choices(("rand", "randtxt", "sortrand"), weights)[0]
 
 
 def deletion(rng: random.Random, block: str, machines: list[str]) -> list[Event]:

@@ -684,46 +684,34 @@ class SessionReport:
 
 
 # %% [markdown]
-# And the class that gives them. It is long, but there is nothing new in it: `fit` deals, learns and
-# keeps the scores; `read` and `score` make readings and reports of them; `recalibrate` replaces old
-# scores by new ones; `save` and `load` keep it all.
+# Then the promise: the held-out scores, and the rate that they allow. Here the p-values come from, and here
+# new scores take the place of old ones when the times change.
 
 
 # %%
 #| export
-class AnomalyDetector:
-    """Finds sessions that are unlike normal ones, and the event that makes them so.
+class Calibrated:
+    """Promises a rate of false alarms, by the scores of normal sessions.
 
-    Made by `fit` or `load`. `held_out` are scores by each member, those of longest ago
-    first: {(name of the score, are ends counted): [(n,), ...]}. It, `score_name` and
-    `false_alarms` can be set anew. `news`: what share of normal sessions will hold
-    unknown events; `about`: plain data that is kept with it.
+    `held_out` are scores by each member, those of longest ago first: {(name of the
+    score, are ends counted): [(n,), ...]}. It, `score_name` and `false_alarms` can be
+    set anew. ValueError for a rate that so few can't promise.
     """
 
     def __init__(
         self,
-        members: Sequence[GPT],
-        tokenizer: EventTokenizer,
         held_out: dict[tuple[str, bool], list[Tensor]],
         *,
-        met: Tensor,
-        n_events: int,
-        false_alarms: float,
         score: str,
-        news: float = 0.0,
+        false_alarms: float,
         turn: int = 0,
-        about: dict | None = None,
     ):
-        check_int("n_events", n_events, low=1)
-        check_int("turn", turn, low=0, high=len(members) - 1)
-        check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
-        self.members, self.panel = list(members), Panel(members, met)
-        self.tokenizer, self.n_events = tokenizer, n_events
-        self.news, self.turn = news, turn  # whose held-out scores are renewed next
         self._held_out = self._sorted = {}
         self._score_name, self._false_alarms = score, false_alarms
         self.held_out, self.score_name = held_out, score
-        self.about = dict(about or {})
+        K = len(held_out[score, True])
+        check_int("turn", turn, low=0, high=K - 1)
+        self.turn = turn  # whose held-out scores are renewed next
 
     @property
     def held_out(self) -> dict[tuple[str, bool], list[Tensor]]:
@@ -763,6 +751,62 @@ class AnomalyDetector:
     def n_held_out(self) -> int:
         """How many normal sessions stand behind each p-value."""
         return sum(map(len, self.held_out[self.score_name, True]))
+
+    def p_value(self, scores: Tensor, ended: bool) -> float:
+        """The p-value of a session from its scores (K, 1), its end counted or not."""
+        return p_values(self._sorted[self.score_name, ended], scores).item()
+
+    def renew(self, readings: Sequence[Reading], ended: Sequence[bool]) -> None:
+        """Puts the scores of normal sessions in the place of the oldest ones."""
+        K, anew = len(self.held_out[self.score_name, True]), {}
+        for (name, with_end), by_member in self.held_out.items():
+            anew[name, with_end] = kept = list(by_member)
+            for k in range(K):
+                own = [
+                    reading
+                    for i, reading in enumerate(readings)
+                    if (i + self.turn) % K == k and (ended[i] or not with_end)
+                ]
+                if own:
+                    new = session_scores(name, own, with_end)[k]
+                    kept[k] = torch.cat([kept[k], new])[len(new) :]
+        self.turn = (self.turn + len(readings)) % K
+        self.held_out = anew
+
+
+# %% [markdown]
+# And the class that makes reports. It is long, but there is nothing new in it: `fit` deals, learns and
+# keeps the scores; `read` and `score` make readings and reports of them; `save` and `load` keep it all.
+
+
+# %%
+#| export
+class AnomalyDetector(Calibrated):
+    """Finds sessions that are unlike normal ones, and the event that makes them so.
+
+    Made by `fit` or `load`; the rate and the score can be set anew, see `Calibrated`.
+    `news`: what share of normal sessions will hold unknown events; `about`: plain data
+    that is kept with it.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[GPT],
+        tokenizer: EventTokenizer,
+        held_out: dict[tuple[str, bool], list[Tensor]],
+        *,
+        met: Tensor,
+        n_events: int,
+        news: float = 0.0,
+        about: dict | None = None,
+        **promise,
+    ):
+        check_int("n_events", n_events, low=1)
+        check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
+        super().__init__(held_out, **promise)
+        self.members, self.panel = list(members), Panel(members, met)
+        self.tokenizer, self.n_events, self.news = tokenizer, n_events, news
+        self.about = dict(about or {})
 
     @classmethod
     def fit(
@@ -887,7 +931,7 @@ class AnomalyDetector:
         worst: EventReport | None,
     ) -> SessionReport:
         """The report of a session from the scores (K, 1) of its known events."""
-        p_value = p_values(self._sorted[self.score_name, ended], scores).item()
+        p_value = self.p_value(scores, ended)
         return SessionReport(
             score=score,
             p_value=p_value,
@@ -902,21 +946,7 @@ class AnomalyDetector:
         self, sessions: Sequence[Sequence], ended: bool | Sequence[bool] = True
     ) -> None:
         """Puts sessions known to be normal in the place of the oldest held-out ones."""
-        readings, given = self.read(sessions), each(ended, len(sessions))
-        K, anew = len(self.members), {}
-        for (name, with_end), by_member in self.held_out.items():
-            anew[name, with_end] = kept = list(by_member)
-            for k in range(K):
-                own = [
-                    reading
-                    for i, reading in enumerate(readings)
-                    if (i + self.turn) % K == k and (given[i] or not with_end)
-                ]
-                if own:
-                    new = session_scores(name, own, with_end)[k]
-                    kept[k] = torch.cat([kept[k], new])[len(new) :]
-        self.turn = (self.turn + len(readings)) % K
-        self.held_out = anew
+        self.renew(self.read(sessions), each(ended, len(sessions)))
 
     def stream(self, **settings) -> "EventStream":
         """Judges events as they come; settings as for EventStream."""

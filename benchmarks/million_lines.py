@@ -1,0 +1,71 @@
+"""Time and memory of `detect fit` and `detect score` on logs of up to a million lines.
+
+    python benchmarks/million_lines.py        # writes million_lines.json, 10 minutes
+
+The lines are synthetic (life cycles of blocks, see `_logdata.py`); each command runs
+in a process of its own, whose largest memory the system tells.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tinygpt_lib._logdata import synthetic_log
+
+OUT = Path(__file__).with_name("million_lines.json")
+SIZES = (10_000, 100_000, 1_000_000)
+CHUNK = 8_000  # sessions that are made at a time
+
+
+def write_log(path: Path, lines: int, share: float, seed: int) -> None:
+    """A log of so many lines."""
+    written = 0
+    with path.open("w") as file:
+        while written < lines:
+            for line in synthetic_log(CHUNK, share, seed).lines[: lines - written]:
+                file.write(f"{line.seconds:.0f} {line.component} {line.text}\n")
+                written += 1
+            seed += 1
+
+
+def measured(*arguments) -> dict:
+    """Seconds and largest memory (MB) of a command, and the last line it prints."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "tinygpt_lib", "detect", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = process.stdout.read().splitlines()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    seconds = time.perf_counter() - start
+    # Linux counts in kilobytes, macOS in bytes.
+    unit = 1e3 if sys.platform != "darwin" else 1e6
+    return {"seconds": seconds, "peak_mb": usage.ru_maxrss / unit, "said": said[-1]}
+
+
+def main() -> None:
+    results = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for lines in SIZES:
+            normal, new = folder / "normal.log", folder / "new.log"
+            write_log(normal, lines, 0.0, seed=1)
+            write_log(new, lines, 0.01, seed=1001)
+            run = folder / f"run-{lines}"
+            rule = ("--session-regex", r"blk_-?\d+", "--false-alarms", "0.005")
+            row = {"bytes": normal.stat().st_size}
+            row["fit"] = measured("fit", "--normal", normal, "--out", run, *rule)
+            row["score"] = measured("score", run, new)
+            row["score json"] = measured("score", run, new, "--json", "--open-ends")
+            row["score json"]["said"] = ""
+            results[lines] = row
+            print(lines, json.dumps(row), flush=True)
+    OUT.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,957 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/text///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+
+# %% [markdown]
+# # 16 · Representations
+# > What has it learnt on the way?
+#
+# Where we are: GPTs that predict the next character of a play, or the next line of a log, better than
+# anything that only counts. Nothing but that was asked of them. To do it they turn each token into a
+# vector, and each block rewrites these vectors. This chapter opens the model and looks: where its
+# heads look, what each layer already knows, and whether the vectors are of use for questions that nobody
+# trained it for. Who says this? Which job wrote this block? Which past incident looks like this one?
+#
+# It is easy to see in such pictures what one hopes to see. So every finding gets a number, and a number to
+# beat: that of a GPT of the same shape that has learnt nothing, and that of a bag of words, which
+# needs no GPT at all. For the speaker of a speech, ten of them, the bag scores a macro-F1 of 0.31, and
+# always guessing the same one 0.02.
+#
+# As before: if the first output says SYNTHETIC, the log was made by a program, and its numbers are
+# others.
+
+# %%
+import json
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from tinygpt_lib import CharTokenizer, load_shakespeare, train
+from tinygpt_lib._figures import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
+from tinygpt_lib._logdata import load_log
+from tinygpt_lib._tasks import deletion_task, speaker_task, workload_task
+from tinygpt_lib.gpt import GPTConfig
+from tinygpt_lib.logs import (
+    EventTokenizer,
+    SessionFinder,
+    group_lines,
+    log_preset,
+    stream,
+)
+from tinygpt_lib.speed import MODERN, WITH_MUON
+
+log = load_log()
+log.origin
+
+# %%
+#| export
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygpt_lib._checks import check_choice, check_int
+from tinygpt_lib._device import device_of
+from tinygpt_lib.gpt import GPT
+from tinygpt_lib.logs import in_windows
+from tinygpt_lib.single_head import attention_weights
+
+# %% [markdown]
+# ## Two models to open
+# One has read plays, one has read logs. Neither has seen what it will be tested on below: the last third
+# of the speeches of ten speakers, and a third of the different sessions, are left out before
+# anything is learnt. (A model of your own does as well: `load_checkpoint("../runs/cpu")` gives model and
+# tokenizer, but has read all speeches.)
+
+# %%
+text = load_shakespeare()
+speakers = speaker_task(text)
+chars = CharTokenizer.from_text(text)
+ids = chars.encode(speakers.pretraining)
+shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
+torch.manual_seed(0)
+verse = GPT(GPTConfig(chars.vocab_size, **shape, **MODERN))
+plan = replace(WITH_MUON, steps=450, batch_size=16, learning_rate=0.02, eval_every=0)
+val_ids = ids[-50_000:]
+history = train(verse, ids[:-50_000], val_ids, plan, progress=False)
+f"{history.val_loss[-1]:.3f} nats per character, {history.seconds:.0f} s"
+
+# %%
+found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
+blocks = list(found.values())
+jobs = workload_task(log, blocks)
+events = EventTokenizer.from_sessions(jobs.pretraining)
+log_config, log_plan = log_preset(events.vocab_size)
+torch.manual_seed(0)
+logs = GPT(log_config)
+log_ids = stream(jobs.pretraining, events)
+cut = len(log_ids) * 9 // 10
+log_plan = replace(log_plan, eval_every=0)
+history = train(logs, log_ids[:cut], log_ids[cut:], log_plan, progress=False)
+f"{history.val_loss[-1] / np.log(2):.3f} bits per event, {history.seconds:.0f} s"
+
+# %% [markdown]
+# And two of the same shapes that have learnt nothing. (Modern parts begin with blocks that add
+# nothing, which would be too easy to beat; these begin loud, as chapter 05 does it.)
+
+# %%
+torch.manual_seed(1)
+fresh_verse = GPT(replace(verse.config, zero_outputs=False)).eval()
+fresh_logs = GPT(replace(logs.config, zero_outputs=False)).eval()
+verse.eval(), logs.eval()
+f"{verse.n_parameters():,} and {logs.n_parameters():,} parameters"
+
+# %% [markdown]
+# ## What lies between
+# In chapter 06 a GPT was: embed, go through the blocks, read out. Let us walk that way ourselves, and
+# keep what lies on it.
+
+# %%
+line = chars.encode("But soft! what light through yonder window breaks?")[None]
+x = verse.embed(line)
+states = [x]
+for block in verse.blocks:
+    x = block(x)
+    states.append(x)
+assert torch.equal(verse.read_out(x), verse(line))
+[tuple(state.shape) for state in states]
+
+# %% [markdown]
+# A vector of 128 numbers for each character, five times: before the first block, and after each. Reading
+# out the last gives the model's own prediction, bit for bit. As a function (the model itself stays as it
+# is, so who doesn't ask doesn't pay):
+
+
+# %%
+#| export
+def hidden_states(model: GPT, ids: Tensor) -> list[Tensor]:
+    """What the first block is given, and what each block makes of it: (B, T, C) each.
+
+    ids (B, T) -> n_layer + 1 states; `model.read_out` of the last gives `model(ids)`.
+    Gradients and dropout are as in that call.
+    """
+    states = [model.dropout(model.embed(ids))]
+    for block in model.blocks:
+        states.append(block(states[-1]))
+    return states
+
+
+# %%
+again = hidden_states(verse, line)
+assert all(torch.equal(a, b) for a, b in zip(states, again, strict=True))
+[round(state.square().mean().sqrt().item(), 1) for state in states]
+
+# %% [markdown]
+# Their typical size grows: each block adds to the stream, none takes away.
+#
+# ## What each layer already knows
+# If reading out the last state gives a prediction, what does reading out an earlier one give? Such a state
+# was never trained to be read. But blocks only add to a common stream, so a half-finished sum
+# may already point the right way. (This is called the *logit lens*; nostalgebraist, 2020.)
+
+
+# %%
+@torch.no_grad()
+def losses_by_layer(model, windows):
+    """Nats per token of each state, read out as if it were the last."""
+    targets = windows[:, 1:].flatten()
+    return [
+        torch.nn.functional.cross_entropy(
+            model.read_out(state).flatten(0, 1), targets
+        ).item()
+        for state in hidden_states(model, windows[:, :-1])
+    ]
+
+
+windows = {
+    "verse": (verse, val_ids[: 200 * 129].view(200, 129)),
+    "log": (logs, log_ids[cut : cut + 200 * 65].view(-1, 65)),
+}
+lens = {name: losses_by_layer(*pair) for name, pair in windows.items()}
+assert all(losses[-1] == min(losses) for losses in lens.values())
+{name: [round(loss, 2) for loss in losses] for name, losses in lens.items()}
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(8, 3))
+for ax, (name, losses) in zip(axes, lens.items(), strict=True):
+    ax.plot(losses, marker="o", color=BLUE)
+    model = windows[name][0]
+    ax.axhline(np.log(model.config.vocab_size), color=BLACK, ls=":", lw=1)
+    ax.set(title=name, xlabel="blocks passed", xticks=range(len(losses)), ylim=0)
+axes[0].set_ylabel("nats per token")
+show(
+    fig,
+    alt="Loss of each state read out as if it were the last, for both models. It falls from block to "
+    "block; the dotted line is the loss of guessing.",
+)
+
+# %% [markdown]
+# *Dotted: guessing. The state before the first block holds nothing but the token itself, and each block
+# takes the prediction further.*
+#
+# One line, letter by letter. Each row is a state, each column shows the character that it thinks comes
+# next; capitals would be lost in print, so look at the line breaks of sense instead: which are right?
+
+# %%
+with torch.no_grad():
+    guesses = [verse.read_out(state).argmax(-1)[0] for state in states]
+right = [(guess[:-1] == line[0, 1:]).sum().item() for guess in guesses]
+print("comes:   " + chars.decode(line[0, 1:]).replace("\n", "/"))
+for i, guess in enumerate(guesses):
+    said = chars.decode(guess[:-1]).replace("\n", "/")
+    print(f"layer {i}: {said}   {right[i]} right")
+
+# %% [markdown]
+# ## Where it looks
+# A head's weights say how much each token takes in from each earlier one (chapter 03). The fused attention
+# never stores them, so they are computed a second time, from the same queries and keys: what the
+# block's norm makes of the state, projected, and turned by the rotary steps.
+
+
+# %%
+#| export
+def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
+    """How much each token looks at each other, in every layer: (B, H, T, T) each.
+
+    Rows sum to one. The model computes the same on its way, but never stores it.
+    """
+    maps, window = [], model.config.window
+    states = hidden_states(model, ids)
+    for block, x in zip(model.blocks, states, strict=False):
+        q, k, _ = block.attention.project(block.attention_norm(x))
+        for step in block.attention.steps:
+            q, k = step(q, k, 0)
+        # In float64, so that what a window leaves of the weights can be scaled up.
+        weights = attention_weights(q.double(), k.double())
+        if window:
+            weights = weights.triu(1 - window)
+            weights = weights / weights.sum(-1, keepdim=True)
+        maps.append(weights.float())
+    return maps
+
+
+# %% [markdown]
+# Is that what the model does? If so, its values weighted by these maps must be what its attention gives.
+
+# %%
+with torch.no_grad():
+    maps = attention_maps(verse, line)
+    attention = verse.blocks[0].attention
+    q, k, v = attention.project(verse.blocks[0].attention_norm(states[0]))
+    ours = attention.merge(maps[0] @ v)
+    theirs = attention(verse.blocks[0].attention_norm(states[0]))
+assert torch.allclose(ours, theirs, atol=1e-5)
+(ours - theirs).abs().max().item()
+
+
+# %%
+def draw(ax, weights, names, title):
+    """One map: a row for each token that looks."""
+    ax.imshow(weights, vmin=0, vmax=1)
+    ax.set_xticks(range(len(names)), names, fontsize=6, rotation=90)
+    ax.set_yticks(range(len(names)), names, fontsize=6)
+    ax.set_title(title, fontsize=9)
+    ax.grid(False)
+
+
+short = chars.encode("But soft! what light")[None]
+with torch.no_grad():
+    maps = attention_maps(verse, short)
+fig, axes = plt.subplots(2, 4, figsize=(10, 5.4))
+letters = [c.replace(" ", "_") for c in chars.decode(short[0])]
+for row, layer in zip(axes, (0, 2), strict=True):
+    for head, ax in enumerate(row):
+        draw(ax, maps[layer][0, head], letters, f"block {layer + 1}, head {head + 1}")
+show(
+    fig,
+    alt="Attention maps of four heads in the first and in the third block on a line of verse. Some "
+    "have a bright diagonal beside the main one, others bright columns.",
+)
+
+# %% [markdown]
+# *Who looks: rows. At whom: columns. A bright line just below the diagonal is a head that looks one
+# character back.*
+#
+# And a session of the log, whose names are long, so only their first words are shown:
+
+# %%
+session = max((s for s in jobs.items if len(s) <= 24), key=lambda s: len(set(s)))
+coded = events.encode_session(session)[None, :-1]
+names = ["<begin>", *(" ".join(e.split()[:2])[:18] for e in session)]
+with torch.no_grad():
+    maps = attention_maps(logs, coded)
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+for ax, (layer, head) in zip(axes, ((0, 0), (1, 1)), strict=True):
+    draw(ax, maps[layer][0, head], names, f"block {layer + 1}, head {head + 1}")
+show(
+    fig,
+    alt="Attention maps of two heads of the log model on one session, with the names of the events "
+    "at both sides.",
+)
+
+# %% [markdown]
+# ## Heads by a score
+# Eight maps of two lines prove nothing. What a head does *usually* is a mean over many texts. How much
+# does each head look at the token just before? That is the mean of the first diagonal below the main one,
+# over many windows. More generally, of the diagonal `back` places below:
+
+
+# %%
+#| export
+def looks_back(maps: Sequence[Tensor], back: int, since: int = 0) -> Tensor:
+    """How much each head looks at the token `back` places before, on average: (L, H).
+
+    `maps` are L of (B, H, T, T); only tokens from place `since` on are asked.
+    """
+    check_int("back", back, low=0, high=maps[0].shape[-1] - 1)
+    check_int("since", since, low=0, high=maps[0].shape[-1] - 1)
+    lines = torch.stack(
+        [m.diagonal(-back, -2, -1) for m in maps]
+    )  # (L, B, H, T - back)
+    return lines[..., max(0, since - back) :].mean(dim=(1, 3))
+
+
+# %% tags=["nbval-check-output"]
+example = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0.2, 0.5, 0.3]])[None, None]
+looks_back([example], 1), looks_back([example], 1, since=2), looks_back([example], 2)
+
+# %% [markdown]
+# A head that always looked at the token before would score 1. One that looks at all tokens alike scores
+# about 1/t at place t, some 0.04 on average over 128 places.
+
+# %%
+with torch.no_grad():
+    many = {
+        "trained": attention_maps(verse, windows["verse"][1][:64, :-1]),
+        "untrained": attention_maps(fresh_verse, windows["verse"][1][:64, :-1]),
+    }
+before = {name: looks_back(maps, 1) for name, maps in many.items()}
+{name: [[round(w, 2) for w in row] for row in s.tolist()] for name, s in before.items()}
+
+# %% [markdown]
+# Another kind of head was found in large models: the *induction head* (Olsson and others, 2022). If the
+# text so far holds "... A B ... A", it looks at B, the token that came after the last A, and so
+# predicts that B will come again. A test that nothing else can pass: random tokens, then the
+# same ones once more. In the second half, the token that came after the last time is T - 1 places back,
+# for a half of length T.
+
+
+# %%
+#| export
+def repeated(ids: Tensor, length: int, count: int, seed: int = 0) -> Tensor:
+    """Rows of T = `length` tokens drawn from ids (N,), twice each: (count, 2T)."""
+    check_int("length", length, low=1)
+    check_int("count", count, low=1)
+    dice = torch.Generator().manual_seed(seed)
+    half = ids[torch.randint(len(ids), (count, length), generator=dice)]
+    return torch.cat([half, half], dim=1)
+
+
+# %%
+letters = torch.arange(chars.vocab_size)
+twice = repeated(letters, 32, 64)
+with torch.no_grad():
+    maps = attention_maps(verse, twice)
+    fresh = attention_maps(fresh_verse, twice)
+induction = looks_back(maps, 31, since=32)
+chance = looks_back(fresh, 31, since=32)
+(
+    [[round(w, 2) for w in row] for row in induction.tolist()],
+    round(chance.max().item(), 2),
+)
+
+
+# %%
+def grid(ax, scores, title):
+    """Scores (L, H) as a picture with numbers."""
+    ax.imshow(scores, vmin=0, vmax=1, cmap="Blues")
+    for (i, j), value in np.ndenumerate(scores.numpy()):
+        color = "white" if value > 0.5 else "black"
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
+    heads, layers = range(scores.shape[1]), range(scores.shape[0])
+    ax.set_xticks(heads, [h + 1 for h in heads])
+    ax.set_yticks(layers, [layer + 1 for layer in layers])
+    ax.set(title=title, xlabel="head", ylabel="block")
+    ax.grid(False)
+
+
+fig, axes = plt.subplots(1, 3, figsize=(10, 3))
+grid(axes[0], before["trained"], "looks one back")
+grid(axes[1], induction, "looks after the last time")
+grid(axes[2], before["untrained"], "untrained: looks one back")
+show(
+    fig,
+    alt="Three grids of numbers, a row for each block and a column for each head: how much each head "
+    "looks one token back, how much at the token after the last occurrence, and the first for an "
+    "untrained model.",
+)
+
+# %% [markdown]
+# A score says where a head looks, not whether that matters. For that, take the head out: set to zero what
+# the output makes of its values, and see what the loss becomes.
+
+
+# %%
+#| export
+def without_heads(model: GPT, heads: Sequence[tuple[int, int]]) -> GPT:
+    """A copy of the model in which some heads, (layer, head) from 0, say nothing."""
+    config = model.config
+    D = config.n_embd // config.n_head
+    less = copy.deepcopy(model)
+    for layer, head in heads:
+        check_int("layer", layer, low=0, high=config.n_layer - 1)
+        check_int("head", head, low=0, high=config.n_head - 1)
+        output = less.blocks[layer].attention.output
+        with torch.no_grad():
+            output.weight[:, head * D : (head + 1) * D] = 0
+    return less
+
+
+# %%
+everything = [(layer, head) for layer in range(4) for head in range(4)]
+alone = without_heads(verse, everything)
+with torch.no_grad():
+    x = alone.embed(line)
+    for block in alone.blocks:
+        x = x + block.feed_forward(block.feed_forward_norm(x))
+    assert torch.equal(alone.read_out(x), alone(line))
+
+whole = lens["verse"][-1]
+costs = (
+    torch.tensor(
+        [
+            [
+                losses_by_layer(without_heads(verse, [(i, j)]), windows["verse"][1])[-1]
+                for j in range(4)
+            ]
+            for i in range(4)
+        ]
+    )
+    - whole
+)
+[[round(c, 3) for c in row] for row in costs.tolist()]
+
+# %% [markdown]
+# ## Tokens on a map
+# The first state of a token is its row in the embedding. Rows of tokens that are used alike should have
+# become alike. 128 numbers can't be drawn, but the two directions in which the rows differ most can:
+# center the rows, and take the first two *principal components* from the singular value decomposition.
+
+
+# %%
+def flat(rows):
+    """Rows (N, C) as points (N, 2) in the two directions in which they differ most."""
+    centered = rows - rows.mean(0)
+    _, _, directions = torch.linalg.svd(centered, full_matrices=False)
+    return centered @ directions[:2].T
+
+
+# %%
+kinds = {
+    "vowels": ("aeiou", RED),
+    "other small letters": ("bcdfghjklmnpqrstvwxyz", BLUE),
+    "capitals": ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", GREEN),
+    "the rest": ("\n !&',-.3:;?$", ORANGE),
+}
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+for ax, model, title in zip(
+    axes, (verse, fresh_verse), ("trained", "untrained"), strict=True
+):
+    points = flat(model.token_embedding.weight.detach())
+    for letters, color in kinds.values():
+        for letter in letters:
+            x, y = points[chars.encode(letter).item()].tolist()
+            ax.plot(x, y, ".", ms=1, color=color)
+            label = {"\n": "\\n", " ": "_"}.get(letter, letter)
+            ax.text(
+                x, y, label.replace("$", r"\$"), color=color, ha="center", va="center"
+            )
+    ax.set(title=title, xlabel="first component", ylabel="second component")
+show(
+    fig,
+    alt="Characters as points in two dimensions, by the embeddings of the trained and the untrained "
+    "model. In the trained one vowels, other small letters, capitals and punctuation lie apart.",
+)
+
+# %% [markdown]
+# ## One vector for a whole text
+# For a question about a speech or a session, there must be one vector for all of it. The simplest is the
+# mean of the states of its tokens, at one layer. Others are the largest value of each number, and the
+# state of the last token, which has seen all before it. Texts longer than the context are cut into
+# windows that overlap by half (chapter 14), and each token counts once.
+
+
+# %%
+#| export
+POOLS = ("mean", "max", "last")
+
+
+@torch.no_grad()
+def embed(
+    model: GPT,
+    tokenizer,
+    items: Sequence,
+    layer: int | None = None,
+    pool: str = "mean",
+    tokens_at_once: int = 16_384,
+) -> Tensor:
+    """A vector for each text or session: (N, C), or of all layers (n_layer + 1, N, C).
+
+    `items` are strings, or lists of events for an EventTokenizer, which get their begin
+    and end. `layer` counts the blocks passed, from 0; `pool`, a name in POOLS, is how
+    the states of tokens become one. ValueError for an item without a token.
+    """
+    check_choice("pool", pool, POOLS)
+    config, coded = model.config, []
+    if layer is not None:
+        check_int("layer", layer, low=0, high=config.n_layer)
+    for i, item in enumerate(items):
+        single = isinstance(item, str)
+        coded.append(
+            tokenizer.encode(item) if single else tokenizer.encode_session(item)
+        )
+        if not len(coded[-1]):
+            raise ValueError(f"item {i} is empty: it has no token to take a state of")
+    chosen = slice(None) if layer is None else slice(layer, layer + 1)
+    n_states = len(range(config.n_layer + 1)[chosen])
+    start = -torch.inf if pool == "max" else 0.0
+    vectors = torch.full((n_states, len(coded), config.n_embd), start)
+    was_training = model.training
+    model.eval()
+    try:
+        # A window ends with a token that is only predicted: here the last one again.
+        rows = [torch.cat([ids, ids[-1:]]) for ids in coded]
+        for ids, places in in_windows(rows, config.block_size, tokens_at_once):
+            states = hidden_states(model, ids[:, :-1].to(device_of(model)))[chosen]
+            states = torch.stack(states).float().cpu()
+            for row, (i, s, first, end) in enumerate(places):
+                part, n = states[:, row, first:end], len(coded[i])
+                if pool == "mean":
+                    vectors[:, i] += part.sum(1) / n
+                elif pool == "max":
+                    vectors[:, i] = torch.maximum(vectors[:, i], part.amax(1))
+                elif s + end == n:
+                    vectors[:, i] = part[:, -1]
+    finally:
+        model.train(was_training)
+    return vectors if layer is None else vectors[0]
+
+
+# %% [markdown]
+# For a text that fits the context it is the mean of the states above:
+
+# %%
+said = "But soft! what light through yonder window breaks?"
+vectors = embed(verse, chars, [said, said * 5])
+assert torch.allclose(vectors[2, 0], states[2][0].mean(0), atol=1e-5)
+tuple(vectors.shape)
+
+
+# %% [markdown]
+# ## Which past incident looks like this one?
+# Whoever gets an alarm wants to know whether something like it has happened before, and what was done
+# then. That is a question of nearness: of all past sessions labelled anomalous, whose vectors point the
+# most nearly in the same direction? (The *cosine* of the angle between two vectors is their product after
+# each was divided by its length. First the mean of all is taken off; what all have in common says nothing.)
+
+
+# %%
+#| export
+def nearest(vectors: Tensor, queries: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
+    """Which k of vectors (N, C) are most like queries (M, C): cosines, places (M, k).
+
+    Both are centered by the mean of `vectors` first.
+    """
+    check_int("k", k, low=1, high=len(vectors))
+    center = vectors.mean(0)
+    kept, asked = (
+        torch.nn.functional.normalize(x - center, dim=-1) for x in (vectors, queries)
+    )
+    best = (asked @ kept.T).topk(k)
+    return best.values, best.indices
+
+
+# %% tags=["nbval-check-output"]
+points = torch.tensor([[0.0, 1], [1, 0], [0, -1], [-1, 0]])
+nearest(points, torch.tensor([[2.0, 1]]), k=2)
+
+# %%
+incidents = [b for b in blocks if log.anomalous[b.id] and len(b.events) > 8]
+past, new = incidents[: len(incidents) // 2], incidents[len(incidents) // 2 :]
+known = embed(logs, events, [b.events for b in past], layer=1)
+asked = embed(logs, events, [b.events for b in new], layer=1)
+likeness, places = nearest(known, asked, k=1)
+unlike = [i for i, p in enumerate(places[:, 0]) if past[p].events != new[i].events]
+shown = max(unlike, key=lambda i: likeness[i, 0].item())
+other = past[places[shown, 0].item()]
+for session in (new[shown], other):
+    counts = Counter(session.events)
+    print(session.id, f"{len(session.events)} events")
+    for event, n in counts.most_common(9):
+        print(f"  {n} x {event[:80]}")
+print(f"cosine {likeness[shown, 0]:.3f}")
+
+# %% [markdown]
+# ## Is it of any use?
+# Freeze the GPT, take a vector for each item, and fit the simplest classifier there is on it, a linear one.
+# Such a *probe* (Alain and Bengio, 2016) can only find what lies in the vectors already, ready to be read.
+# So what it scores says something of the GPT. Some traps come with it.
+#
+# - *Compared with what?* With the bag of what stands in the text: n-grams of characters, counts of
+#   events and pairs of events. With the untrained GPT: random layers scatter their input into
+#   so many directions that a linear probe finds plenty there. And with labels dealt out by chance, which
+#   must score what guessing scores, or the test leaks.
+# - *Chosen by what?* Which layer, which pool, how strong a penalty: each is a choice, and who chooses on
+#   the test reports luck. Here each is made by cross-validation within the training part, for
+#   the bags just as for the GPTs.
+# - *Counted how?* *Macro-F1* is the mean of the F1 of each class (chapter 15), so rare classes count as
+#   much as frequent ones, and always guessing the most frequent one scores little.
+
+
+# %%
+#| export
+def probe(
+    candidates: Sequence[tuple],
+    labels: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    groups: np.ndarray,
+) -> np.ndarray:
+    """Guesses (N,) of labels (N,) by the best candidate; "" where nothing is tested.
+
+    A candidate is a classifier of scikit-learn, and what that is given for each item.
+    For each split (train, test) the one is used that does best in a cross-validation on
+    the first part alone, by macro-F1. Items of a group (N,) are not torn apart in it.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+
+    guesses = np.full(len(labels), "", dtype=object)
+    for known, asked in splits:
+        folds = StratifiedGroupKFold(3, shuffle=True, random_state=0)
+        quality = [
+            cross_val_score(
+                classifier,
+                [inputs[i] for i in known],
+                labels[known],
+                groups=groups[known],
+                cv=folds,
+                scoring="f1_macro",
+            ).mean()
+            for classifier, inputs in candidates
+        ]
+        classifier, inputs = candidates[int(np.argmax(quality))]
+        classifier.fit([inputs[i] for i in known], labels[known])
+        guesses[asked] = classifier.predict([inputs[i] for i in asked])
+    return guesses
+
+
+# %% [markdown]
+# The candidates: for vectors a ridge classifier, numbers brought to one scale first, with three strengths
+# of the penalty. For bags the same classifier on counts of n-grams, rare ones weighted up (*tf-idf*).
+
+
+# %%
+#| export
+PENALTIES = (10.0, 100.0, 1000.0)
+
+
+def on_vectors(*vectors: Tensor) -> list[tuple]:
+    """Candidates for `probe`: linear classifiers of each of some vectors (N, C)."""
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return [
+        (
+            make_pipeline(
+                StandardScaler(), RidgeClassifier(penalty, class_weight="balanced")
+            ),
+            part.numpy(),
+        )
+        for part in vectors
+        for penalty in PENALTIES
+    ]
+
+
+def on_bags(items: Sequence) -> list[tuple]:
+    """Candidates for `probe`: linear classifiers of n-grams of texts or sessions."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+
+    longest = (3, 4, 5) if isinstance(items[0], str) else (1, 2, 3)
+    return [
+        (
+            make_pipeline(
+                TfidfVectorizer(analyzer=NGrams(n), sublinear_tf=True, min_df=2),
+                RidgeClassifier(penalty, class_weight="balanced"),
+            ),
+            items,
+        )
+        for n in longest
+        for penalty in (0.1, 1.0, 10.0)
+    ]
+
+
+class NGrams:
+    """The n-grams of a text or a session, of one token and more, up to n."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def __call__(self, item: Sequence) -> list[tuple]:
+        return [
+            tuple(item[i : i + size])
+            for size in range(1, self.n + 1)
+            for i in range(len(item) - size + 1)
+        ]
+
+
+# %% tags=["nbval-check-output"]
+NGrams(2)("abba")
+
+# %% [markdown]
+# How sure is a macro-F1? Draw the tested items anew, with replacement, two thousand times, and see how it
+# varies (the *bootstrap*). Items of a group are drawn together, since they are right or wrong together. And
+# two methods are compared by the difference on the same draws.
+
+
+# %%
+#| export
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of classes, from counts (..., truth, guess); empty ones are left out."""
+    hits = counts.diagonal(0, -2, -1)
+    both = counts.sum(-1) + counts.sum(-2)
+    f1 = np.divide(2 * hits, both, where=both > 0, out=np.full(both.shape, np.nan))
+    return np.nanmean(f1, axis=-1)
+
+
+def confusions(
+    labels: np.ndarray, guesses: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """How often each label was guessed as each, for each tested group: (G, c, c)."""
+    names = np.unique(labels)
+    asked = guesses != ""
+    of = np.unique(groups[asked], return_inverse=True)[1]
+    counts = np.zeros((of.max() + 1, len(names), len(names)))
+    truth, said = (
+        np.searchsorted(names, x[asked].astype(str)) for x in (labels, guesses)
+    )
+    np.add.at(counts, (of, truth, said), 1)
+    return counts
+
+
+def f1_interval(
+    labels: np.ndarray,
+    guesses: np.ndarray,
+    groups: np.ndarray,
+    against: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """95 % interval of the macro-F1, or of its gain on that of other guesses."""
+    from scipy.stats import bootstrap
+
+    tables = [
+        confusions(labels, x, groups) for x in (guesses, against) if x is not None
+    ]
+
+    def statistic(rows, axis):
+        first, *other = (macro_f1(table[rows].sum(-3)) for table in tables)
+        return first - other[0] if other else first
+
+    found = bootstrap(
+        (np.arange(len(tables[0])),),
+        statistic,
+        n_resamples=2000,
+        batch=100,
+        method="percentile",
+        random_state=0,
+    )
+    return tuple(float(x) for x in found.confidence_interval)
+
+
+# %% tags=["nbval-check-output"]
+truth = np.array(["a", "a", "b", "b"])
+said = np.array(["a", "b", "b", "b"], dtype=object)
+alone = np.arange(4)
+round(float(macro_f1(confusions(truth, said, alone).sum(0))), 3)
+
+# %% [markdown]
+# By hand: of class a one of two is found, and nothing else is called so, F1 = 2/3; of b both, and
+# one too many, F1 = 4/5. The mean is 0.733.
+#
+# Now the questions. Who says it? The first 70 % of each speaker's speeches are learnt from, the last are
+# tested. Which job wrote the block? The only line that names it has its path masked, so it has to show
+# in what else was told. And one question that ought to fail: from the first ten lines of a block's life,
+# will it be deleted one day? That is decided later, by others.
+
+
+# %%
+def judge(task, guesses):
+    """Macro-F1 of guesses on what is tested, and its interval."""
+    table = confusions(task.labels, guesses, task.groups).sum(0)
+    return float(macro_f1(table)), f1_interval(task.labels, guesses, task.groups)
+
+
+def try_out(task, model, fresh, tokenizer):
+    """Guesses by each method, and the macro-F1 of both models layer by layer."""
+    rest = (task.labels, task.splits, task.groups)
+    tested = np.concatenate([test for _, test in task.splits])
+    guesses = {"majority": np.full(len(task.labels), "", dtype=object)}
+    guesses["majority"][tested] = Counter(task.labels).most_common(1)[0][0]
+    guesses["bag"] = probe(on_bags(task.items), *rest)
+    by_layer = {}
+    for name, gpt in (("untrained", fresh), ("GPT", model)):
+        vectors = [embed(gpt, tokenizer, task.items, pool=p) for p in ("mean", "max")]
+        layers = [*zip(*vectors, strict=True)]  # of each layer, both pools
+        by_layer[name] = [judge(task, probe(on_vectors(*x), *rest))[0] for x in layers]
+        everything = [part for layer in layers for part in layer]
+        guesses[name] = probe(on_vectors(*everything), *rest)
+    mixed = np.random.default_rng(0).permutation(task.labels)
+    guesses["GPT, labels shuffled"] = probe(on_vectors(*everything), mixed, *rest[1:])
+    return guesses, by_layer
+
+
+tasks = {
+    "speaker": (speakers, verse, fresh_verse, chars),
+    "workload": (jobs, logs, fresh_logs, events),
+    "deletion": (deletion_task(blocks), logs, fresh_logs, events),
+}
+start = time.perf_counter()
+tried = {name: try_out(*task) for name, task in tasks.items()}
+f"{time.perf_counter() - start:.0f} s"
+
+# %%
+for name, (guesses, _) in tried.items():
+    task = tasks[name][0]
+    tested = sum(len(test) for _, test in task.splits)
+    print(f"{name}: {len(np.unique(task.labels))} classes, {tested} tested")
+    for method, said in guesses.items():
+        f1, (low, high) = judge(task, said)
+        print(f"  {method:22}{f1:.3f}  ({low:.3f} to {high:.3f})")
+
+# %% [markdown]
+# And layer by layer:
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.2))
+for ax, (name, (guesses, by_layer)) in zip(axes, tried.items(), strict=True):
+    ax.plot(by_layer["GPT"], marker="o", color=BLUE, label="GPT")
+    ax.plot(by_layer["untrained"], marker="s", color=ORANGE, label="untrained GPT")
+    for method, color, style in (("bag", GREEN, "--"), ("majority", BLACK, ":")):
+        f1 = judge(tasks[name][0], guesses[method])[0]
+        ax.axhline(f1, color=color, ls=style, lw=1.5, label=method)
+    ax.set(
+        title=name, xlabel="blocks passed", xticks=range(len(by_layer["GPT"])), ylim=0
+    )
+axes[0].set_ylabel("macro-F1 on what is tested")
+axes[0].legend(fontsize=8)
+show(
+    fig,
+    alt="Macro-F1 of probes on the states after each block, for three tasks, trained and untrained "
+    "GPT, with lines for the bag and for always guessing the most frequent class.",
+)
+
+# %% [markdown]
+# ## Summary
+# SUMMARY
+#
+# ## Exercises
+# **1.** How spread are a head's looks? Write `entropy(maps)`, the mean entropy in nats of the rows of each
+# head, (L, H) for L maps (B, H, T, T). A row that looks at one token only has none; one that looks at t
+# tokens alike has log t. (0 log 0 is 0.)
+# ```python
+# even = torch.ones(8, 8).tril().div(torch.arange(1, 9)[:, None])[None, None]
+# assert entropy([torch.eye(8)[None, None]]).item() == 0
+# assert math.isclose(entropy([even]).item(), math.lgamma(9) / 8, rel_tol=1e-5)
+# ```
+# **2.** What does a state decide? Write `patched(model, ids, other, layer, place)`: the logits for ids (1, T)
+# when, after `layer` blocks, the state at one place is replaced by that of `other` (1, T) there, and the
+# rest of the blocks goes on from it. Which of the two texts does the prediction at the last place
+# follow, if that is the place?
+# ```python
+# last = patched(verse, line, other, 4, 7)
+# assert torch.equal(last[:, :7], verse(line)[:, :7])
+# assert torch.allclose(last[:, 7], verse(other)[:, 7], atol=1e-4)
+# ```
+# **3.** Do nearest incidents agree? For each incident of `new`, take its nearest past one by the GPT's
+# vectors, and by counts of events (each session as a vector of how often it holds each event). For what
+# share do the two name the same session, or one with the same events? Give it as `agree`.
+# ```python
+# assert 0 < agree <= 1
+# ```
+
+# %% [markdown]
+# ## Solutions
+
+
+# %% jupyter={"source_hidden": true}
+def entropy(maps):
+    """Mean entropy of the rows of each head, in nats: (L, H)."""
+    rows = [torch.special.entr(weights).sum(-1) for weights in maps]  # (B, H, T) each
+    return torch.stack([row.mean((0, 2)) for row in rows])
+
+
+even = torch.ones(8, 8).tril().div(torch.arange(1, 9)[:, None])[None, None]
+assert entropy([torch.eye(8)[None, None]]).item() == 0
+assert math.isclose(entropy([even]).item(), math.lgamma(9) / 8, rel_tol=1e-5)
+[[round(nats, 1) for nats in row] for row in entropy(many["trained"]).tolist()]
+
+
+# %% jupyter={"source_hidden": true}
+@torch.no_grad()
+def patched(model, ids, other, layer, place):
+    """Logits for ids (1, T) with one state, after some blocks, from another text."""
+    x = hidden_states(model, ids)[layer].clone()
+    x[:, place] = hidden_states(model, other)[layer][:, place]
+    for block in model.blocks[layer:]:
+        x = block(x)
+    return model.read_out(x)
+
+
+other = chars.encode(
+    "Good morrow, neighbour Baptista. Have you heard it?"[: line.shape[1]]
+)[None]
+last = patched(verse, line, other, 4, 7)
+assert torch.equal(last[:, :7], verse(line)[:, :7])
+assert torch.allclose(last[:, 7], verse(other)[:, 7], atol=1e-4)
+with torch.no_grad():
+    goals = [
+        model_ids[0, -1].log_softmax(-1) for model_ids in (verse(line), verse(other))
+    ]
+    follows = []
+    for layer in range(5):
+        mixed = patched(verse, line, other, layer, -1)[0, -1].log_softmax(-1)
+        follows.append([(goal.exp() * (goal - mixed)).sum().item() for goal in goals])
+# Nats from the prediction for `line`, and from that for `other`, layer by layer.
+[[round(nats, 2) for nats in pair] for pair in follows]
+
+# %% jupyter={"source_hidden": true}
+counts = torch.zeros(len(incidents), events.vocab_size)
+for i, block in enumerate(incidents):
+    counts[i] = torch.bincount(
+        events.encode_session(block.events), minlength=events.vocab_size
+    )
+by_count = nearest(counts[: len(past)], counts[len(past) :], k=1)[1][:, 0]
+same = [
+    past[a].events == past[b].events
+    for a, b in zip(by_count.tolist(), places[:, 0].tolist(), strict=True)
+]
+agree = np.mean(same)
+assert 0 < agree <= 1
+f"{agree:.0%}"
