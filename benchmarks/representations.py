@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from tinygpt_lib import CharTokenizer, load_shakespeare
 from tinygpt_lib._logdata import load_adfa, load_hdfs
@@ -97,7 +98,7 @@ def quality(task: Task, guesses: np.ndarray, against: dict) -> dict:
     """Macro-F1 with its interval, and the intervals of its gain on other guesses."""
     rest = (task.labels, guesses, task.groups)
     return {
-        "f1": float(macro_f1(confusions(*rest).sum(0))),
+        "f1": macro(task, guesses),
         "interval": f1_interval(*rest),
         "gain on": {
             name: f1_interval(*rest, against=other) for name, other in against.items()
@@ -109,14 +110,17 @@ def of_layers(task: Task, model: GPT, tokenizer) -> tuple[list[list], list[float
     """Vectors of all items by layer and pool, and the macro-F1 of each layer."""
     pools = [embed(model, tokenizer, task.items, pool=pool) for pool in POOLED]
     layers = [list(pair) for pair in zip(*pools, strict=True)]
-    f1 = [quality(task, guess(task, on_vectors(*x)), {})["f1"] for x in layers]
-    return layers, f1
+    return layers, [macro(task, guess(task, on_vectors(*x))) for x in layers]
 
 
-def guess(task: Task, candidates: list, labels: np.ndarray | None = None) -> np.ndarray:
-    """What a probe makes of a task, or of other labels for its items."""
-    labels = task.labels if labels is None else labels
-    return probe(candidates, labels, task.splits, task.groups)
+def guess(task: Task, candidates: list) -> np.ndarray:
+    """What a probe makes of a task."""
+    return probe(candidates, task.labels, task.splits, task.groups)
+
+
+def macro(task: Task, guesses: np.ndarray) -> float:
+    """Macro-F1 of guesses on all that is tested."""
+    return float(macro_f1(confusions(task.labels, guesses, task.groups).sum(0)))
 
 
 def same_class_nearest(task: Task, vectors: torch.Tensor) -> float:
@@ -148,7 +152,7 @@ def run(task: Task, tokenizer, preset) -> dict:
         "seeds": [],
     }
     if task.name == "attack":
-        counts = bags[0][0][0].fit_transform(task.items).toarray()
+        counts = clone(bags[0][0][0]).fit_transform(task.items).toarray()
         result["nearest by bag"] = same_class_nearest(task, torch.tensor(counts))
     for seed in SEEDS:
         start = time.perf_counter()

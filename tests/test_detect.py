@@ -160,9 +160,8 @@ def test_sessions_that_began_before_are_judged_whole(cli, gate, tmp_path):
         cli, "score", gate, new, "--before", old, "--events"
     )
     new.write_text("nothing of any session\n")
-    assert "no line of a session is in" in fails(
-        cli, "score", gate, new, "--before", old
-    )
+    assert "are in the files before" in fails(cli, "score", gate, new, "--before", old)
+    assert "before itself" in fails(cli, "score", gate, new, "--before", new)
 
 
 def test_gzipped_files_and_standard_input_say_the_same(

@@ -208,10 +208,13 @@ def test_sessions_get_their_begin_and_end():
     states = hidden_states(model, torch.tensor([[1, 6, 0, 8, 2]]))
     assert torch.allclose(vector, states[1][0].mean(0), atol=1e-6)
     assert embed(model, tokenizer, [[]], layer=0).shape == (1, 16)
+    by_ids = embed(model, tokenizer, [torch.tensor([1, 6, 0, 8])], layer=1)[0]
+    open_end = hidden_states(model, torch.tensor([[1, 6, 0, 8]]))[1][0]
+    assert torch.allclose(by_ids, open_end.mean(0), atol=1e-6)
     assert embed(model, tokenizer, []).shape == (3, 0, 16)
 
 
-def test_what_can_not_be_embedded(chars, tiny_gpt):
+def test_what_can_not_be_embedded(chars):
     model = GPT(GPTConfig(20, **SHAPE))
     with pytest.raises(ValueError, match="item 1 is empty"):
         embed(model, chars, ["a", ""])
@@ -264,19 +267,26 @@ def test_a_probe_finds_what_is_there_and_nothing_else():
 
 def test_the_candidate_is_chosen_without_the_test():
     points, labels = clouds()
-    trap = points.clone()  # good on the tested half, noise on the other
-    trap[::2] = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
-    trap[1::2] *= 9
-    alone = np.arange(240)
-    known = probe(on_vectors(points), labels, halves(240), alone)
-    chosen = probe(on_vectors(trap, points), labels, halves(240), alone)
-    assert (chosen == known).all()
+    ((known, asked),) = halves(240)
+    # Weak where it is learnt from, as good as can be where it is tested.
+    trap = points.clone()
+    trap[known] += 4 * torch.randn(len(known), 6, generator=torch.manual_seed(0))
+    alone, truth = np.arange(240), labels[asked]
+    direction = torch.nn.functional.one_hot(
+        torch.tensor(np.unique(labels, return_inverse=True)[1])
+    )
+    trap[asked, :3] = 50.0 * direction[asked].float()
+    by_trap = probe(on_vectors(trap), labels, halves(240), alone)[asked]
+    own = probe(on_vectors(points), labels, halves(240), alone)[asked]
+    assert (by_trap == truth).mean() == 1 > (own == truth).mean()
+    chosen = probe(on_vectors(trap, points), labels, halves(240), alone)[asked]
+    assert (chosen == own).all()
 
 
 def test_every_split_is_tested_and_groups_stay_together():
     labels = clouds(count=120)[1]
     groups = np.arange(120) // 4
-    seen = []
+    seen, shared = [], []
 
     class Spy(DummyClassifier):
         def fit(self, inputs, labels):
@@ -284,8 +294,7 @@ def test_every_split_is_tested_and_groups_stay_together():
             return super().fit(inputs, labels)
 
         def predict(self, inputs):
-            self.asked = {int(i) // 4 for (i,) in inputs}
-            assert not self.asked & seen[-1]
+            shared.append({int(i) // 4 for (i,) in inputs} & seen[-1])
             return super().predict(inputs)
 
     places = np.arange(120)[:, None]
@@ -295,6 +304,18 @@ def test_every_split_is_tested_and_groups_stay_together():
     ]
     guesses = probe([(Spy(), places)], labels, thirds, groups)
     assert (guesses != "").all() and len(seen) == 12  # 3 folds and the last, thrice
+    assert len(shared) == 12 and not any(shared)
+
+
+def test_a_candidate_that_fails_is_not_the_best():
+    class Broken(DummyClassifier):
+        def predict(self, inputs):
+            raise RuntimeError("out of order")
+
+    points, labels = clouds(count=60)
+    with pytest.raises(RuntimeError, match="out of order"):
+        both = [*on_vectors(points), (Broken(), points.numpy())]
+        probe(both, labels, halves(60), np.arange(60))
 
 
 def test_bags_tell_texts_and_sessions_apart():
@@ -318,8 +339,9 @@ def test_macro_f1_is_that_of_scikit_learn():
     assert counts.shape[1:] == (4, 4) and counts.sum() == 90
     expected = f1_score(labels, guesses.astype(str), average="macro")
     assert macro_f1(counts.sum(0)) == pytest.approx(expected)
-    # A class that neither is there nor is guessed does not count.
+    # A class that is not there to be found does not count, guessed or not.
     assert macro_f1(np.diag([3, 0, 2])) == 1
+    assert macro_f1(np.array([[2, 1], [0, 0]])) == pytest.approx(0.8)
 
 
 def test_intervals_widen_with_groups_and_compare_on_the_same_draws():
@@ -335,6 +357,12 @@ def test_intervals_widen_with_groups_and_compare_on_the_same_draws():
     wide = f1_interval(labels, guesses, together)
     assert wide[1] - wide[0] > 1.3 * (high - low)
     assert f1_interval(labels, guesses, alone, against=guesses) == (0, 0)
+    other = guesses.copy()
+    other[0] = ""
+    with pytest.raises(ValueError, match="different items"):
+        f1_interval(labels, guesses, alone, against=other)
+    with pytest.raises(ValueError, match="two groups"):
+        f1_interval(labels, guesses, np.zeros(400))
     gain = f1_interval(labels, labels.astype(object), alone, against=guesses)
     assert 0.1 < gain[0] < 1 - f1 < gain[1] < 0.2
 
@@ -360,6 +388,10 @@ def test_the_speeches_that_are_tested_are_not_read_before():
         words = task.items[i].split("\n")[0]
         assert f"{words}\n" in text and f"{words}\n" not in task.pretraining
     assert all(task.items[i].split("\n")[0] in task.pretraining for i in known)
+    with pytest.raises(ValueError, match="CID speaks once"):
+        _tasks.speaker_task("\n\n".join(["ANNE:\na"] * 3 + ["CID:\nb"]))
+    short = _tasks.speaker_task("ANNE:\na\n\nBEN:\nb\n\n" * 2)
+    assert [len(part) for part in short.splits[0]] == [2, 2]
     # The last ones are tested: what comes later is to be told from what was before.
     assert {int(task.items[i].split()[1]) for i in asked} == {
         *range(42, 60, 3),
@@ -390,6 +422,7 @@ def test_blocks_that_are_tested_tell_what_was_never_told_before(synthetic):
     assert not unseen & {tuple(s[:10]) for s in deleted.pretraining}
     assert all(len(item) == 10 for item in deleted.items)
     assert max(np.bincount(deleted.groups)) == 10
+    assert not any("delete" in e.lower() for item in deleted.items for e in item)
     again = _tasks.workload_task(log, blocks)
     assert again.items == jobs.items and (again.labels == jobs.labels).all()
 

@@ -113,11 +113,11 @@ def add_score(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--before",
-        nargs="+",
+        action="append",
         default=[],
         metavar="FILE",
-        help="logs of the time before: sessions that began there and go on are judged "
-        "whole, those that ended there are not judged",
+        help="a log of the time before: sessions that began there and go on are judged "
+        "whole, those that ended there are not judged; repeatable, the oldest first",
     )
     add_grouping(command, "default: as `detect fit` was told")
     command.add_argument(
@@ -275,6 +275,8 @@ def run_score(options) -> int:
     if before and (options.follow or rule.get("events")):
         why = "--follow" if options.follow else "--events"
         raise ValueError(f"--before can't be used with {why}")
+    if twice := {*before} & {*options.files}:
+        raise ValueError(f"{min(twice)} can't be before itself")
     if options.follow:
         if len(options.files) > 1:
             raise ValueError("--follow reads one file; start a process for each")
@@ -286,7 +288,7 @@ def run_score(options) -> int:
         listing = Listing(lines, names)
         sessions = sessions_of(lines, rule, masks)
         if before:
-            sessions = going_on(sessions, lines, names[len(before)], len(before))
+            sessions = going_on(sessions, lines, len(before))
         while batch := list(itertools.islice(sessions, AT_ONCE)):
             events = [session.events for session in batch]
             reports = detector.score(events, not options.open_ends)
@@ -305,7 +307,7 @@ def run_score(options) -> int:
 
 
 def going_on(
-    sessions: Iterator[Session], lines: Lines, name: str, before: int
+    sessions: Iterator[Session], lines: Lines, before: int
 ) -> Iterator[Session]:
     """Those of sessions that have lines after the first `before` files."""
     some = False
@@ -314,7 +316,7 @@ def going_on(
             some = True
             yield session
     if not some:
-        raise ValueError(f"no line of a session is in {name}, all are before it")
+        raise ValueError("all lines with a session are in the files before")
 
 
 def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:

@@ -45,9 +45,12 @@ def speaker_task(text: str, speakers: int = 10, share: float = 0.3) -> Task:
     by_name: dict[str, list[int]] = defaultdict(list)
     for i, (name, _) in enumerate(spoken):
         by_name[name].append(i)
-    tested = {
-        i for name in top for i in by_name[name][-round(share * len(by_name[name])) :]
-    }
+    tested = set()
+    for name in top:
+        own = by_name[name]
+        if len(own) < 2:
+            raise ValueError(f"{name} speaks once: there is nothing to test")
+        tested.update(own[len(own) - max(1, round(share * len(own))) :])
     chosen = [i for i, (name, _) in enumerate(spoken) if name in top]
     is_test = np.array([i in tested for i in chosen])
     rest = [f"{n}:\n{words}" for i, (n, words) in enumerate(spoken) if i not in tested]
@@ -73,12 +76,17 @@ def workload_task(log: Log, sessions: Sequence[Session], seed: int = 0) -> Task:
 
 
 def deletion_task(sessions: Sequence[Session], seed: int = 0, first: int = 10) -> Task:
-    """Will the block be deleted? Its first events hardly tell: a task to fail at."""
+    """Will the block be deleted? Its first events hardly tell: a task to fail at.
+
+    Asked of blocks that began in the first half of the log and still exist by then.
+    """
+    middle = max(session.line_numbers[-1] for session in sessions) // 2
     labels = {}
     for session in sessions:
-        deleted = any("delete" in event for event in session.events)
-        if len(session.events) >= first:
-            labels[session.id] = "deleted" if deleted else "kept"
+        gone = ["delete" in event.lower() for event in session.events]
+        young = len(gone) < first or any(gone[:first])
+        if session.line_numbers[0] <= middle and not young:
+            labels[session.id] = "deleted" if any(gone) else "kept"
     return task_of_blocks("deletion", sessions, labels, first, 10, seed)
 
 

@@ -52,9 +52,10 @@ def hidden_states(model: GPT, ids: Tensor) -> list[Tensor]:
 
 
 def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
-    """How much each token looks at each other, in every layer: (B, H, T, T) each.
+    """How much each token looks at each other: (B, H, T, T) for every layer.
 
-    Rows sum to one. The model computes the same on its way, but never stores it.
+    ids (B, T), T at most block_size. Rows sum to one. The model computes the same on
+    its way, but never stores it; in training mode dropout is as in that call.
     """
     maps, window = [], model.config.window
     states = hidden_states(model, ids)
@@ -62,12 +63,14 @@ def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
         q, k, _ = block.attention.project(block.attention_norm(x))
         for step in block.attention.steps:
             q, k = step(q, k, 0)
-        # In float64, so that what a window leaves of the weights can be scaled up.
-        weights = attention_weights(q.double(), k.double())
         if window:
+            # In float64, so that what the window leaves of them can be scaled up.
+            weights = attention_weights(q.cpu().double(), k.cpu().double())
             weights = weights.triu(1 - window)
-            weights = weights / weights.sum(-1, keepdim=True)
-        maps.append(weights.float())
+            weights = (weights / weights.sum(-1, keepdim=True)).to(q)
+        else:
+            weights = attention_weights(q, k)
+        maps.append(weights)
     return maps
 
 
@@ -97,7 +100,10 @@ def repeated(ids: Tensor, length: int, count: int, seed: int = 0) -> Tensor:
 
 
 def without_heads(model: GPT, heads: Sequence[tuple[int, int]]) -> GPT:
-    """A copy of the model in which some heads, (layer, head) from 0, say nothing."""
+    """A copy of the model in which some heads, (layer, head) from 0, say nothing.
+
+    ValueError for a head that the model does not have.
+    """
     config = model.config
     D = config.n_embd // config.n_head
     less = copy.deepcopy(model)
@@ -127,20 +133,23 @@ def embed(
     """A vector for each text or session: (N, C), or of all layers (n_layer + 1, N, C).
 
     `items` are strings, or lists of events for an EventTokenizer, which get their begin
-    and end. `layer` counts the blocks passed, from 0; `pool`, a name in POOLS, is how
-    the states of tokens become one. ValueError for an item without a token.
+    and end, or ids (n,). `layer` counts the blocks passed, from 0; `pool`, a name in
+    POOLS, is how the states of tokens become one. Events that the tokenizer does not
+    know are all the same to the model. ValueError for an item without a token.
     """
     check_choice("pool", pool, POOLS)
     config, coded = model.config, []
     if layer is not None:
         check_int("layer", layer, low=0, high=config.n_layer)
     for i, item in enumerate(items):
-        single = isinstance(item, str)
-        coded.append(
-            tokenizer.encode(item) if single else tokenizer.encode_session(item)
-        )
+        if isinstance(item, str):
+            item = tokenizer.encode(item)
+        elif not isinstance(item, Tensor):
+            item = tokenizer.encode_session([str(event) for event in item])
+        coded.append(item)
         if not len(coded[-1]):
             raise ValueError(f"item {i} is empty: it has no token to take a state of")
+    check_int("block_size", config.block_size, low=2)
     chosen = slice(None) if layer is None else slice(layer, layer + 1)
     n_states = len(range(config.n_layer + 1)[chosen])
     start = -torch.inf if pool == "max" else 0.0
@@ -172,7 +181,7 @@ def embed(
 def nearest(vectors: Tensor, queries: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
     """Which k of vectors (N, C) are most like queries (M, C): cosines, places (M, k).
 
-    Both are centered by the mean of `vectors` first.
+    Both are centered by the mean of `vectors` first. ValueError for k above N.
     """
     check_int("k", k, low=1, high=len(vectors))
     center = vectors.mean(0)
@@ -198,6 +207,7 @@ def probe(
     For each split (train, test) the one is used that does best in a cross-validation on
     the first part alone, by macro-F1. Items of a group (N,) are not torn apart in it.
     """
+    from sklearn.base import clone
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 
     guesses = np.full(len(labels), "", dtype=object)
@@ -211,10 +221,12 @@ def probe(
                 groups=groups[known],
                 cv=folds,
                 scoring="f1_macro",
+                error_score="raise",
             ).mean()
             for classifier, inputs in candidates
         ]
         classifier, inputs = candidates[int(np.argmax(quality))]
+        classifier = clone(classifier)
         classifier.fit([inputs[i] for i in known], labels[known])
         guesses[asked] = classifier.predict([inputs[i] for i in asked])
     return guesses
@@ -276,17 +288,24 @@ class NGrams:
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 of classes, from counts (..., truth, guess); empty ones are left out."""
+    """Mean F1 of the classes, from counts (..., truth, guess): (...).
+
+    Of those classes that are there to be found.
+    """
     hits = counts.diagonal(0, -2, -1)
+    there = counts.sum(-1) > 0
     both = counts.sum(-1) + counts.sum(-2)
-    f1 = np.divide(2 * hits, both, where=both > 0, out=np.full(both.shape, np.nan))
-    return np.nanmean(f1, axis=-1)
+    f1 = 2 * hits / np.maximum(both, 1)
+    return (f1 * there).sum(-1) / np.maximum(there.sum(-1), 1)
 
 
 def confusions(
     labels: np.ndarray, guesses: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
-    """How often each label was guessed as each, for each tested group: (G, c, c)."""
+    """How often each label was guessed as each, in each tested group: (G, c, c).
+
+    Labels, guesses and groups are (N,); where a guess is "", nothing was tested.
+    """
     names = np.unique(labels)
     asked = guesses != ""
     of = np.unique(groups[asked], return_inverse=True)[1]
@@ -304,12 +323,19 @@ def f1_interval(
     groups: np.ndarray,
     against: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """95 % interval of the macro-F1, or of its gain on that of other guesses."""
+    """95 % interval of the macro-F1, or of its gain on that of other guesses.
+
+    Arguments as for `confusions`. It says how much the test may vary, with the probes
+    as they are. ValueError for fewer than two groups, and if not the same was tested.
+    """
     from scipy.stats import bootstrap
 
-    tables = [
-        confusions(labels, x, groups) for x in (guesses, against) if x is not None
-    ]
+    both = [guesses] if against is None else [guesses, against]
+    if any(((x == "") != (guesses == "")).any() for x in both):
+        raise ValueError("the guesses to compare are of different items")
+    tables = [confusions(labels, x, groups) for x in both]
+    if len(tables[0]) < 2:
+        raise ValueError("an interval needs at least two groups that were tested")
 
     def statistic(rows, axis):
         first, *other = (macro_f1(table[rows].sum(-3)) for table in tables)

@@ -155,9 +155,7 @@ class TrainConfig:
     optimizer: str = "adamw"  # a name in OPTIMIZERS
     engine: str = "eager"  # a name in ENGINES
     learning_rate: float = 3e-3  # the highest, between warm-up and cool-down
-    matrix_rate: float = (
-        0.03  # the same for matrices, where an optimizer treats them apart
-    )
+    matrix_rate: float = 0.03  # the same for matrices, where they are treated apart
     warmup: float = 0.05  # share of the run in which the rate rises to it
     cooldown: float = 0.95  # share of the run in which it falls to zero
     cooldown_shape: str = "cosine"  # a name in COOLDOWNS
@@ -165,9 +163,7 @@ class TrainConfig:
     beta1: float = 0.9  # memory of AdamW's mean slope
     beta2: float = 0.99  # memory of AdamW's mean squared slope
     clip: float = 1.0  # longest gradient that is let through
-    eval_every: int = (
-        250  # steps between looks at the whole validation text; 0: end only
-    )
+    eval_every: int = 250  # steps between looks at all of the validation text; 0: end
     save_every: int = 250  # steps between checkpoints
     seed: int = 0  # of the batches
 

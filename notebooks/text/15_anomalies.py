@@ -58,7 +58,7 @@ log.origin
 import copy
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -376,9 +376,11 @@ class Panel:
         shape = (len(members), self.config.vocab_size)
         if met is None:
             met = torch.arange(shape[1]).expand(shape) != EventTokenizer.unknown
+        if met.shape != shape or met.dtype != torch.bool:
+            raise ValueError(
+                f"met must be {shape} of bool, got {tuple(met.shape)} of {met.dtype}"
+            )
         self.met = met
-        if self.met.shape != shape:
-            raise ValueError(f"met must be {shape}, got {tuple(self.met.shape)}")
         try:
             if self.config.tie_weights:
                 raise TypeError("the head of tied weights is the embedding")
@@ -540,8 +542,8 @@ after.nats[0, 2:7], after.rank[2:7]
 # %% [markdown]
 # ## The detector
 # Now all together. First the folds: each model learns from all but one of them and scores that one, with
-# the ends of sessions counted, and without them, for sessions that may go on. A session of one fold would
-# have brought news if it holds an event of no *other* fold; the share of such sessions is what to expect
+# the ends of sessions counted, and without them, for sessions that may go on. A session would have brought
+# news if it holds an event of no *other* session; the share of such sessions is what to expect
 # later. (Every event gets a row in the models, so a log whose lines nobody has masked could fill the
 # memory. Then the events that stand in the fewest sessions stay unknown.)
 
@@ -563,15 +565,11 @@ def seen_in(sessions: Iterable[Sequence[str]]) -> Counter[str]:
     return Counter(event for session in sessions for event in {*session})
 
 
-def share_with_news(parts: Sequence[Sequence[Sequence[str]]], at_least: int) -> float:
-    """Of all sessions, those with an event that few sessions of other folds have."""
-    whole = seen_in(session for part in parts for session in part)
-    news = 0
-    for part in parts:
-        own = seen_in(part)
-        rare = {event for event in own if whole[event] - own[event] < at_least}
-        news += sum(not rare.isdisjoint(session) for session in part)
-    return news / sum(map(len, parts))
+def share_with_news(sessions: Sequence[Sequence[str]], known: Container[str]) -> float:
+    """Of all sessions, those with an event that is unknown or stands in no other."""
+    counts = seen_in(sessions)
+    news = {event for event, n in counts.items() if n == 1 or event not in known}
+    return sum(not news.isdisjoint(session) for session in sessions) / len(sessions)
 
 
 def fit_member(
@@ -797,14 +795,23 @@ class AnomalyDetector(Calibrated):
         *,
         met: Tensor,
         n_events: int,
+        false_alarms: float,
+        score: str,
         news: float = 0.0,
+        turn: int = 0,
         about: dict | None = None,
-        **promise,
     ):
         check_int("n_events", n_events, low=1)
         check_float("news", news, "from 0 to 1", lambda share: 0 <= share <= 1)
-        super().__init__(held_out, **promise)
+        super().__init__(held_out, score=score, false_alarms=false_alarms, turn=turn)
+        if any(len(kept) != len(members) for kept in held_out.values()):
+            raise ValueError(f"held_out must hold scores of {len(members)} members")
         self.members, self.panel = list(members), Panel(members, met)
+        always = met[:, [tokenizer.begin, tokenizer.end]]
+        if met[:, tokenizer.unknown].any() or not always.all():
+            raise ValueError("met must hold begin and end for all, UNKNOWN for none")
+        if not met[:, tokenizer.unknown + 1 :].any(0).all():
+            raise ValueError("met has an event of the tokenizer that no member has met")
         self.tokenizer, self.n_events, self.news = tokenizer, n_events, news
         self.about = dict(about or {})
 
@@ -824,18 +831,22 @@ class AnomalyDetector(Calibrated):
     ) -> Self:
         """A detector that knows normal sessions, of events (strings or ids).
 
-        By p-value it raises alarms for at most a share `false_alarms` of sessions like
-        these, on average; those for unknown events come on top. `progress` is told of
+        By p-value it raises alarms for about a share `false_alarms` of sessions like
+        these, or fewer; those for unknown events come on top. `progress` is told of
         each model. ValueError where the sessions are too few.
         """
         check_choice("score", score, SCORES)
         check_int("folds", folds, low=2)
         sessions = [events_of(session) for session in sessions]
         check_rate(false_alarms, len(sessions))
+        if len(sessions) < 2:
+            raise ValueError("one session is not enough: none would be kept back")
         parts = deal(sessions, min(folds, len(sessions)), seed)
-        often = sorted(seen_in(sessions).values(), reverse=True)
-        at_least = 1 if len(often) <= MOST_EVENTS else often[MOST_EVENTS] + 1
-        tokenizer = EventTokenizer.from_sessions(map(set, sessions), at_least)
+        counts = seen_in(sessions)
+        often = sorted(counts, key=lambda event: (-counts[event], event))
+        if not often:
+            raise ValueError("the sessions hold no event: there is nothing to know")
+        tokenizer = EventTokenizer(sorted(often[:MOST_EVENTS]))
         known = [[[e for e in s if e in tokenizer] for s in part] for part in parts]
         streams = [stream(part, tokenizer) for part in known]
         n_events = max(1, sum(map(len, streams)) * (len(parts) - 1) // len(parts))
@@ -859,7 +870,7 @@ class AnomalyDetector(Calibrated):
             n_events=n_events,
             false_alarms=false_alarms,
             score=score,
-            news=share_with_news(parts, at_least),
+            news=share_with_news(sessions, tokenizer),
             about=about,
         )
 
@@ -1000,7 +1011,11 @@ class AnomalyDetector(Calibrated):
             return cls(members, tokenizers[0], held_out, met=tensors["met"], **settings)
         except CheckpointError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path} lacks {error}: no detector, or of another version; fit anew"
+            ) from error
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{path} is no detector: {error}") from error
 
 
@@ -1409,10 +1424,9 @@ class Running:
     logits: Tensor  # (K, V): of the next event, by each member
     recent: deque[int]  # the tokens that the next window begins with
     seen: float  # when the last event came
-    totals: (
-        Tensor  # (2, K): largest surprisal or sum of powers: of known events, of all
-    )
-    counts: Tensor  # (2, K): of how many
+    # Of known events, and of all, (2, K): largest surprisal or sum of powers.
+    totals: Tensor
+    counts: Tensor  # (2, K): of how many events
     n_events: int = 0
     n_unknown: int = 0
     worst: EventReport | None = None
