@@ -76,16 +76,15 @@ def workload_task(log: Log, sessions: Sequence[Session], seed: int = 0) -> Task:
 
 
 def deletion_task(sessions: Sequence[Session], seed: int = 0, first: int = 10) -> Task:
-    """Will the block be deleted? Its first events hardly tell: a task to fail at.
+    """Is the block deleted before the log ends? A task to fail at.
 
-    Asked of blocks that began in the first half of the log and still exist by then.
+    Asked of the first events of blocks that were not deleted among these. When a block
+    is deleted is decided by others, and whether before the end hangs on its age.
     """
-    middle = max(session.line_numbers[-1] for session in sessions) // 2
     labels = {}
     for session in sessions:
         gone = ["delete" in event.lower() for event in session.events]
-        young = len(gone) < first or any(gone[:first])
-        if session.line_numbers[0] <= middle and not young:
+        if len(gone) >= first and not any(gone[:first]):
             labels[session.id] = "deleted" if any(gone) else "kept"
     return task_of_blocks("deletion", sessions, labels, first, 10, seed)
 

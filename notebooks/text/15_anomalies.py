@@ -541,11 +541,11 @@ after.nats[0, 2:7], after.rank[2:7]
 
 # %% [markdown]
 # ## The detector
-# Now all together. First the folds: each model learns from all but one of them and scores that one, with
-# the ends of sessions counted, and without them, for sessions that may go on. A session would have brought
-# news if it holds an event of no *other* session; the share of such sessions is what to expect
-# later. (Every event gets a row in the models, so a log whose lines nobody has masked could fill the
-# memory. Then the events that stand in the fewest sessions stay unknown.)
+# Now all together. First the folds: each model learns from all but one of them and scores that one,
+# with the ends of sessions counted, and without them, for sessions that may go on. A session would
+# have brought news if it holds an event of no *other* session; the share of such sessions is what
+# to expect later. (Every event gets a row in the models, so a log whose lines nobody has masked
+# could fill the memory. Then the events that stand in the fewest sessions stay unknown.)
 
 
 # %%
@@ -572,6 +572,8 @@ def share_with_news(sessions: Sequence[Sequence[str]], known: Container[str]) ->
     return sum(not news.isdisjoint(session) for session in sessions) / len(sessions)
 
 
+# %%
+#| export
 def fit_member(
     ids: Tensor, kept_back: Tensor, size: int, preset: Callable, seed: int, device
 ) -> GPT:
@@ -682,8 +684,8 @@ class SessionReport:
 
 
 # %% [markdown]
-# Then the promise: the held-out scores, and the rate that they allow. Here the p-values come from, and here
-# new scores take the place of old ones when the times change.
+# Then the promise: the held-out scores, and the rate that they allow. Here the p-values come from,
+# and here new scores take the place of old ones when the times change.
 
 
 # %%
@@ -1350,10 +1352,10 @@ for name in rates:
 # gives: a rate to choose, a ranking, the line, what had been expected there, and the alarm while the
 # session is running.
 #
-# ADFA is hard for all of them. One false alarm in twenty was promised, one in seven comes: more than a
-# quarter of its normal test traces hold a call, number 43, that one training trace of 833 held, so they are
-# no draws from the same hat. Only the mean ranks the attacks well above the rest, and the GPTs' mean a
-# little better than that of the 5-grams.
+# ADFA is hard for all of them. One false alarm in twenty was promised, one in seven comes: more
+# than a quarter of its normal test traces hold a call, number 43, that one training trace of 833
+# held, so they are no draws from the same hat. Only the mean ranks the attacks well above the rest:
+# the GPTs' mean a little better than that of the 5-grams by average precision, and as well by F1.
 #
 # Which score is the right one? On HDFS a fault is one wrong line in a session of twenty, and the mean
 # drowns it. On ADFA an attack is a program that behaves otherwise for hundreds of calls, while every
@@ -1563,10 +1565,11 @@ class EventStream:
 
 
 # %% [markdown]
-# Fifty sessions, and a fifty-first glued together from two of them so that it outgrows the window, mixed
-# event by event. What to look at: worst surprisal and p-value are those of the batch (the asserts), and how
-# soon the alarms come. The largest surprisal may be looked at after every line, since it only rises;
-# a mean can be high early and fall again, so looking often would break its promise.
+# Fifty sessions, and a fifty-first glued together from two of them so that it outgrows the window,
+# mixed event by event. What to look at: worst surprisal and p-value are those of the batch (the
+# asserts), and how soon the alarms come. The largest surprisal may be looked at after every line,
+# since it only rises; a mean can be high early and fall again, so looking often would break its
+# promise.
 
 # %%
 chosen = [trial.test[i] for i in [*alarms[:10], *range(40)]]
