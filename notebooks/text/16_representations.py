@@ -14,7 +14,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 16 · Representations
 # > What has it learnt on the way?
@@ -25,13 +24,14 @@
 # heads look, what each layer already knows, and whether the vectors are of use for questions that nobody
 # trained it for. Who says this? Which job wrote this block? Which past incident looks like this one?
 #
-# It is easy to see in such pictures what one hopes to see. So every finding gets a number, and a
+# It is easy to see in such pictures what one hopes to see. So the findings get a number, and a
 # number to beat: that of a GPT of the same shape that has learnt nothing, and that of a bag of
-# words, which needs no GPT at all. For the speaker of a speech, one of ten, the bag scores a
-# macro-F1 of 0.30 (it is explained below; 1 is perfect), and always guessing the same one 0.02.
+# n-grams (which short pieces occur, and how often), which needs no GPT at all. For the speaker of a
+# speech, one of ten, the bag scores a macro-F1 of 0.30 (it is explained below; 1 is perfect), names
+# drawn by chance 0.10, and always the same name 0.02.
 #
-# As before: if the first output says SYNTHETIC, the log was made by a program, and its numbers are
-# others.
+# As before: if the first output says SYNTHETIC, the log was made by a program, and the numbers will
+# differ.
 
 # %%
 import json
@@ -74,10 +74,12 @@ from tinygpt_lib.single_head import attention_weights
 
 # %% [markdown]
 # ## Two models to open
-# One has read plays, one has read logs. Neither has seen what it will be tested on below: the last third
-# of the speeches of ten speakers, and a third of the different sessions, are left out before
-# anything is learnt. (A model of your own does as well: `load_checkpoint("../runs/cpu")` gives model and
-# tokenizer, but has read all speeches.)
+# One has read plays, one has read logs. Neither has seen what it will be tested on below: the last
+# 30 % of the speeches of ten speakers, and a third of the different sessions, are left out before
+# anything is learnt. That is kept in a task: its `items` (texts or sessions) with `labels`, `groups`
+# of items that must stay together, `splits` into what is learnt from and what is tested, and
+# `pretraining`, what a model may read before. (You can use a model of your own instead:
+# `load_checkpoint("../runs/cpu")` gives model and tokenizer. But it has read all speeches.)
 
 # %%
 text = load_shakespeare()
@@ -108,7 +110,7 @@ f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:
 
 # %% [markdown]
 # And two of the same shapes that have learnt nothing. (Modern parts begin with blocks that add
-# nothing, which would be too easy to beat; these begin loud, as chapter 05 does it.)
+# nothing, which would be too easy to beat; these begin with outputs drawn by chance, as in Part I.)
 
 # %%
 torch.manual_seed(1)
@@ -158,7 +160,7 @@ assert all(torch.equal(a, b) for a, b in zip(states, again, strict=True))
 [round(state.square().mean().sqrt().item(), 1) for state in states]
 
 # %% [markdown]
-# Their typical size grows: each block adds to the stream, none takes away.
+# Their typical size grows: what the blocks add outweighs what they cancel.
 #
 # ## What each layer already knows
 # If reading out the last state gives a prediction, what does reading out an earlier one give? Such
@@ -188,7 +190,7 @@ assert all(losses == sorted(losses, reverse=True) for losses in lens.values())
 {name: [round(loss, 2) for loss in losses] for name, losses in lens.items()}
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(8, 3))
+fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.4))
 for ax, (name, losses) in zip(axes, lens.items(), strict=True):
     ax.plot(losses, marker="o", color=BLUE)
     model = windows[name][0]
@@ -204,10 +206,12 @@ show(
 # %% [markdown]
 # *Dotted: guessing. The state before the first block holds nothing but the token itself, and each block
 # takes the prediction further.*
+# (Both in nats, over the first windows of the validation part; 0.2 nats are 0.3 bits.)
 #
 # One line, letter by letter. Below each character that comes stands what each state expects in its
-# place (a slash is a line break). The embedding alone knows which letter likes to follow which;
-# whole words appear late.
+# place (a slash is a line break). Each guess is made after the true letters, not after the guesses
+# before it, so the rows can't be read as words. Count what is right: the embedding alone gets
+# little more than who always says a space, and each block adds some.
 
 # %%
 with torch.no_grad():
@@ -217,12 +221,15 @@ print("comes:   " + chars.decode(line[0, 1:]).replace("\n", "/"))
 for i, guess in enumerate(guesses):
     said = chars.decode(guess[:-1]).replace("\n", "/")
     print(f"layer {i}: {said}   {right[i]} right")
+assert right[-1] > right[0]
+print(f"always a space: {(line[0, 1:] == chars.encode(' ')).sum()} right")
 
 # %% [markdown]
 # ## Where it looks
 # A head's weights say how much each token takes in from each earlier one (chapter 03). The fused
 # attention never stores them, so they are computed a second time, from the same queries and keys:
-# what the block's norm makes of the state, projected, and turned by the rotary steps.
+# what the block's norm makes of the state, projected, and turned by the rotary steps. (Chapter 11's
+# sliding attention sees only a window, so its weights are cut there and scaled up to one again.)
 
 
 # %%
@@ -279,29 +286,29 @@ with torch.no_grad():
     maps = attention_maps(verse, short)
 fig, axes = plt.subplots(2, 4, figsize=(10, 5.4))
 letters = [c.replace(" ", "_") for c in chars.decode(short[0])]
-for row, layer in zip(axes, (0, 2), strict=True):
+for row, layer in zip(axes, (0, 1), strict=True):
     for head, ax in enumerate(row):
         title = f"block {layer + 1}, head {head + 1}"
         draw(ax, maps[layer][0, head], letters, letters, title)
 show(
     fig,
-    alt="Attention maps of four heads in the first and in the third block on a line of verse. Some "
-    "have a bright diagonal beside the main one, others bright columns.",
+    alt="Attention maps of all heads of the first two blocks on a line of verse. Some have a bright "
+    "line beside the diagonal, others bright columns.",
 )
 
 # %% [markdown]
-# *Who looks: rows. At whom: columns. A bright line just below the diagonal is a head that looks one
-# character back.*
+# *Who looks: rows. At whom: columns. Dark is 0, yellow 1. A bright line just below the diagonal is
+# a head that looks one character back.*
 #
 # And a session of the log. Rows show the first words of each event, columns its number, from the top.
 
 # %%
 session = max((s for s in jobs.items if len(s) <= 24), key=lambda s: len(set(s)))
 coded = events.encode_session(session)[None, :-1]
-names = ["<begin>", *(" ".join(e.split()[:2])[:18] for e in session)]
+names = ["<begin>", *(e.replace("BLOCK* NameSystem.", "")[:18] for e in session)]
 with torch.no_grad():
     maps = attention_maps(logs, coded)
-fig, axes = plt.subplots(1, 2, figsize=(9, 4.2))
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5))
 for ax, (layer, head) in zip(axes, ((0, 0), (1, 1)), strict=True):
     title = f"block {layer + 1}, head {head + 1}"
     draw(ax, maps[layer][0, head], names, range(len(names)), title)
@@ -309,13 +316,13 @@ for ax, (layer, head) in zip(axes, ((0, 0), (1, 1)), strict=True):
 show(
     fig,
     alt="Attention maps of two heads of the log model on one session, with the names of the events "
-    "at both sides.",
+    "at the left.",
 )
 
 # %% [markdown]
-# *The names repeat, since three machines each receive the block, report and finish. A head may look
-# at one's own machine's last event, or at the last event of the same kind: which, a single session
-# can't tell.*
+# *Names repeat, since each of several machines receives the block, reports and finishes. A head may
+# look at the last event of the same kind, or at a fixed distance: a single session can't tell
+# which. (And which machine it was, the model can't know: addresses are masked.)*
 #
 # ## Heads by a score
 # Ten maps of two texts prove nothing. What a head does *usually* is a mean over many texts. How
@@ -359,9 +366,9 @@ assert before["trained"].max() > 3 * before["untrained"].max()
 # %% [markdown]
 # Another kind of head was found in large models: the *induction head* (Olsson and others, 2022). If
 # the text so far holds "... A B ... A", it looks at B, the token that came after the last A, and so
-# predicts that B will come again. A test that nothing else can pass: T tokens drawn by chance, then
-# the same ones once more. In the second half, the token that came after the last time is T - 1
-# places back.
+# predicts that B will come again. A test: T tokens drawn by chance, then the same ones once more. In the
+# second half, the token that came after the last time is T - 1 places back. (A head that always looks
+# T - 1 back would pass too, so T has to vary.)
 
 
 # %%
@@ -387,36 +394,75 @@ def induction(model, letters, T=24):
     return looks_back(maps, T - 1, since=T), [round(half, 2) for half in halves]
 
 
-heads, halves = induction(verse, torch.arange(chars.vocab_size))
-log_heads, log_halves = induction(logs, torch.arange(3, events.vocab_size))
-chance, _ = induction(fresh_verse, torch.arange(chars.vocab_size))
+all_letters, all_events = (
+    torch.arange(n) for n in (chars.vocab_size, events.vocab_size)
+)
+heads, halves = induction(verse, all_letters)
+log_heads, log_halves = induction(logs, all_events[3:])
+chance = [
+    induction(fresh_verse, all_letters)[0],
+    induction(fresh_logs, all_events[3:])[0],
+]
 {
     "verse": (round(heads.max().item(), 2), halves),
     "log": (round(log_heads.max().item(), 2), log_halves),
-    "untrained": round(chance.max().item(), 2),
+    "untrained": [round(scores.max().item(), 2) for scores in chance],
 }
 
 # %% [markdown]
-# No head of either model does it: none looks there more than an untrained one, and the second half
-# is no easier than the first, though all of it could be copied. In plays and in the lives of
-# blocks, what comes next is better told from the last few tokens than by looking for an earlier
-# copy. But perhaps the score is blind? Let a third model read nothing but random tokens that come
-# twice. There, copying is all that can be learnt.
+# No head of either model does it: none looks there more than heads of untrained models do, and the
+# second half is about as hard as the first, though all of it could be copied. (Both cost far more
+# than guessing: letters drawn by chance are like nothing that was read, and the models are sure and
+# wrong.) Perhaps copies are of little use in verse and in the lives of blocks, perhaps the models
+# have read too little.
+#
+# Or is the score blind? Let a third model read nothing but random tokens that come twice, 16 and
+# the same 16 again. There, copying is all that can be learnt. Then ask it at that length, and at
+# two others.
+
 
 # %%
-T, letters = 16, torch.arange(32)
-lines = repeated(letters, T, 6000, seed=1).flatten()
-torch.manual_seed(0)
-echo = GPT(GPTConfig(32, block_size=2 * T, n_layer=2, n_head=4, n_embd=64, **MODERN))
-plan = replace(WITH_MUON, steps=300, batch_size=32, learning_rate=0.01, eval_every=0)
-train(echo, lines[: -100 * T], lines[-100 * T :], plan, progress=False)
-echo_heads, echo_halves = induction(echo.eval(), letters, T)
-assert echo_heads.max() > 0.5 and echo_halves[1] < echo_halves[0] / 2
-round(echo_heads.max().item(), 2), echo_halves
+def echo(lengths, steps):
+    """A model that has read only tokens that come twice, in rows of some lengths."""
+    halves = [repeated(torch.arange(32), T, 1200, seed=T) for T in lengths]
+    dice = torch.Generator().manual_seed(0)
+    order = torch.randperm(1200 * len(lengths), generator=dice).tolist()
+    rows = [halves[i % len(lengths)][i // len(lengths)] for i in order]
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(32, block_size=32, n_layer=2, n_head=4, n_embd=64, **MODERN))
+    plan = replace(
+        WITH_MUON, steps=steps, batch_size=32, learning_rate=0.01, eval_every=0
+    )
+    train(model, torch.cat(rows[:-100]), torch.cat(rows[-100:]), plan, progress=False)
+    return model.eval()
+
+
+def at_lengths(model):
+    """The highest score of a head, and the losses of both halves, at three lengths."""
+    found = {T: induction(model, torch.arange(32), T) for T in (16, 13, 9)}
+    return {
+        T: (round(heads.max().item(), 2), nats) for T, (heads, nats) in found.items()
+    }
+
+
+same_length = echo([16], 300)
+at_lengths(same_length)
 
 # %% [markdown]
-# Not blind: within 300 steps it has grown such heads, in the second block, and the second half costs
-# next to nothing. All three scores side by side:
+# At 16 the score is high, and the second half is cheap. At other lengths both are gone. That was no
+# induction head: it has learnt to look 15 back, whatever stands there. Had we asked at 16 only, we
+# would have been fooled. So once more with rows of five lengths, asked at one of them and at two
+# that it has never read:
+
+# %%
+many_lengths = echo([8, 10, 12, 14, 16], 700)
+echoes = at_lengths(many_lengths)
+assert all(score > 0.25 and nats[1] < nats[0] / 2 for score, nats in echoes.values())
+echoes
+
+# %% [markdown]
+# Those are induction heads: they find the place at lengths that were never read. So the score sees them
+# where they are. Side by side:
 
 
 # %%
@@ -433,10 +479,14 @@ def grid(ax, scores, title):
     ax.grid(False)
 
 
-fig, axes = plt.subplots(1, 3, figsize=(10, 3))
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.5))
 grid(axes[0], before["trained"], "verse: looks one back")
 grid(axes[1], heads, "verse: after the last time")
-grid(axes[2], echo_heads, "repeats: after the last time")
+grid(
+    axes[2],
+    induction(many_lengths, torch.arange(32), 13)[0],
+    "repeats: after the last time",
+)
 show(
     fig,
     alt="Three grids of numbers, a row for each block and a column for each head. Some heads of the "
@@ -445,8 +495,8 @@ show(
 )
 
 # %% [markdown]
-# A score says where a head looks, not whether that matters. For that, take the head out: set to
-# zero what the output makes of its values, and see what the loss becomes.
+# A score says where a head looks, not whether that matters. For that, take the head out: set to zero
+# those columns of the output's matrix that read this head, and see what the loss becomes.
 
 
 # %%
@@ -482,8 +532,8 @@ with torch.no_grad():
 losses_by_layer(mute, windows["verse"][1])[-1]
 
 # %% [markdown]
-# Worse than counting pairs (chapter 02: 2.48): the blocks counted on their heads. Now one head at a
-# time, and by how much the loss of 200 windows rises:
+# Worse than counting pairs (chapter 02: 2.48): the feed-forward halves rely on what the heads bring. Now
+# one head at a time, and by how much the loss of 200 windows rises:
 
 
 # %%
@@ -502,9 +552,9 @@ print(
 
 # %% [markdown]
 # In the committed run one head stands out: the one that looks back most surely. Without it the loss
-# rises by 0.29 nats, more than by any three others. But the score alone would not have told: a head
-# of the fourth block looks back nearly as surely, 0.52, and is worth a tenth of that. Perhaps what
-# it brings is already there.
+# rises by 0.29 nats; the next costs less than a third of that. But the score alone would not have
+# told: a head of the fourth block looks back nearly as surely, 0.52, and costs a sixth. Perhaps
+# what it brings is already there.
 #
 # ## Tokens on a map
 # The first state of a token is its row in the embedding. Rows of tokens that are used alike should have
@@ -527,32 +577,58 @@ kinds = {
     "capitals": ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", GREEN),
     "the rest": ("\n !&',-.3:;?$", ORANGE),
 }
-fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
-for ax, model, title in zip(
-    axes, (verse, fresh_verse), ("trained", "untrained"), strict=True
-):
-    points = flat(model.token_embedding.weight.detach())
-    for letters, color in kinds.values():
-        for letter in letters:
-            x, y = points[chars.encode(letter).item()].tolist()
-            ax.plot(x, y, ".", ms=1, color=color)
-            label = {"\n": "\\n", " ": "_"}.get(letter, letter)
-            ax.text(
-                x, y, label.replace("$", r"\$"), color=color, ha="center", va="center"
-            )
-    ax.set(title=title, xlabel="first component", ylabel="second component")
+SIGNS = {
+    "\n": "line",
+    " ": "space",
+    ",": "comma",
+    ".": "stop",
+    "'": "quote",
+    "-": "dash",
+}
+SIGNS |= {":": "colon", ";": "semicolon"}
+points = flat(verse.token_embedding.weight.detach())
+fig, ax = plt.subplots(figsize=(6, 3.8))
+for letters, color in kinds.values():
+    for letter in letters:
+        x, y = points[chars.encode(letter).item()].tolist()
+        label = SIGNS.get(letter, letter).replace("$", r"\$")
+        ax.text(x, y, label, color=color, ha="center", va="center", fontsize=9)
+ax.set(xlabel="first component", ylabel="second component")
+ax.set(xlim=points[:, 0].aminmax(), ylim=points[:, 1].aminmax())
 show(
     fig,
-    alt="Characters as points in two dimensions, by the embeddings of the trained and the untrained "
-    "model. In the trained one vowels, other small letters, capitals and punctuation lie apart.",
+    alt="Characters as points in two dimensions, by the embedding of the trained model. Most "
+    "capitals lie apart from most small letters.",
 )
 
 # %% [markdown]
-# *Nobody told the model what a letter is. Yet capitals have gathered on one side, small letters on
-# the other, with vowels and the signs that end a word at the edge; what stands near each other is
-# followed by like things. In the untrained model every row is a draw of chance, and so is the
-# picture.*
+# *Nobody told the model what a letter is. In the committed run most capitals lie to the right, most
+# small letters to the left, and four of the five vowels and most punctuation below them. There are
+# exceptions (q, o, W), and two directions of 128 are a narrow view.*
 #
+# So ask in all directions: for how many characters is the nearest row (by the angle between them)
+# that of a character of the same of the four kinds?
+
+
+# %%
+def same_kind(model):
+    """For what share of characters the nearest embedding is of the same kind."""
+    kind_of = {
+        letter: i for i, (kind, _) in enumerate(kinds.values()) for letter in kind
+    }
+    kind = torch.tensor(
+        [kind_of[c] for c in chars.decode(torch.arange(chars.vocab_size))]
+    )
+    rows = torch.nn.functional.normalize(model.token_embedding.weight.detach(), dim=-1)
+    near = (rows @ rows.T).fill_diagonal_(-1).argmax(-1)
+    return (kind == kind[near]).float().mean().item()
+
+
+shares = {"trained": same_kind(verse), "untrained": same_kind(fresh_verse)}
+assert shares["trained"] > shares["untrained"]
+{name: round(share, 2) for name, share in shares.items()}
+
+# %% [markdown]
 # ## One vector for a whole text
 # For a question about a speech or a session, there must be one vector for all of it. The simplest is the
 # mean of the states of its tokens, at one layer. Others are the largest value of each number, and the
@@ -622,12 +698,21 @@ def embed(
 
 
 # %% [markdown]
-# For a text that fits the context it is the mean of the states above:
+# For a text that fits the context it is the mean of the states above. One of 150 characters is read in
+# two windows, and of the second only the last 22 states are new:
 
 # %%
 said = "But soft! what light through yonder window breaks?"
-vectors = embed(verse, chars, [said, said * 5])
+vectors = embed(verse, chars, [said, said * 3])
 assert torch.allclose(vectors[2, 0], states[2][0].mean(0), atol=1e-5)
+with torch.no_grad():
+    long = chars.encode(said * 3)[None]
+    parts = (
+        hidden_states(verse, long[:, :128])[2],
+        hidden_states(verse, long[:, 64:])[2],
+    )
+    both = torch.cat([parts[0], parts[1][:, 64:]], dim=1)[0]
+assert torch.allclose(vectors[2, 1], both.mean(0), atol=1e-5)
 tuple(vectors.shape)
 
 
@@ -660,29 +745,35 @@ def nearest(vectors: Tensor, queries: Tensor, k: int = 3) -> tuple[Tensor, Tenso
 points = torch.tensor([[0.0, 1], [1, 0], [0, -1], [-1, 0]])
 nearest(points, torch.tensor([[2.0, 1]]), k=2)
 
+# %% [markdown]
+# Of all incidents of the log (but those of a few events, which are alike without any model), the
+# first half are past, the others new. For each new one its nearest past one, by the states after
+# the first of two blocks. Shown is the most alike pair in which events do not come in the same
+# numbers, and in what the two differ:
+
 # %%
 incidents = [b for b in blocks if log.anomalous[b.id] and len(b.events) > 8]
 past, new = incidents[: len(incidents) // 2], incidents[len(incidents) // 2 :]
 known = embed(logs, events, [b.events for b in past], layer=1)
 asked = embed(logs, events, [b.events for b in new], layer=1)
 likeness, places = nearest(known, asked, k=1)
-unlike = [i for i, p in enumerate(places[:, 0]) if past[p].events != new[i].events]
+pairs = [(new[i], past[place]) for i, place in enumerate(places[:, 0].tolist())]
+counts = [tuple(Counter(session.events) for session in pair) for pair in pairs]
+unlike = [i for i, (first, second) in enumerate(counts) if first != second]
 shown = max(unlike, key=lambda i: likeness[i, 0].item())
-other = past[places[shown, 0].item()]
-for session in (new[shown], other):
-    counts = Counter(session.events)
-    print(session.id, f"{len(session.events)} events")
-    for event, n in counts.most_common(9):
-        print(f"  {n} x {event[:80]}")
-print(f"cosine {likeness[shown, 0]:.3f}")
+for session, count in zip(pairs[shown], counts[shown], strict=True):
+    print(f"{session.id}: {len(session.events)} events")
+    for event in sorted(count):
+        if counts[shown][0][event] != counts[shown][1][event]:
+            print(f"  {count[event]} x {event[:80]}")
+same = len(pairs) - len(unlike)
+f"cosine {likeness[shown, 0]:.3f}; {same} of {len(pairs)} pairs have events in equal numbers"
 
 # %% [markdown]
-# That is the most alike pair of which the two did not tell exactly the same. On the real log both
-# are blocks of which a fourth copy had to be made, with all events in equal numbers and only their
-# order different. Whether such neighbours are better than those that a bag would find is asked at
-# the end.
-
-# %% [markdown]
+# An operator could work with that. But wherever two incidents hold the same events in the same
+# numbers, a count would have found the pair too. Whether such neighbours are better than those that
+# a bag finds is asked at the end, of traces of attacks, where the right answer is known.
+#
 # ## Is it of any use?
 # Freeze the GPT, take a vector for each item, and fit the simplest classifier there is on it, a
 # linear one. Such a *probe* (Alain and Bengio, 2016) can only find what lies in the vectors
@@ -690,8 +781,9 @@ print(f"cosine {likeness[shown, 0]:.3f}")
 #
 # - *Compared with what?* With the bag of what stands in the text: n-grams of characters, counts of
 #   events and pairs of events. With the untrained GPT: random layers scatter their input into
-#   so many directions that a linear probe finds plenty there. And with labels dealt out by chance, which
-#   must score what guessing scores, or the test leaks.
+#   so many directions that a linear probe finds plenty there. And with labels dealt out by chance: if
+#   these score clearly more than guesses, the test leaks. Of guesses there are two kinds. Always the most
+#   frequent of K classes has an F1 in one class only; guessing each as often as it comes scores about 1/K.
 # - *Chosen by what?* Which layer, which pool, how strong a penalty: each is a choice, and who chooses on
 #   the test reports luck. Here each is made by cross-validation within the training part, for
 #   the bags just as for the GPTs.
@@ -894,8 +986,10 @@ round(float(macro_f1(confusions(truth, said, alone).sum(0))), 3)
 # ## What comes after the next?
 # First a question about single tokens. The model was trained to know the next character. Does its
 # state also hold the one after that? Items are places in the validation text whose next character
-# but one is among the ten most frequent; groups are windows. Instead of a bag, the rival here is
-# given the last four characters, a one and 64 zeros for each.
+# but one is among the ten most frequent; groups are windows. There are three rivals. One is given
+# the last four characters, a one and 64 zeros for each; one the bag of the last eight. And one the
+# model's own prediction of the *next* character, since who knows that one can often tell what
+# follows.
 
 
 # %%
@@ -926,64 +1020,77 @@ with torch.no_grad():
         for name, model in (("GPT", verse), ("untrained GPT", fresh_verse))
     }
 by_layer = {name: [ahead(x)[1] for x in layers] for name, layers in of.items()}
-by_layer["last four characters"] = [ahead(last_four)[1]]
 {name: [round(f1, 3) for f1 in values] for name, values in by_layer.items()}
 
 # %% [markdown]
-# How sure is the gain on the four characters, if the layer is chosen without the test?
+# The rivals, and how sure the GPT's gain on each is, if its layer is chosen without the test:
 
 # %%
-gain = f1_interval(labels, ahead(*of["GPT"])[0], of_window, against=ahead(last_four)[0])
-assert gain[0] > 0
-f"between {gain[0]:.3f} and {gain[1]:.3f}"
+flat_texts = [chars.decode(row[t - 7 : t + 1]) for row in rows for t in at.tolist()]
+texts = [text for text, kept in zip(flat_texts, asked, strict=True) if kept]
+eight = probe(on_bags(texts), labels, halves, of_window)
+with torch.no_grad():
+    own = verse.read_out(of["GPT"][-1]).log_softmax(-1)
+rivals = {
+    "last four characters": ahead(last_four)[0],
+    "bag of the last eight": eight,
+    "its own prediction": ahead(own)[0],
+}
+best = ahead(*of["GPT"])[0]
+for name, guesses in rivals.items():
+    f1 = float(macro_f1(confusions(labels, guesses, of_window).sum(0)))
+    low, high = f1_interval(labels, best, of_window, against=guesses)
+    print(f"{name}: {f1:.3f}; the GPT's states gain {low:+.3f} to {high:+.3f}")
 
 # %% [markdown]
-# So the state after the blocks knows more of what follows than the four characters tell by a linear
-# rule, though nobody asked it for that: to say what comes next, it helps to know what the word will
-# be. The untrained model's states are no better than the characters. They hold them, in other
-# coordinates, and no more.
+# So the states hold more of what follows than the last characters tell a linear probe, and more
+# than the untrained model's do. But the third rival is hard to beat: who knows the prediction of
+# the next character guesses the one after it nearly as well. The gain on that is not surely above
+# zero. This model may plan ahead a little, or not at all; from these numbers it can't be told.
 #
 # ## Which job wrote the block?
 # Now a question about whole sessions. A block's path tells which job wrote it, but it is masked in
-# the events, so the answer has to show in what else was told. One block was drawn of each different
-# session, a third of them are tested.
+# the events, so the answer has to show in what else was told. There are three jobs: random data
+# were written (`rand`), random text (`randtxt`), and data sorted (`sortrand`). Of all blocks with
+# the same events one was drawn; a third of these are tested.
 
 
 # %%
 def judge(task, guesses):
     """Macro-F1 of guesses on what is tested, and its interval."""
     table = confusions(task.labels, guesses, task.groups).sum(0)
-    return float(macro_f1(table)), f1_interval(task.labels, guesses, task.groups)
+    low, high = f1_interval(task.labels, guesses, task.groups)
+    return f"{macro_f1(table):.3f} ({low:.3f} to {high:.3f})"
 
 
 rest = (jobs.labels, jobs.splits, jobs.groups)
 ((known, tested),) = jobs.splits
 guesses = {"majority": np.full(len(jobs.labels), "", dtype=object)}
 guesses["majority"][tested] = Counter(jobs.labels[known]).most_common(1)[0][0]
+guesses["bag of single events"] = probe(on_bags(jobs.items)[:3], *rest)
 guesses["bag"] = probe(on_bags(jobs.items), *rest)
 for name, gpt in (("untrained GPT", fresh_logs), ("GPT", logs)):
     layers = embed(gpt, events, jobs.items)
     guesses[name] = probe(on_vectors(*layers), *rest)
-(
-    Counter(jobs.labels.tolist()),
-    {name: judge(jobs, said) for name, said in guesses.items()},
-)
+for name, said in guesses.items():
+    print(f"{name:22}{judge(jobs, said)}")
+Counter(jobs.labels.tolist())
 
 # %% [markdown]
 # And with labels dealt out by chance, learnt and tested alike:
 
 # %%
 mixed = replace(jobs, labels=np.random.default_rng(0).permutation(jobs.labels))
-by_chance = judge(mixed, probe(on_vectors(*layers), mixed.labels, *rest[1:]))
-assert by_chance[1][0] < 0.40
-by_chance
+said = probe(on_vectors(*layers), mixed.labels, *rest[1:])
+assert f1_interval(mixed.labels, said, mixed.groups)[0] < 1 / 3
+judge(mixed, said)
 
 # %% [markdown]
-# On the real log this is sobering. The probe on the GPT scores 0.7, where guessing scores 0.2, and
-# a happy author would stop here. But the untrained GPT scores the same, and the bag at least as
-# much. What the probe finds is how often each event comes; random layers carry that as well as
-# learnt ones, and the bag states it outright. A score of a probe alone says nothing of what was
-# learnt.
+# Not above 1/3, so nothing leaks. On the real log the rest is sobering. The probe on the GPT scores
+# 0.72, where guesses score 0.23 (always the same) to 0.33 (by chance), and a happy author would
+# stop here. But the untrained GPT scores 0.71, and the bag 0.74. What the probe finds, random
+# layers carry about as well as learnt ones, and counts of short runs of events at least as well.
+# The score of a probe alone says nothing of what was learnt.
 #
 # ## Four questions, three seeds
 # The same for four tasks, by `benchmarks/representations.py`: the **speaker** of a speech (ten of
@@ -991,8 +1098,8 @@ by_chance
 # **attack**s a trace of system calls is of (ADFA, chapter 15; traces of one run of an attack stay
 # together, five folds); and one that should fail, **deletion**: from the first ten lines of a
 # block's life, will it be deleted before the log ends? That is decided later, by others. For each,
-# three GPTs were trained on what is not tested, and probed at every layer with two pools. (The
-# results are committed; this notebook reads them.)
+# three GPTs were trained on what is not tested, and probed at every layer by mean and by largest
+# values. (The results are committed; this notebook reads them.)
 
 # %%
 folder = Path("../benchmarks")
@@ -1005,24 +1112,28 @@ def ranged(rows):
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-for name in ("speaker", "workload", "attack", "deletion"):
-    task = results[name]
+for name, task in results.items():
     print(f"{name}: {task['classes']} classes, {task['tested']} tested")
-    print(f"  always the same one  {task['majority']['f1']:.3f}")
+    majority = task["majority"]["f1"]
+    print(
+        f"  always the same one  {majority:.3f}, by chance about {1 / task['classes']:.3f}"
+    )
     low, high = task["bag"]["interval"]
     print(
         f"  bag                  {task['bag']['f1']:.3f}, interval {low:.3f} to {high:.3f}"
     )
     for method in ("GPT", "untrained", "shuffled"):
         print(f"  {method:20} {ranged([seed[method] for seed in task['seeds']])}")
-    for rival in ("bag", "untrained"):
+    for rival in ("bag", "untrained", "majority"):
         gains = [seed["GPT"]["gain on"][rival] for seed in task["seeds"]]
         text = ", ".join(f"{low:+.3f} to {high:+.3f}" for low, high in gains)
         print(f"  gain on {rival:12} {text}")
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(11, 3))
-for ax, (name, task) in zip(axes, results.items(), strict=True):
+names = ("speaker", "workload", "attack", "deletion")
+fig, axes = plt.subplots(1, 4, figsize=(9, 2.5))
+for ax, name in zip(axes, names, strict=True):
+    task = results[name]
     for key, color, marker, label in (
         ("by layer", BLUE, "o", "GPT"),
         ("untrained by layer", ORANGE, "s", "untrained"),
@@ -1038,7 +1149,7 @@ for ax, (name, task) in zip(axes, results.items(), strict=True):
         title=name, xlabel="blocks passed", xticks=range(rows.shape[1]), ylim=(0, 0.85)
     )
 axes[0].set_ylabel("macro-F1 on what is tested")
-axes[0].legend(fontsize=8)
+axes[0].legend(fontsize=7)
 show(
     fig,
     alt="Macro-F1 of probes on the states after each block, for four tasks, trained and untrained "
@@ -1046,27 +1157,30 @@ show(
 )
 
 # %% [markdown]
-# *Bands: the range over three seeds. Before the first block a state is the embedding of the token,
-# and its mean over a text is a bag of single tokens.*
+# *Bands: the range over three seeds; each point may choose between the two pools. Before the first
+# block a state is the embedding of the token, and its mean over a text is a bag of single tokens.*
 #
-# An honest reading. On none of the three tasks does the GPT beat the bag: it is behind on speakers
-# and attacks, and not to be told apart on workloads in two seeds of three. It beats the untrained
-# GPT by a little on speakers (in two seeds of three beyond the interval) and on attacks (in one),
-# on workloads not at all. Deletion fails as it should: nothing there is clearly above guessing. I
-# have tried to help it: all layers side by side, the mean state of each kind of token, gradients in
-# place of states, bag and states together. Some draw level with the bag, none gets ahead, and what
-# helps the trained GPT helps the untrained one (`benchmarks/LOG.md` has the numbers).
+# An honest reading. On none of the first three tasks does the GPT beat the bag: it is behind on
+# speakers and attacks, and on workloads behind in one seed of three and not to be told apart in
+# two. It beats the untrained GPT by a little on speakers (in two seeds of three with an interval
+# above zero) and on attacks (in one), on workloads not at all. Deletion fails as it should: 0.525,
+# where guesses by chance score 0.5, and the interval of its gain on always guessing the same
+# reaches zero or all but. I have tried to help: all layers side by side, the mean state of each
+# kind of token, gradients in place of states. The best of these draw level with the bag, 0.746 to
+# its 0.742 on workloads and 0.652 to 0.637 on attacks, intervals around zero; and what helps the
+# trained GPT helps the untrained one. Bag and states together are no better than the bag
+# (`benchmarks/LOG.md`).
 #
-# Why, when large models' states are used for just such things? These GPTs have read a million
-# characters or a few thousand sessions. That is enough to learn how words are spelled and in which
-# order lines come. It is not enough to learn who speaks how: even asked outright, by the loss of a
-# speech after each of the ten names, the model of verse names its speaker no better than chance.
-# And for questions like these it matters little in which order things come, and much which things,
-# and how often. That is what a bag is made of. So take the bag first. It costs nothing, and
-# whatever a representation is said to be good for, it should be better.
+# Large models' states are used for just such things. Why not these? They have read a million
+# characters or a few thousand sessions. That is enough to learn much of how words are spelled and
+# in which order lines come. It is not enough to learn who speaks how. Even asked outright, by the
+# loss of a speech after each of the ten names, the model of verse scores 0.11, as names drawn by
+# chance would. And what the n-gram bag has, short runs of things and how often each comes, is
+# enough here to match or beat the GPT; single tokens alone are not. So take the bag first. It costs
+# nothing, and whatever a representation is said to be good for, it should be better.
 #
-# The same holds for neighbours. How often is the nearest trace of *another* run of an attack of the
-# same kind?
+# Last, the neighbours. How often is the nearest trace, among those of other runs, of the same kind
+# of attack?
 
 # %%
 attack = results["attack"]
@@ -1082,17 +1196,20 @@ attack = results["attack"]
 }
 
 # %% [markdown]
-# A hair better with the trained GPT in all three seeds, at the last layers.
+# Here the trained GPT is ahead: at its last layer 64 to 66 % are of the same kind, of the bag's
+# neighbours 62 %, of the untrained GPT's 62 to 64 %. It is so in all three seeds, but the steps are
+# small, and without an interval I would not build on them.
 #
 # ## Summary
 # A GPT's states lie open: walk through its blocks and keep them. Read out early, they show the
 # prediction grow from block to block. Attention maps show where heads look, a score over many texts
-# which of them do so as a rule, and taking one out what it is worth. Here one head that looks a
-# character back was worth more than all others, and induction heads were absent, though the same
-# test finds them in a model that had to copy. A state holds more than the next token: a linear
-# probe reads the next but one from it. But as features for other questions, the states of models
-# this small are no better than bags of n-grams, and mostly no better than those of a model that has
-# learnt nothing. Without these two rivals I would have reported a success.
+# says which of them do so as a rule, and removing one shows what it is worth. Here one head that
+# looks a character back was worth three times any other, and induction heads were absent, though
+# the same test finds them in a model that had to copy at several lengths. (Asked at one length
+# only, it took a head that counts for one that searches.) As features for questions about whole
+# texts, the states of models this small are no better than bags of n-grams for a linear probe, and
+# mostly no better than those of a model that has learnt nothing. Without these two rivals I would
+# have reported a success.
 #
 # ## Exercises
 # **1.** How spread are a head's looks? Write `entropy(maps)`, the mean entropy in nats of the rows
@@ -1105,12 +1222,15 @@ attack = results["attack"]
 # ```
 # **2.** What does a state decide? Write `patched(model, ids, other, layer, place)`: the logits for
 # ids (1, T) when, after `layer` blocks, the state at one place is replaced by that of `other` (1,
-# T) there, and the rest of the blocks goes on from it. Which of the two texts does the prediction
-# at the last place follow, if that is the place?
+# T) there, and the rest of the blocks goes on from it. Two texts that end with the same character:
+# after how many blocks does the state of their last place decide which of the two the prediction
+# there follows?
 # ```python
-# last = patched(verse, line, other, 4, 7)
-# assert torch.equal(last[:, :7], verse(line)[:, :7])
-# assert torch.allclose(last[:, 7], verse(other)[:, 7], atol=1e-4)
+# first, second = (chars.encode(text)[None] for text in
+#                  ("But soft! what light thr", "Good morrow, dear old fr"))
+# last = patched(verse, first, second, 4, 7)
+# assert torch.equal(last[:, :7], verse(first)[:, :7])
+# assert torch.allclose(last[:, 7], verse(second)[:, 7], atol=1e-4)
 # ```
 # **3.** Do nearest incidents agree? For each incident of `new`, take its nearest past one by the GPT's
 # vectors, and by counts of events (each session as a vector of how often it holds each event). For what
@@ -1147,21 +1267,19 @@ def patched(model, ids, other, layer, place):
     return model.read_out(x)
 
 
-other = chars.encode(
-    "Good morrow, neighbour Baptista. Have you heard it?"[: line.shape[1]]
-)[None]
-last = patched(verse, line, other, 4, 7)
-assert torch.equal(last[:, :7], verse(line)[:, :7])
-assert torch.allclose(last[:, 7], verse(other)[:, 7], atol=1e-4)
+texts = ("But soft! what light thr", "Good morrow, dear old fr")
+first, second = (chars.encode(text)[None] for text in texts)
+last = patched(verse, first, second, 4, 7)
+assert torch.equal(last[:, :7], verse(first)[:, :7])
+assert torch.allclose(last[:, 7], verse(second)[:, 7], atol=1e-4)
 with torch.no_grad():
-    goals = [
-        model_ids[0, -1].log_softmax(-1) for model_ids in (verse(line), verse(other))
-    ]
+    goals = [verse(ids)[0, -1].log_softmax(-1) for ids in (first, second)]
     follows = []
     for layer in range(5):
-        mixed = patched(verse, line, other, layer, -1)[0, -1].log_softmax(-1)
+        mixed = patched(verse, first, second, layer, -1)[0, -1].log_softmax(-1)
         follows.append([(goal.exp() * (goal - mixed)).sum().item() for goal in goals])
-# Nats from the prediction for `line`, and from that for `other`, layer by layer.
+# By how many nats the prediction is off that for `first`, and off that for `second`. Before the
+# first block both end with the same vector, so nothing is decided by it; after the last, all.
 [[round(nats, 2) for nats in pair] for pair in follows]
 
 # %% jupyter={"source_hidden": true}
@@ -1177,4 +1295,5 @@ same = [
 ]
 agree = np.mean(same)
 assert 0 < agree <= 1
+# If few: which of the two is better this log can't tell, since its incidents have no kind.
 f"{agree:.0%}"
