@@ -182,8 +182,8 @@ def losses_by_layer(model, windows):
 
 
 windows = {
-    "verse": (verse, val_ids[: 200 * 129].view(200, 129)),
-    "log": (logs, log_ids[cut : cut + 200 * 65].view(-1, 65)),
+    "verse": (verse, val_ids.unfold(0, 129, 129)[:200]),
+    "log": (logs, log_ids[cut:].unfold(0, 65, 65)[:200]),
 }
 lens = {name: losses_by_layer(*pair) for name, pair in windows.items()}
 assert all(losses == sorted(losses, reverse=True) for losses in lens.values())
