@@ -1050,8 +1050,8 @@ for name, guesses in rivals.items():
 #
 # ## Which job wrote the block?
 # Now a question about whole sessions. A block's path tells which job wrote it, but it is masked in
-# the events, so the answer has to show in what else was told. There are three jobs: random data
-# were written (`rand`), random text (`randtxt`), and data sorted (`sortrand`). Of all blocks with
+# the events, so the answer has to show in what else was told. There are three jobs; by their names,
+# they write random data (`rand`), random text (`randtxt`), or sort (`sortrand`). Of all blocks with
 # the same events one was drawn; a third of these are tested.
 
 
@@ -1171,7 +1171,7 @@ show(
 # trained GPT helps the untrained one. Bag and states together are no better than the bag
 # (`benchmarks/LOG.md`).
 #
-# Large models' states are used for just such things. Why not these? They have read a million
+# Large models' states are used for just such things. Why not these? Ours have read a million
 # characters or a few thousand sessions. That is enough to learn much of how words are spelled and
 # in which order lines come. It is not enough to learn who speaks how. Even asked outright, by the
 # loss of a speech after each of the ten names, the model of verse scores 0.11, as names drawn by
