@@ -228,6 +228,20 @@ def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path):
     assert "exists already" in fails(cli, *fit)
 
 
+def test_lines_that_are_never_the_same_ask_for_a_mask(cli, tmp_path):
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "mnopqrst"]
+    lines = [
+        f"2026-11-25 03:{i:02}:01 user {name} came" for i, name in enumerate(names)
+    ]
+    (tmp_path / "log").write_text("\n".join(lines[:60]))
+    fit = ["fit", "--normal", tmp_path / "log", "--folds", "2", "--false-alarms", "0.1"]
+    _, out, _ = cli(*fit, "--out", tmp_path / "plain")
+    assert "about 100.00% of normal sessions" in out and "give a --mask" in out
+    mask = ["--mask", r"<user>=(?<=user )\w+"]
+    _, out, _ = cli(*fit, "--out", tmp_path / "masked", *mask)
+    assert "unknown" not in out and "give a --mask" not in out
+
+
 def test_long_sessions_are_said_to_be_windowed(cli, ids, tmp_path):
     (tmp_path / "long").write_text("5 22 " * 40 + "\n")
     _, out, _ = cli("score", ids, tmp_path / "long")

@@ -259,6 +259,8 @@ def run_fit(options) -> int:
             f"about {detector.news:.2%} of normal sessions will hold events that are "
             "unknown; each raises an alarm, apart from the promised rate"
         )
+    if detector.news > 0.1:
+        print("so many mean that names or numbers vary in the lines: give a --mask")
     size = detector.panel.config.block_size
     if long := sum(length >= size for length in lengths):
         print(f"{long:,} are longer than what the models see at once ({size} events)")
