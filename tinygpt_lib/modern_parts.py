@@ -101,12 +101,12 @@ class RotaryPositions(nn.Module):
     """Nothing added to the tokens; queries and keys are turned instead."""
 
     endless = True
+    turn = Rotary
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        D = config.n_embd // config.n_head
-        turn = Rotary(D, config.block_size, config.rotary_base, config.rotary_scale)
-        self.steps = (turn,)
+        D, base = config.n_embd // config.n_head, config.rotary_base
+        self.steps = (self.turn(D, config.block_size, base, config.rotary_scale),)
 
     @staticmethod
     def check(config: GPTConfig) -> None:
@@ -133,9 +133,9 @@ class QueryKeyNorm(nn.Module):
     Henry et al., 2020; Dehghani et al., 2023.
     """
 
-    def __init__(self, D: int):
+    def __init__(self, D: int, norm=RMSNorm):
         super().__init__()
-        self.query, self.key = RMSNorm(D), RMSNorm(D)
+        self.query, self.key = norm(D, bias=False), norm(D, bias=False)
 
     def forward(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         return self.query(q), self.key(k)
