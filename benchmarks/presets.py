@@ -57,7 +57,9 @@ def run(name: str, seed: int) -> None:
     ids = generate(model, prompt, SAMPLE, generator=torch.Generator().manual_seed(seed))
 
     def add(data: dict) -> None:
-        of = data.setdefault(name, {key: [] for key in LISTS})
+        of = data.get(name, {})
+        if not of.keys() >= set(LISTS):  # none yet, or runs that kept less
+            of = data[name] = {key: [] for key in LISTS}
         if seed in of["seeds"]:
             place = of["seeds"].index(seed)
             for key in LISTS:

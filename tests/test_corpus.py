@@ -126,6 +126,8 @@ def test_edits_count_in_the_text_before_any_edit():
     plays[_corpus.HENRY_VI_3] = "## ACT I\n\n### SCENE I\n"
     edits = [[0, 1, "Anne"], [4, 2, "z"]]
     assert _corpus.rebuild(plays, edits) == "Anne:\naz\n"
+    assert _corpus.rebuild(plays, edits, lines=1) == "Anne:\n"
+    assert _corpus.rebuild(plays, edits, lines=None) == "Anne:\naz\n"
 
 
 def test_cached(cache, corpus, monkeypatch):
