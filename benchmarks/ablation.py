@@ -14,15 +14,17 @@ import json
 import random
 import statistics
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import torch
-from harness import HERE, REPO, corpus, machine, update, versions
+from harness import HERE, REPO, corpus, machine, merged, update, versions
 
 import tinygpt_lib.modern_parts  # noqa: F401 (registers the parts)
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
 
 RUNS = REPO / "runs" / "ablation"
+KEY = itemgetter("kind", "name", "rate", "seed")
 SHAPE = {"block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 144}
 STEPS, RATE = 1000, 5e-3
 ALL = {
@@ -123,7 +125,7 @@ def merge(timing: dict | None) -> dict:
         if timing or "timing" not in data:
             data["machine"], data["versions"] = machine(), versions()
             data["timing"] = timing or {}
-        data["runs"] = done or data.get("runs", [])
+        data["runs"] = merged(data.get("runs", []), done, KEY)
 
     return update(HERE / "ablation.json", change)
 
@@ -142,8 +144,8 @@ def main() -> None:
     for job in jobs()[part::parts]:
         if not path_of(job).exists():
             run(job, data)
+    runs = merge(None)["runs"]
     for name in VARIANTS:
-        runs = merge(None)["runs"]
         losses = [r["loss"] for r in runs if (r["kind"], r["name"]) == ("parts", name)]
         if len(losses) > 1:
             mean, spread = statistics.mean(losses), statistics.stdev(losses)

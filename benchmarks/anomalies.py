@@ -303,7 +303,7 @@ def traps(verdicts: Verdicts, trial: Trial, judge: Judge, rate: float) -> dict:
 def rolling(
     detector: AnomalyDetector, trial: Trial, judge: Judge, ended, rate: float
 ) -> dict:
-    """Alarms where held-out scores are renewed, hour by hour of the test.
+    """Alarms where held-out scores are renewed every 500 sessions of the test.
 
     What raised no alarm, and what somebody found to be a false one, is normal by then.
     """

@@ -22,6 +22,7 @@ from harness import (
     reason,
     spread,
     take_turns,
+    tried,
 )
 from peers import (
     BATCH,
@@ -61,10 +62,11 @@ def speedrun(peers: Peers, repeats: int) -> dict:
     """
     preset = "speedrun" if "speedrun" in PRESETS else "cpu"
     here, skipped = peers.present("nanoGPT")
-    endings = {name: [] for name in ("ours", *here)}
+    endings = {"ours": [], "nanoGPT": []}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        nanogpt = prepared_nanogpt(peers.nanogpt, scratch) if here else None
+        prepare = partial(prepared_nanogpt, peers.nanogpt, scratch)
+        nanogpt = tried("nanoGPT", prepare, here, skipped) if here else None
         turns = count()
 
         def run(command, cwd):
@@ -139,11 +141,12 @@ def training(peers: Peers, repeats: int) -> dict:
             ms = nanogpt_milliseconds(process(command, nanogpt)[1])
             return tokens_per_second(ms)
 
-        contenders = {"ours": partial(by_us, "ours")}
-        for name in here:
-            contenders[name] = partial(by_us, name)
+        names = ["ours", *(name for name in here if name != "nanoGPT")]
+        contenders = {name: partial(by_us, name) for name in names}
         if "nanoGPT" in here:
-            nanogpt = prepared_nanogpt(peers.nanogpt, Path(scratch))
+            prepare = partial(prepared_nanogpt, peers.nanogpt, Path(scratch))
+            nanogpt = tried("nanoGPT", prepare, here, skipped)
+        if "nanoGPT" in here:
             contenders["nanoGPT"] = partial(by_itself, nanogpt)
             model = nanogpt_model(peers.nanogpt, SMALL)
             parameters["nanoGPT"] = sum(p.numel() for p in model.parameters())

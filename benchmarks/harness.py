@@ -136,6 +136,15 @@ def process(command: list, cwd: Path = REPO, **environment: str) -> tuple[float,
     return time.perf_counter() - begin, done.stdout
 
 
+def tried(name: str, function: Callable, here: list[str], skipped: dict[str, str]):
+    """What function returns; where it fails, the peer is skipped and says why."""
+    try:
+        return function()
+    except Exception as error:
+        here.remove(name)
+        skipped[name] = f"failed: {reason(error)}"
+
+
 def take_turns(
     contenders: dict[str, Callable[[], float]],
     rounds: int,
@@ -219,6 +228,11 @@ def update(path: Path, change: Callable[[dict], None]) -> dict:
 def keep(path: Path, name: str, value) -> dict:
     """Puts a value under its name into a file of results; returns them all."""
     return update(path, lambda data: data.update({name: value}))
+
+
+def merged(old: list[dict], new: list[dict], key: Callable[[dict], tuple]) -> list:
+    """Results sorted by their key; new ones in place of old ones that have the same."""
+    return [r for _, r in sorted({key(r): r for r in [*old, *new]}.items())]
 
 
 def layout(value, indent: int = 0) -> str:

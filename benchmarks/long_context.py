@@ -22,6 +22,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import harness
@@ -56,11 +57,11 @@ def keep(name: str, value) -> None:
 
 
 def add_run(result: dict) -> None:
-    """Adds one model's run to those that are there."""
+    """Adds one model's run to those that are there, in place of an older one."""
 
     def change(data):
-        runs = [*data.get("runs", []), result]
-        data["runs"] = sorted(runs, key=lambda r: (r["budget"], r["model"], r["seed"]))
+        key = itemgetter("budget", "model", "seed")
+        data["runs"] = harness.merged(data.get("runs", []), [result], key)
 
     harness.update(RESULTS, change)
 

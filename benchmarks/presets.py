@@ -39,6 +39,7 @@ def rest_of_the_tempest() -> str:
 
 def run(name: str, seed: int) -> None:
     """One run, its losses and its seconds added to the results."""
+    test_text = rest_of_the_tempest()  # first: whoever has no network learns it now
     tokenizer, train_ids, val_ids = corpus()
     model_config, config = RECIPES[name](tokenizer.vocab_size)
     config = dataclasses.replace(config, seed=seed)
@@ -47,7 +48,7 @@ def run(name: str, seed: int) -> None:
     history = train(model, train_ids, val_ids, config, progress=False)
     result = {
         "loss": history.evaluations[-1][1],
-        "test": evaluate(model, tokenizer.encode(rest_of_the_tempest())),
+        "test": evaluate(model, tokenizer.encode(test_text)),
         "seconds": history.seconds,
         "evaluations": [(step, round(loss, 4)) for step, loss in history.evaluations],
         "seeds": seed,
@@ -56,10 +57,19 @@ def run(name: str, seed: int) -> None:
     prompt = tokenizer.encode("\n")[None]
     ids = generate(model, prompt, SAMPLE, generator=torch.Generator().manual_seed(seed))
 
+    recipe = {
+        "model": model_config.to_dict(),
+        "training": {
+            k: v for k, v in dataclasses.asdict(config).items() if k != "seed"
+        },
+    }
+
     def add(data: dict) -> None:
         of = data.get(name, {})
-        if not of.keys() >= set(LISTS):  # none yet, or runs that kept less
-            of = data[name] = {key: [] for key in LISTS}
+        if (
+            not of.keys() >= set(LISTS) or of["config"] != recipe
+        ):  # older ones don't fit
+            of = data[name] = {"config": recipe, **{key: [] for key in LISTS}}
         if seed in of["seeds"]:
             place = of["seeds"].index(seed)
             for key in LISTS:
@@ -67,10 +77,6 @@ def run(name: str, seed: int) -> None:
         else:
             for key in LISTS:
                 of[key].append(result[key])
-        of["config"] = {
-            "model": model_config.to_dict(),
-            "training": dataclasses.asdict(config) | {"seed": None},
-        }
         of["sample"] = tokenizer.decode(ids[0])
         of["machine"] = machine()
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from harness import corpus, machine, update, versions
+from harness import corpus, machine, merged, update, versions
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
 
@@ -72,8 +72,7 @@ def keep(result: dict, where: str = "runs") -> None:
         data["machine"], data["versions"] = machine(), versions()
         data["windows"], data["context"] = BATCH, BLOCK
         data["larger"] = LARGER
-        runs = {key_of(r): r for r in [*data.get(where, []), result]}
-        data[where] = [runs[key] for key in sorted(runs)]
+        data[where] = merged(data.get(where, []), [result], key_of)
 
     update(RESULTS, change)
 

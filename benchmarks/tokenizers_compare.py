@@ -4,9 +4,9 @@
     python benchmarks/tokenizers_compare.py train NAME SEED   one run, any time
     python benchmarks/tokenizers_compare.py names             what NAME can be
 
-The model is that of `--preset cpu`, and so are all settings of the training; only the
-number of steps differs. `times` times the steps of all tokenizers in turns, with all
-threads and nothing else running, and gives each as many steps as fit into BUDGET
+The model is that of chapter 07's preset, and so are all settings of the training; only
+the number of steps differs. `times` times the steps of all tokenizers in turns, with
+all threads and nothing else running, and gives each as many steps as fit into BUDGET
 seconds. A run of a fixed number of steps gives the same loss on a busy machine, so
 the runs can be made at any time. All results are in tokenizers.json beside this file.
 """

@@ -90,6 +90,15 @@ def test_a_process_that_fails_gives_its_own_last_words():
     assert harness.reason(raised.value) == "two: no such file"
 
 
+def test_a_peer_that_cannot_be_prepared_is_skipped():
+    here, skipped = ["a", "b"], {"c": "skipped, not there"}
+    assert harness.tried("a", lambda: 7, here, skipped) == 7
+    assert harness.tried("b", lambda: [][0], here, skipped) is None
+    assert here == ["a"]
+    why = "failed: IndexError: list index out of range"
+    assert skipped == {"c": "skipped, not there", "b": why}
+
+
 # --- Peers ---
 
 
@@ -166,6 +175,13 @@ def test_sections_are_kept_side_by_side(tmp_path):
     harness.keep(path, "second", [2])
     assert harness.keep(path, "first", {"a": 3}) == {"first": {"a": 3}, "second": [2]}
     assert json.loads(path.read_text()) == {"first": {"a": 3}, "second": [2]}
+
+
+def test_newer_results_take_the_place_of_older_ones():
+    old = [{"seed": 1, "loss": 2.0}, {"seed": 0, "loss": 3.0}]
+    new = [{"seed": 1, "loss": 1.0}, {"seed": 2, "loss": 4.0}]
+    found = harness.merged(old, new, lambda r: r["seed"])
+    assert [(r["seed"], r["loss"]) for r in found] == [(0, 3.0), (1, 1.0), (2, 4.0)]
 
 
 def test_a_failed_change_leaves_the_file_alone(tmp_path):

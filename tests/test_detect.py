@@ -15,7 +15,7 @@ import pytest
 
 from tinygpt_lib import _detect
 from tinygpt_lib.__main__ import main
-from tinygpt_lib.anomalies import AnomalyDetector
+from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.logs import MASKS, log_preset
 
 
@@ -372,6 +372,80 @@ def test_follow_runs_as_a_program_until_it_is_stopped(gate, tmp_path):
         watchdog.cancel()
         run.kill()
         run.communicate()
+
+
+def test_ctrl_c_waits_until_an_event_is_read(cli, gate, monkeypatch):
+    """In the middle of one, its session would be there and not be known yet."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the foreground
+    push = EventStream.push
+
+    def interrupted(self, name, *rest):
+        if name == "7000":
+            os.kill(os.getpid(), signal.SIGINT)
+        return push(self, name, *rest)
+
+    monkeypatch.setattr(EventStream, "push", interrupted)
+    lines = enumerate([*lines_of(1, Random(0))[:2], *ODD], start=1)
+    monkeypatch.setattr(_detect, "growing", lambda path: lines)
+    try:
+        code, out, _ = cli("score", gate, "x", "--follow", "--json")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    told = [json.loads(line) for line in out.splitlines()]
+    assert code == 130
+    assert [(t["id"], t["ended"]) for t in told] == [("1", False), ("7000", False)]
+
+
+def test_a_pipe_can_be_followed(cli, gate, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    log = write_log(tmp_path / "log", 2, ODD)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(log.read_bytes()))
+    writer.start()
+    code, out, _ = cli("score", gate, pipe, "--follow", "--json")
+    writer.join()
+    assert code == 0
+    told = {json.loads(line)["id"] for line in out.splitlines()}
+    assert told == {"4000", "4001", "7000", "7001"}
+
+
+def test_it_ends_while_standard_input_stays_open(gate):
+    command = [sys.executable, "-m", "tinygpt_lib", "detect", "score", str(gate), "-"]
+    run = subprocess.Popen(
+        [*command, "--follow"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    watchdog = threading.Timer(60, run.kill)
+    watchdog.start()
+    try:
+        run.stdin.write("".join(f"{line}\n" for line in ODD[:2]).encode())
+        run.stdin.flush()
+        assert run.stdout.readline().startswith(b"7000: p ")
+        run.send_signal(signal.SIGINT)
+        assert run.wait() == 130  # not killed by its own exit
+    finally:
+        watchdog.cancel()
+        run.kill()
+        _, errors = run.communicate()
+    assert b"Fatal" not in errors
+
+
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        ("--false-alarms 0", "false_alarms is 0"),
+        ("--folds 1", "folds is 1"),
+        ("--seed -1", "seed is -1"),
+        ("--device nonsense", "device is 'nonsense'"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_read(cli, tmp_path, setting, why):
+    given = ["--normal", tmp_path / "none", "--out", tmp_path / "run"]
+    assert why in fails(cli, "fit", *given, *setting.split())
 
 
 def test_follow_of_events_judges_each_line(cli, ids, monkeypatch):

@@ -19,11 +19,11 @@ import torch
 from tinygpt_lib import _files, training
 from tinygpt_lib._files import (
     CheckpointError,
+    json_file,
     read_json,
     read_tensors,
     remove_partial_files,
     write_atomically,
-    write_json,
     write_tensors,
 )
 from tinygpt_lib.text import CharTokenizer
@@ -439,8 +439,9 @@ def forge(folder, change_model=None, change_tokenizer=None):
     tokenizer = read_json(folder / "tokenizer.json")["tokenizer"]
     model = (change_model or dict)(model)
     tokenizer = (change_tokenizer or dict)(tokenizer)
-    write_json(folder / "config.json", {"model": model, "about": {}})
-    write_json(folder / "tokenizer.json", {"tokenizer": tokenizer})
+    config = json_file({"model": model, "about": {}})
+    (folder / "config.json").write_bytes(config)
+    (folder / "tokenizer.json").write_bytes(json_file({"tokenizer": tokenizer}))
     about = {"model": model, "tokenizer": tokenizer}
     write_tensors(folder / "model.safetensors", tensors, about)
 
@@ -474,6 +475,13 @@ HOSTILE |= {
     "norm={}": {"norm": {}},
     "feed_forward=None": {"feed_forward": None},
     "one more": {"__class__": "os.system"},
+    "rotary=10**12": {"position": "rotary", "block_size": 10**12},
+    "sliding=10**12": {
+        "position": "rotary",
+        "block_size": 10**12,
+        "attention": "sliding",
+        "window": 10**11,
+    },
 }
 
 
@@ -647,6 +655,41 @@ def test_a_run_that_lies_is_refused_at_once(song, tiny_gpt, run_folder, change):
     assert "\n" not in str(caught.value)
 
 
+def test_a_rotary_model_of_endless_context_takes_no_memory(song, tiny_gpt, tmp_path):
+    """No tensor in the file says how long a context is: it may be any."""
+    save_checkpoint(tmp_path, tiny_gpt(position="rotary"), song.tokenizer)
+    forge(tmp_path, lambda model: {**model, "block_size": 10**12})
+    started = time.perf_counter()
+    model, _ = load_checkpoint(tmp_path)
+    assert time.perf_counter() - started < AT_ONCE
+    ids = song.train_ids[None, :20]
+    expected = tiny_gpt(position="rotary").eval()(ids[:, :8])
+    torch.testing.assert_close(model(ids)[:, :8], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_checkpoint_keeps_its_type_of_numbers(song, tiny_gpt, tmp_path, dtype):
+    model = tiny_gpt().to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.rand_like(p))  # to the last digit
+    save_checkpoint(tmp_path, model, song.tokenizer)
+    loaded, _ = load_checkpoint(tmp_path)
+    assert same_model(loaded, model)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype, why", [(torch.float64, "several"), (torch.int8, "no")])
+def test_a_checkpoint_of_odd_numbers_is_refused(song, tiny_gpt, tmp_path, dtype, why):
+    save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
+    tensors, about = read_tensors(tmp_path / "model.safetensors")
+    names = sorted(tensors)[:1] if why == "several" else sorted(tensors)
+    tensors |= {name: tensors[name].to(dtype) for name in names}
+    write_tensors(tmp_path / "model.safetensors", tensors, about)
+    with pytest.raises(CheckpointError, match=f"its tensors are (of )?{why}"):
+        load_checkpoint(tmp_path)
+
+
 # --- A disk that is full, a folder that is closed ---
 
 
@@ -665,12 +708,14 @@ def fails_at(call, real, failure=full):
     return sometimes
 
 
-@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    "function, settings", [("fsync", {}), ("fsync", {"n_embd": 16}), ("replace", {})]
+)
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_a_full_disk_leaves_a_whole_checkpoint(
-    song, tiny_gpt, folder, kept, monkeypatch, function, call
+    song, tiny_gpt, folder, kept, monkeypatch, function, call, settings
 ):
-    new = tiny_gpt(seed=1)
+    new = tiny_gpt(seed=1, **settings)
     with monkeypatch.context() as patch:
         patch.setattr(_files.os, function, fails_at(call, getattr(os, function)))
         with pytest.raises(CheckpointError, match="can't be written: No space left"):
@@ -708,7 +753,7 @@ def test_the_first_save_fails_and_nothing_stays(song, tiny_gpt, tmp_path, monkey
     def broken(*args):
         raise RuntimeError("a bug")
 
-    for name in ("write_tensors", "write_json", "write_run"):
+    for name in ("write_tensors", "json_file", "write_together", "write_run"):
         with monkeypatch.context() as patch:
             patch.setattr(training, name, broken)
             with pytest.raises(RuntimeError, match="a bug"):

@@ -332,9 +332,14 @@ def test_the_old_model_and_the_random_numbers_are_left_alone():
 
 def test_type_mode_and_window_are_kept():
     model = make_model(position="rotary", attention="sliding", window=3).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.rand_like(p))  # to the last digit
     longer = with_context(model, 4 * BLOCK, "ntk")
     assert longer.config.window == 3 and not longer.training
     assert {p.dtype for p in longer.parameters()} == {torch.float64}
+    for p, q in zip(model.parameters(), longer.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from tinygpt_lib import __main__ as command_line
 from tinygpt_lib import training
 from tinygpt_lib.__main__ import main
-from tinygpt_lib._files import read_json, read_tensors, write_json, write_tensors
+from tinygpt_lib._files import json_file, read_json, read_tensors, write_tensors
 from tinygpt_lib.text import split
 from tinygpt_lib.tokenizers import score_text
 from tinygpt_lib.training import History, load_checkpoint, read_run
@@ -199,7 +199,8 @@ def test_the_preset_and_what_differs_from_it(cli, song, song_file, tmp_path, pla
     assert model_config == preset_model
     preset.steps, preset.save_every = 120, 10
     assert config == preset
-    assert options["about"] == {"preset": "cpu", "text": str(song_file)}
+    about = options["about"]
+    assert about.pop("data") and about == {"preset": "cpu", "text": str(song_file)}
     assert cli("train", "--out", tmp_path / "run", "--text", song_file)[0] == 0
     assert planned[1][0] == preset_model
 
@@ -271,7 +272,18 @@ BAD_SETTINGS = {
 def test_a_bad_setting_is_named_before_any_work(fails, song_file, tmp_path, setting):
     given = ["--text", song_file, *TINY, *setting.split()]
     assert BAD_SETTINGS[setting] in fails("train", "--out", tmp_path / "run", *given)
+    if "--block-size 4000" not in setting:  # the others: before the text is read
+        given[1] = tmp_path / "none"
+        told = fails("train", "--out", tmp_path / "run", *given)
+        assert BAD_SETTINGS[setting] in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_taken_is_named_before_the_text_is_read(fails, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    error = fails("train", "--out", tmp_path / "run", "--text", tmp_path / "none")
+    assert "run exists and is not empty" in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
@@ -681,8 +693,19 @@ def test_evaluate_without_a_noted_text_takes_the_plays(
     monkeypatch.setattr(command_line, "load_shakespeare", lambda: song.text)
     training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
     config = read_json(tmp_path / "config.json")
-    write_json(tmp_path / "config.json", {**config, "about": about})
+    (tmp_path / "config.json").write_bytes(json_file({**config, "about": about}))
     assert cli("evaluate", tmp_path)[0] == 0
+
+
+def test_evaluate_notices_that_the_text_has_changed(cli, fails, song, tmp_path):
+    file, out = tmp_path / "song.txt", tmp_path / "run"
+    file.write_text(song.text)
+    given = ["--text", file, *TINY, "--steps", 1]
+    assert cli("train", "--out", out, *given)[0] == 0
+    assert cli("evaluate", out)[0] == 0
+    file.write_text(song.text[:40] + song.text)  # then the cut is elsewhere
+    assert "song.txt is not the text any more" in fails("evaluate", out)
+    assert cli("evaluate", out, "--text", file)[0] == 0
 
 
 def test_evaluate_with_a_nonsense_note(fails, song, tiny_gpt, tmp_path):
@@ -717,7 +740,7 @@ def wait_for(what, process, seconds=60):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, one_thread):
     given = ["--text", song_file, *TINY, "--steps", 1000, "--dropout", 0.1]
-    given += ["--save-every", 1000]
+    given += ["--save-every", 1000, "--device", "cpu"]
     out = tmp_path / "my runs" / "one"
     log = tmp_path / "log"
     with open(log, "w") as file:
@@ -728,7 +751,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, one_thread
     lines = log.read_text().splitlines()
     done = len(read_run(out).history.losses)
     assert 0 < done < 1000
-    go_on = f"python -m tinygpt_lib train --out {shlex.quote(str(out))} --resume"
+    quoted = shlex.quote(str(out))
+    go_on = f"python -m tinygpt_lib train --out {quoted} --resume --device cpu"
     last = f"stopped after step {done}; {out} holds the last checkpoint, go on with: "
     assert lines[-1] == last + go_on
     assert "Traceback" not in log.read_text()

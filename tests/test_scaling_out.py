@@ -40,8 +40,6 @@ from tinygpt_lib.scaling_out import (
 )
 from tinygpt_lib.training import (
     ENGINES,
-    OPTIMIZERS,
-    AdamW,
     TrainConfig,
     load_checkpoint,
     read_run,
@@ -69,7 +67,7 @@ pytestmark = pytest.mark.skipif(
 class Group:
     """n processes that run `work(*given)`, joined; what each returned or printed."""
 
-    def __init__(self, n, folder, work, *given, patience=30):
+    def __init__(self, n, folder, work, *given, patience=30, settings=()):
         # As torchrun does: who starts the processes keeps their table.
         self.store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
         self.folder, self.members = folder, []
@@ -84,7 +82,7 @@ class Group:
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "OMP_NUM_THREADS": 1,
             }
-            env = {name: str(value) for name, value in env.items()}
+            env = {name: str(value) for name, value in (env | dict(settings)).items()}
             arguments = env, folder, patience, work, given
             self.members.append(forks.Process(target=enter, args=arguments))
         for member in self.members:
@@ -358,16 +356,18 @@ def saved_weights(out):
     return {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
-def test_stopped_and_gone_on_bit_for_bit(song, tmp_path, sharded):
+@pytest.mark.parametrize(
+    "n, sharded", [(2, False), (2, True), (3, False)], ids=["whole", "sharded", "three"]
+)
+def test_stopped_and_gone_on_bit_for_bit(song, tmp_path, n, sharded):
     """With dropout, on as many processes as before."""
     ids, settings = (song.train_ids, song.val_ids), {"dropout": 0.2}
-    expected = together(2, tmp_path, learn, ids, PLAN, settings, sharded)[0]
+    expected = together(n, tmp_path, learn, ids, PLAN, settings, sharded)[0]
     out = tmp_path / "run"
     given = ids, song.tokenizer, out, settings, sharded
-    together(2, tmp_path, begin, *given)
+    together(n, tmp_path, begin, *given)
     assert len(read_run(out).history.losses) == 4
-    for weights, history in together(2, tmp_path, go_on, *given):
+    for weights, history in together(n, tmp_path, go_on, *given):
         assert history.losses == expected[1].losses
         assert history.evaluations == expected[1].evaluations
         assert all(torch.equal(weights[k], t) for k, t in expected[0].items())
@@ -394,24 +394,27 @@ def test_stopped_and_gone_on_by_others(song, tmp_path):
         assert_close((saved_weights(folder / "run"), expected[1]), expected)
 
 
-def draw_after_going_on(ids, tokenizer, out):
-    run = SavedSharedRun(new_model(tokenizer.vocab_size), *ids, PLAN, out, tokenizer)
+def draw_after_going_on(ids, tokenizer, out, settings):
+    model = new_model(tokenizer.vocab_size, **settings)
+    run = SavedSharedRun(model, *ids, PLAN, out, tokenizer)
     run.restore()
     return torch.rand(8)
 
 
-def test_new_processes_draw_what_nobody_drew(song, tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.2}], ids=["plain", "dropout"])
+@pytest.mark.parametrize("before", [1, 2])
+def test_new_processes_draw_what_nobody_drew(song, tmp_path, before, settings):
     ids, out = (song.train_ids, song.val_ids), tmp_path / "run"
-    together(1, tmp_path, begin, ids, song.tokenizer, out, {"dropout": 0.2})
-    fresh = together(3, tmp_path, drawn, ids)
-    out_plain = tmp_path / "plain"
-    together(2, tmp_path, begin, ids, song.tokenizer, out_plain, {})
-    later = together(3, tmp_path, draw_after_going_on, ids, song.tokenizer, out_plain)
-    numbers = [x for x, _ in fresh[1:]] + later[1:2] + later[2:]
-    # Without dropout nothing was drawn: the second process is where it began.
-    assert torch.equal(later[1], fresh[1][0])
-    assert not (later[2] == fresh[2][0]).any()
-    assert len(numbers) == 4
+    together(before, tmp_path, begin, ids, song.tokenizer, out, settings)
+    fresh = [numbers for numbers, _ in together(3, tmp_path, drawn, ids)]
+    given = ids, song.tokenizer, out, settings
+    later = together(3, tmp_path, draw_after_going_on, *given)
+    if not settings and before == 2:  # it drew nothing, and is where it began
+        assert torch.equal(later[1], fresh[1])
+        later.pop(1)
+    numbers = torch.stack([*fresh[1:], *later])
+    assert len(numbers.unique(dim=0)) == len(numbers)
+    assert all(len(column.unique()) == len(column) for column in numbers.T)
 
 
 def touched(ids, tokenizer, out):
@@ -441,26 +444,14 @@ def test_only_the_first_process_touches_files(song, tmp_path):
 # --- Refused ---
 
 
-class Whole(AdamW):
-    """An optimizer that needs whole matrices."""
-
-
-def whole_optimizer(model, config):
-    return Whole(model.parameters(), config.learning_rate)
-
-
-whole_optimizer.shards = False
-
-
 def refusals(ids):
     """What each of these says."""
-    OPTIMIZERS["whole"] = whole_optimizer
     said = []
     for plan, sharded in (
         (replace(PLAN, batch_size=7), False),
         (replace(PLAN, batch_size=6, accumulate=2), False),
-        (replace(PLAN, optimizer="whole"), True),
-        (replace(PLAN, optimizer="whole", steps=2), False),
+        (replace(PLAN, optimizer="muon"), True),
+        (replace(PLAN, optimizer="muon", steps=2), False),
     ):
         model = new_model(40)
         try:
@@ -476,7 +467,7 @@ def test_what_cannot_be_shared_out_is_refused_by_name(song, tmp_path):
         multiple = r"batch_size {} can't be shared out: .* 2 \(processes\) times {} "
         assert re.match(multiple.format(7, 1), said[0])
         assert re.match(multiple.format(6, 2), said[1])
-        assert said[2].startswith("optimizer 'whole' needs whole matrices")
+        assert said[2].startswith("optimizer 'muon' needs whole matrices")
         assert said[3] == "nothing"
 
 
@@ -626,16 +617,36 @@ def test_killed_and_gone_on(song_file, tmp_path, victim, sharded):
     assert not list(out.glob(".lock.*"))
 
 
-@pytest.mark.parametrize("given", [["--batch-size", 5], ["--device", "mps"]])
-def test_the_command_line_refuses_once(song_file, tmp_path, given):
+@pytest.mark.parametrize(
+    "given, why, times",
+    [
+        (["--batch-size", 5], "batch_size 5 can't be shared out", 1),
+        (["--device", "mps"], "device 'mps'", 2),  # they are not together yet
+        (
+            ["--shard", "--optimizer", "muon"],
+            "optimizer 'muon' needs whole matrices",
+            1,
+        ),
+    ],
+    ids=["batch", "device", "optimizer"],
+)
+def test_the_command_line_refuses(song_file, tmp_path, given, why, times):
     out = tmp_path / "run"
     arguments = ["train", "--out", out, "--text", song_file, *TINY, *given]
     group = Group(2, tmp_path, main, *arguments)
     assert group.wait() == [1, 1]
     text = "".join(group.said())
-    if "mps" not in given:  # that is refused before they are together
-        assert text.count("error: batch_size 5 can't be shared out") == 1
+    assert text.count(f"error: {why}") == times
     assert "Traceback" not in text and not out.exists()
+
+
+def test_who_cannot_join_hears_the_cause(tmp_path):
+    settings = {"GLOO_SOCKET_IFNAME": "nonsense0"}
+    group = Group(2, tmp_path, fail, True, settings=settings)
+    assert all(code != 0 for code in group.wait())
+    text = "".join(group.said())
+    assert "nonsense0" in text and "LostProcessError" not in text
+    assert "Process group cannot be None" not in text
 
 
 def test_shard_alone_is_refused(song_file, tmp_path, capsys):

@@ -1,7 +1,10 @@
 """Speed: Muon and its matrices, engines, roofs, presets, and the quick reader."""
 
+import os
+import platform
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -22,6 +25,8 @@ from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTC
 from tinygpt_lib.modern_parts import angles, rotate, squared_relu
 from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.speed import (
+    MODERN,
+    FusedAdamW,
     Muon,
     NGramEmbedding,
     QuickRotary,
@@ -34,7 +39,15 @@ from tinygpt_lib.speed import (
     step_operations,
     turned,
 )
-from tinygpt_lib.training import ENGINES, OPTIMIZERS, PRESETS, AdamW, TrainConfig
+from tinygpt_lib.training import (
+    ENGINES,
+    OPTIMIZERS,
+    PRESETS,
+    RUNS,
+    AdamW,
+    SavedRun,
+    TrainConfig,
+)
 
 V, WINDOW = 11, 12
 
@@ -237,6 +250,37 @@ def test_zero_outputs_begin_as_no_blocks_at_all():
         torch.testing.assert_close(model(ids), model.read_out(model.embed(ids)))
 
 
+def test_adamw_in_one_pass_takes_the_same_steps():
+    torch.manual_seed(0)
+    shapes = [(7, 5), (5,), (), (0, 3), (4, 3, 2), (6, 6)]
+    begin = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    optimizers = [
+        kind([nn.Parameter(p.clone()) for p in begin], 0.01, weight_decay=0.5)
+        for kind in (AdamW, FusedAdamW)
+    ]
+    for step in range(6):
+        slopes = [torch.randn_like(p) for p in begin]
+        for optimizer in optimizers:
+            optimizer.learning_rate = 0.01 / (step + 1)
+            for p, grad in zip(optimizer.parameters, slopes, strict=True):
+                p.grad = grad.clone()
+            optimizer.parameters[-1].grad = None  # it stays where it is
+            optimizer.step()
+        if step == 2:  # each goes on with what the other one remembers
+            states = [
+                {name: t.clone() for name, t in optimizer.state_dict().items()}
+                for optimizer in optimizers
+            ]
+            for optimizer, state in zip(optimizers, reversed(states), strict=True):
+                optimizer.load_state_dict(state)
+    pairs = list(zip(*(optimizer.parameters for optimizer in optimizers), strict=True))
+    for ours, fused in pairs:
+        torch.testing.assert_close(ours, fused, rtol=1e-12, atol=1e-12)
+    assert torch.equal(pairs[-1][1], begin[-1])
+    assert not torch.equal(pairs[0][1], begin[0])
+    FusedAdamW([nn.Parameter(torch.ones(2))]).step()  # no slopes at all
+
+
 def test_a_straight_cooldown_is_straight():
     from tinygpt_lib.training import learning_rate_at
 
@@ -263,6 +307,52 @@ def test_engines_refuse_what_the_machine_lacks(monkeypatch):
         ENGINES["compiled"](model, TrainConfig())
 
 
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_the_clock_decides_whether_there_is_bfloat16(monkeypatch, slow):
+    """Products of one type take a second, a busy one hits both types once."""
+    clock, calls = [0.0], []
+
+    class Product:
+        def __init__(self, dtype):
+            self.dtype = dtype
+
+        def __matmul__(self, other):
+            calls.append(self.dtype)
+            clock[0] += (1.0 if self.dtype == slow else 0.5) + (len(calls) in (3, 4))
+
+    monkeypatch.setattr(speed_module.torch, "ones", lambda *_, dtype: Product(dtype))
+    monkeypatch.setattr(speed_module.time, "perf_counter", lambda: clock[0])
+    has = speed_module.has_bfloat16(torch.device("cpu"))
+    assert has == (slow == torch.float32)
+    assert set(calls) == {torch.float32, torch.bfloat16}
+
+
+def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
+    data, out = (song.train_ids, song.val_ids), tmp_path / "run"
+    given = {"out": out, "tokenizer": song.tokenizer, "progress": False}
+    plan = TrainConfig(steps=4, save_every=2, eval_every=0, engine="bfloat16")
+
+    class Stopping(SavedRun):
+        def take_step(self):
+            if self.step == 3:
+                raise KeyboardInterrupt
+            return super().take_step()
+
+    config = GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8)
+    monkeypatch.setitem(RUNS, "folder", Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(GPT(config), *data, plan, **given)
+    monkeypatch.undo()
+    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match="engine 'bfloat16' would be slower"):
+        train(GPT(config), *data, plan, resume=True, **given)
+    history = train(
+        GPT(config), *data, replace(plan, engine="eager"), resume=True, **given
+    )
+    assert len(history.losses) == 4
+
+
 def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
     monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
     model, ids = make_model(), some_ids(2, WINDOW)
@@ -274,15 +364,21 @@ def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_the_compiled_engine_learns_the_same(song, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, MODERN, {**MODERN, "norm": "layer", "qk_norm": "layer"}],
+    ids=["Part I", "modern", "best"],
+)
+def test_the_compiled_engine_learns_the_same(song, monkeypatch, settings):
     # Without writing C++, which takes a minute: the program that torch traced is run.
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    # All of the model has to be in it: with fullgraph whatever is left out is an error.
+    real = partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", real)
     monkeypatch.setattr(speed_module.shutil, "which", lambda name: name)
     losses = []
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
-        model = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8))
+        model = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8, **settings))
         plan = TrainConfig(steps=3, engine=engine, eval_every=0)
         data = song.train_ids, song.val_ids
         losses.append(train(model, *data, plan, progress=False).losses)
@@ -318,10 +414,33 @@ def test_presets_train_save_and_load(song, tmp_path, name):
 # Memory
 
 
-def test_keeping_freed_memory_says_whether_it_did():
-    code = "from tinygpt_lib import keep_freed_memory as k; print(k(), k(2**20))"
-    said = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    assert said == [str(keep_freed_memory())] * 2
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc listens")
+def test_freed_memory_is_kept():
+    code = """
+import resource, torch
+from tinygpt_lib import keep_freed_memory
+x = torch.ones(2**22)
+
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        x.clone()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = new_pages()
+print(keep_freed_memory(), keep_freed_memory(2**28))
+x.clone()
+print(new_pages() < first / 4)
+"""
+    tunable = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # as if 16 MB were more than it keeps
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | tunable,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True"] * 3
 
 
 def test_other_systems_are_left_alone(monkeypatch):

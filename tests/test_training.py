@@ -14,6 +14,7 @@ import torch
 from tinygpt_lib import training
 from tinygpt_lib._files import CheckpointError
 from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.speed import FusedAdamW
 from tinygpt_lib.text import CharTokenizer
 from tinygpt_lib.training import (
     AdamW,
@@ -616,6 +617,8 @@ def assert_sound(out, steps):
             assert value.isfinite().all(), name
     model, _ = load_checkpoint(out)
     assert all(p.isfinite().all() for p in model.parameters())
+    ids = torch.arange(model.config.vocab_size)
+    assert math.isfinite(evaluate(model, ids))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -651,22 +654,39 @@ def test_an_absurd_learning_rate_never_spoils_the_checkpoint(
         run(song, tiny_gpt(), config, out=out, tokenizer=song.tokenizer)
     assert "\n" not in str(caught.value)
     steps = len(read_run(out).history.losses)
-    assert f"at step {steps}:" in str(caught.value)
+    # Before a step's move, or after it, before it is saved.
+    assert any(f"at step {n}:" in str(caught.value) for n in (steps, steps + 1))
     assert_sound(out, steps)
+
+
+@pytest.mark.parametrize("rate", [1e17, 1e18])
+def test_finite_weights_that_compute_nonsense_are_not_saved(
+    song, tiny_gpt, tmp_path, rate
+):
+    """They are finite, and their products are not."""
+    every = TrainConfig(steps=3, batch_size=2, save_every=1, warmup=0, cooldown=0)
+    config, out = replace(every, learning_rate=rate, eval_every=1), tmp_path / "run"
+    with pytest.raises(DivergedError, match="validation loss stopped being a finite"):
+        run(song, tiny_gpt(), config, out=out, tokenizer=song.tokenizer)
+    assert_sound(out, 0)
+    config = replace(config, eval_every=0)
+    with pytest.raises(DivergedError, match="what the weights compute stopped being"):
+        run(song, tiny_gpt(), config, out=tmp_path / "two", tokenizer=song.tokenizer)
+    assert_sound(tmp_path / "two", 0)
 
 
 def test_weights_gone_bad_are_not_saved(song, tiny_gpt, tmp_path, monkeypatch):
     """The loss of a step is measured before its move, so a save must look again."""
-    model, real = tiny_gpt(), AdamW.step
+    model, real = tiny_gpt(), FusedAdamW.step
 
     def step(self):
         real(self)
         if self.steps == 6:
             self.parameters[0].data[0] = math.inf
 
-    monkeypatch.setattr(AdamW, "step", step)
+    monkeypatch.setattr(FusedAdamW, "step", step)
     out = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"weight .* step 6"):
+    with pytest.raises(DivergedError, match=r"weights? .* step 6"):
         run(song, model, out=out, tokenizer=song.tokenizer)
     assert_sound(out, 3)
 

@@ -35,6 +35,8 @@ from tinygpt_lib.training import (
     History,
     RunState,
     TrainConfig,
+    check_free,
+    fingerprint,
     load_checkpoint,
     read_run,
     train,
@@ -111,7 +113,10 @@ def add_train(commands) -> None:
         "train --out runs/mine --text my.txt --steps 500 --n-layer 3",
     )
     command.add_argument(
-        "--out", type=Path, required=True, help="folder for the run; must be new"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the run: a new one, or with --resume that of the run",
     )
     command.add_argument(
         "--resume",
@@ -232,6 +237,8 @@ def run_train(options) -> int:
     keep_freed_memory()
     if not options.resume:
         check_size(options)
+        check_settings(options)
+        check_free(options.out)
     if options.shard and not by_torchrun():
         raise ValueError("--shard needs processes to share with: start it by torchrun")
     try:
@@ -260,6 +267,7 @@ def train_shared(options, device) -> tuple[History, str]:
         model = GPT(GPTConfig(**state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
     train_ids, val_ids = encode_parts(tokenizer, text)
+    about = {**about, "data": fingerprint(train_ids, val_ids)}
     model = model.to(device)
     # Going on with a finished run takes no step, but mends what a kill left half-saved.
     finished = state is not None and len(state.history.losses) >= config.steps
@@ -284,6 +292,8 @@ def going_on(options) -> str:
         here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
         python = f"torchrun --nproc-per-node {here}"
     folder, more = shlex.quote(str(options.out)), " --shard" if options.shard else ""
+    if options.device != "auto":
+        more += f" --device {options.device}"
     return f"{python} -m tinygpt_lib train --out {folder} --resume{more}"
 
 
@@ -295,6 +305,13 @@ def check_size(options) -> None:
     if TOKENIZERS[kind] not in SMALLEST:
         options.usage_error(f"argument --vocab-size: has no meaning for {kind} tokens")
     check_int("vocab_size", options.size, low=SMALLEST[TOKENIZERS[kind]])
+
+
+def check_settings(options) -> None:
+    """ValueError for settings that make no sense, before any work."""
+    model_config, config = PRESETS[options.preset or "cpu"](256)
+    dataclasses.replace(model_config, **given(options, GPTConfig))
+    dataclasses.replace(config, **given(options, TrainConfig))
 
 
 def encode_parts(tokenizer, text: str):
@@ -425,7 +442,14 @@ def run_evaluate(options) -> int:
     if not isinstance(about, dict):
         about = {}
     text = read_text(text_of(options, about))
-    encode_parts(tokenizer, text)  # an unknown character is named by its place in it
+    parts = encode_parts(tokenizer, text)  # names an unknown character by its place
+    noted = about.get("data")
+    if options.text is None and noted not in (None, fingerprint(*parts)):
+        raise ValueError(
+            f"{text_of(options, about) or 'Tiny Shakespeare'} is not the text any more "
+            "that the run was trained on: its last tenth is another one; to measure it "
+            "all the same, give it by --text"
+        )
     score = score_text(model, tokenizer, split(text)[1])
     print(f"{score.n_tokens:,} tokens predicted, the whole validation text")
     print(f"{score.nats_per_token:.4f} nats per token")

@@ -13,17 +13,21 @@ import tempfile
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
+from tinygpt_lib._checks import check_int
 from tinygpt_lib._device import choose_device
+from tinygpt_lib._interrupt import held_interrupt
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
     EventReport,
     SessionReport,
+    check_rate,
 )
 from tinygpt_lib.logs import (
     LONGEST_LINE,
@@ -235,6 +239,10 @@ def run_fit(options) -> int:
     """Fits a detector on normal logs and writes it."""
     if options.out.exists():
         raise ValueError(f"{options.out} exists already: choose a new folder")
+    check_int("folds", options.folds, low=2)
+    check_int("seed", options.seed, low=0)
+    check_rate(options.false_alarms)
+    device = choose_device(options.device)
     rule, masks = grouping(options, {"seconds": WINDOW}), custom_masks(options)
     sessions = list(sessions_of(read_lines(*options.normal), rule, masks))
     detector = AnomalyDetector.fit(
@@ -243,7 +251,7 @@ def run_fit(options) -> int:
         score=options.score,
         folds=options.folds,
         seed=options.seed,
-        device=choose_device(options.device),
+        device=device,
         about={"sessions": rule, "masks": masks.patterns},
         progress=lambda text: print(text, file=sys.stderr),
     )
@@ -471,12 +479,12 @@ def follow(detector: AnomalyDetector, rule: dict, masks: Masks, options) -> None
                 show_now(options, str(number), report, number, line)
         return
     follower = Follower(detector, SessionFinder(**rule), masks, options)
-    try:
+    with held_interrupt() as pressed:  # not in the middle of an event
         for number, line in lines:
             follower.take(number, line)
-    except KeyboardInterrupt:
-        follower.finish(stopped=True)
-        raise
+            if pressed():
+                follower.finish(stopped=True)
+                raise KeyboardInterrupt
     follower.finish()
 
 
@@ -508,7 +516,8 @@ class Follower:
             return
         worst = self.stream.push(name, event, now)
         self.newest[name] = (number, line)
-        report = self.stream.report(name)
+        # By the scores that its end will be judged by: an alarm now is one then.
+        report = self.stream.report(name, self.stream.count_ends)
         if report.worst == worst:
             self.worst[name] = (number, line)
         early = report.n_unknown > 0 or (self.grows and report.anomalous)
@@ -547,7 +556,10 @@ def growing(path: str) -> Iterator[tuple[int, str | None]]:
     A file that was cut or put in another's place is read from its beginning.
     """
     if path == "-":
-        yield from arriving(bounded_lines(sys.stdin.buffer))
+        yield from arriving(own_stdin)
+        return
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe
+        yield from arriving(partial(open, path, "rb"))
         return
     number, room = 0, 4 * LONGEST_LINE
     while True:
@@ -569,13 +581,27 @@ def growing(path: str) -> Iterator[tuple[int, str | None]]:
                     time.sleep(POLL)
 
 
-def arriving(lines: Iterable[str]) -> Iterator[tuple[int, str | None]]:
+def own_stdin() -> IO[bytes]:
+    """Standard input as a file of one's own.
+
+    Python closes sys.stdin when it exits, and can't while a thread waits for a line.
+    """
+    try:
+        return open(os.dup(sys.stdin.fileno()), "rb")
+    except OSError:  # it is no real file
+        return sys.stdin.buffer
+
+
+def arriving(opened: Callable[[], IO[bytes]]) -> Iterator[tuple[int, str | None]]:
     """Numbered lines that another thread waits for; None while there is none."""
-    waiting: queue.Queue[str | None] = queue.Queue(maxsize=1000)
+    waiting: queue.Queue[str | Exception | None] = queue.Queue(maxsize=1000)
 
     def fetch() -> None:
-        for line in lines:
-            waiting.put(line)
+        try:
+            for line in bounded_lines(opened()):
+                waiting.put(line)
+        except Exception as error:
+            waiting.put(error)
         waiting.put(None)
 
     threading.Thread(target=fetch, daemon=True).start()
@@ -588,6 +614,8 @@ def arriving(lines: Iterable[str]) -> Iterator[tuple[int, str | None]]:
             continue
         if line is None:
             return
+        if isinstance(line, Exception):
+            raise line
         number += 1
         yield number, line
 

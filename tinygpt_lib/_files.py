@@ -53,17 +53,27 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Puts data at path, wholly or not at all, whatever happens on the way."""
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Puts data at each path; while any of it can't be written, nothing changes."""
     # Written beside its place, since a rename is atomic only within a file system, and
     # under a name of its own, since another process may be writing the same file.
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.partial")
+    asides = {
+        p: p.with_name(f".{p.name}-{uuid.uuid4().hex[:8]}.partial") for p in files
+    }
     try:
-        with open(aside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave an empty file
-        os.replace(aside, path)
+        for path, aside in asides.items():
+            with open(aside, "xb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave an empty file
+        for path, aside in asides.items():
+            os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
         raise
 
 
@@ -74,16 +84,16 @@ def remove_partial_files(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: dict) -> None:
-    """Writes data, with the format's name and version, so that people can read it."""
+def json_file(data: dict) -> bytes:
+    """Data, with the format's name and version, as people can read it."""
     stamped = {"format": FORMAT, "version": VERSION, **data}
     text = json.dumps(stamped, indent=2, ensure_ascii=False) + "\n"
     # Half of a surrogate pair is no text, but may stand in the name of a file.
-    write_atomically(path, text.encode("utf-8", "surrogatepass"))
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read_json(path: Path) -> dict:
-    """What `write_json` wrote, less the stamp; CheckpointError for anything else."""
+    """What `json_file` made, less the stamp; CheckpointError for anything else."""
     content = read_bytes(path)
     try:
         data = json.loads(content)
@@ -98,7 +108,12 @@ def read_json(path: Path) -> dict:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
-    """Writes tensors as safetensors, with JSON data `about` them and a checksum."""
+    """Writes what `tensor_file` makes."""
+    write_atomically(path, tensor_file(tensors, about))
+
+
+def tensor_file(tensors: Mapping[str, Tensor], about: dict) -> bytes:
+    """Tensors as safetensors, with JSON data `about` them and a checksum."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(about)
     metadata = {
@@ -107,7 +122,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict) -> Non
         "about": text,
         "sha256": checksum(tensors, text),
     }
-    write_atomically(path, to_safetensors(tensors, metadata))
+    return to_safetensors(tensors, metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -144,10 +144,10 @@ def generate(
     out = torch.empty(B, T0 + n_tokens, dtype=torch.int64, device=device_of(model))
     out[:, :T0] = ids
     was_training = model.training
-    model.eval()
-    cache = KVCache(model.config)
-    reader = READERS.get(out.device.type, lambda model: model)(model)
     try:
+        model.eval()
+        cache = KVCache(model.config)
+        reader = READERS.get(out.device.type, lambda model: model)(model)
         for end in range(T0, T0 + n_tokens):
             if use_cache and cache.has_room(end):
                 logits = reader(out[:, cache.length : end], cache)

@@ -149,8 +149,9 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
 
     try:
         if time_format is not None:
+            if not re.search(r"%[YyGcxDFs]", time_format):  # it tells no year
+                text, time_format = f"2000 {text}", f"%Y {time_format}"
             time = datetime.strptime(text, time_format)
-            time = time.replace(year=2000) if time.year == 1900 else time
         elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
             return float(text)
         else:
@@ -360,7 +361,8 @@ def in_windows(
     while windows:
         longest = windows[-1][-1]
         rows = max(1, tokens_at_once // max(1, longest))
-        batch, windows = windows[-rows:], windows[:-rows]
+        batch = windows[-rows:]
+        del windows[-rows:]
         texts = [sessions[i][s : s + end + 1] for i, s, _, end in batch]
         yield nn.utils.rnn.pad_sequence(texts, batch_first=True), batch
 

@@ -188,8 +188,8 @@ def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
     if old.position == "learned":
         name = "position_embedding.weight"
         state[name] = longer_table(state[name], longer.state_dict()[name], method)
-    longer.load_state_dict(state)
-    return longer.to(next(model.parameters())).train(model.training)
+    longer.to(next(model.parameters())).load_state_dict(state)
+    return longer.train(model.training)
 
 
 # --- Is it worth it? ---

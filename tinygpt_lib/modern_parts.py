@@ -78,10 +78,12 @@ class Rotary(nn.Module):
     Scores then depend on distances alone. D must be even. Su et al., 2021.
     """
 
+    ROWS = 2**15  # of the table, at most; places beyond it are computed when they come
+
     def __init__(self, D: int, length: int, base: float, scale: float):
         super().__init__()
         self.D, self.base, self.scale = D, base, scale
-        turns = angles(0, length, D, base, scale)
+        turns = angles(0, min(length, self.ROWS), D, base, scale)
         self.register_buffer("cos", turns.cos().float(), persistent=False)
         self.register_buffer("sin", turns.sin().float(), persistent=False)
 

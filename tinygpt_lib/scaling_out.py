@@ -53,7 +53,7 @@ __all__ = [
     "told_to_end",
 ]
 
-# --- Joining and leaving ---
+# --- Joining ---
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -109,57 +109,6 @@ def check_joining(device: torch.device) -> None:
         torch.cuda.set_device(local)
 
 
-class LostProcessError(RuntimeError):
-    """Another process of the run died, or does not answer any more."""
-
-
-ENDED = "another process of this run died, or the run was told to end"
-
-
-def as_lost(error: BaseException, patience: float) -> BaseException:
-    """LostProcessError for what torch raises when others don't answer; else `error`."""
-    text = str(error)
-    network = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in text
-    if not isinstance(error, RuntimeError) or not network:
-        return error
-    if "imed out" in text or "imeout" in text:
-        return LostProcessError(
-            f"another process of this run has not answered for {patience:g} s"
-        )
-    return LostProcessError(ENDED)
-
-
-def first_to_say(store, error: BaseException) -> bool:
-    """Whether no other process has told of the same error before."""
-    text = f"{type(error).__name__}: {error}"
-    try:
-        return store.add(hashlib.sha256(text.encode()).hexdigest(), 1) == 1
-    except RuntimeError:  # who kept the table is gone
-        return True
-
-
-@contextmanager
-def told_to_end() -> Iterator[None]:
-    """Within, SIGTERM is a LostProcessError; after that, it is not heard any more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum, frame):
-        raise LostProcessError(ENDED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except LostProcessError:  # a second one would cut the explanation short
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise
-    except BaseException:
-        signal.signal(signal.SIGTERM, before)
-        raise
-    signal.signal(signal.SIGTERM, before)
-
-
 @contextmanager
 def processes(device: torch.device, patience: float = 300.0) -> Iterator[None]:
     """Joins the processes that `torchrun` started; for one alone it does nothing.
@@ -183,12 +132,14 @@ def processes(device: torch.device, patience: float = 300.0) -> Iterator[None]:
     engine = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     join = {"store": store, "rank": rank, "world_size": size, "timeout": limit}
     with told_to_end():
+        joined = False
         try:
             dist.init_process_group(engine, **join)
+            joined = True
             yield
         except BaseException as raised:
-            error = as_lost(raised, patience)
-            if not isinstance(error, LostProcessError):
+            error = as_lost(raised, patience) if joined else raised
+            if joined and not isinstance(error, LostProcessError):
                 dist.destroy_process_group()
             if first_to_say(store, error):
                 raise error from None if error is raised else raised
@@ -230,8 +181,15 @@ class SharedRun(Run):
         self.stop, self.pressed = False, lambda: False
         if n_processes() > 1 and not self.sharded:
             self.network = replicated(self.model, self.network)
+            self.rehearse()
         if process_rank() > 0:
             torch.manual_seed(own_seed(config.seed, 0))
+
+    def rehearse(self) -> None:
+        """A pass for nothing else: DDP arranges its buckets anew after the first."""
+        with torch.random.fork_rng():
+            self.network(self.train_ids[None, : self.context]).sum().backward()
+        self.optimizer.zero_grad()
 
     def learn(self, inputs: Tensor, targets: Tensor) -> float:
         parts = self.config.accumulate
@@ -461,3 +419,56 @@ def cut_as(part: Tensor, tensor: Tensor) -> Tensor:
 
 
 RUNS["memory"], RUNS["folder"] = SharedRun, SavedSharedRun
+
+# --- When one of them dies ---
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run died, or does not answer any more."""
+
+
+ENDED = "another process of this run died, or the run was told to end"
+
+
+def as_lost(error: BaseException, patience: float) -> BaseException:
+    """LostProcessError for what torch raises when others don't answer; else `error`."""
+    text = str(error)
+    network = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in text
+    if not isinstance(error, RuntimeError) or not network:
+        return error
+    if "imed out" in text or "imeout" in text:
+        return LostProcessError(
+            f"another process of this run has not answered for {patience:g} s"
+        )
+    return LostProcessError(ENDED)
+
+
+def first_to_say(store, error: BaseException) -> bool:
+    """Whether no other process has told of the same error before."""
+    text = f"{type(error).__name__}: {error}"
+    try:
+        return store.add(hashlib.sha256(text.encode()).hexdigest(), 1) == 1
+    except RuntimeError:  # who kept the table is gone
+        return True
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """Within, SIGTERM is a LostProcessError; after that, it is not heard any more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum, frame):
+        raise LostProcessError(ENDED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except LostProcessError:  # a second one would cut the explanation short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    except BaseException:
+        signal.signal(signal.SIGTERM, before)
+        raise
+    signal.signal(signal.SIGTERM, before)

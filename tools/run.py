@@ -257,6 +257,9 @@ def run_chapter(chapter: Chapter) -> None:
     nb.metadata["language_info"] = {"name": "python"}  # enough for highlighting
     step = {"text_sha256": text_hash(text), "cells_sha256": cells_hash(nb)}
     nb.metadata["tinygpt"] = {"text_sha256": step["text_sha256"], "in_step": step}
+    there = chapter.read_notebook()
+    if there is not None and edited_in_jupyter(there, text):
+        sys.exit(f"error: {chapter.notebook_path.name} was edited while it was run")
     write_notebook(chapter, nb)
     seconds = time.perf_counter() - started
     size = chapter.notebook_path.stat().st_size

@@ -60,13 +60,15 @@ from tinygpt_lib._checks import check_choice, check_float, check_int
 from tinygpt_lib._device import device_of, shapes_only
 from tinygpt_lib._files import (
     CheckpointError,
+    json_file,
     locked,
     read_bytes,
     read_json,
     read_tensors,
     remove_partial_files,
-    write_json,
+    tensor_file,
     write_tensors,
+    write_together,
     writing,
 )
 from tinygpt_lib._interrupt import held_interrupt
@@ -598,7 +600,7 @@ class History:
 
     losses: list[float] = field(default_factory=list)  # each step's batch, in nats
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step, nats)
-    seconds: float = 0.0  # spent on steps and evaluations
+    seconds: float = 0.0  # spent on steps, evaluations and all saves but the last
 
 
 @dataclass
@@ -627,10 +629,10 @@ def fingerprint(*parts: Tensor) -> str:
 # It goes into one file, `training.safetensors`. Three more files hold what is needed to *use* the
 # model: `config.json`, `tokenizer.json`, `model.safetensors`. Safetensors is a format for tensors
 # that can't contain code. `torch.save` writes a *pickle*, Python's own format for objects, and a
-# pickle can run whatever its author put into it the moment it is opened. Each file is written under
-# another name and renamed only when it is complete, so at any moment there is a whole old file or a
-# whole new one, never half of one. And each carries a checksum, so a file that was damaged is
-# refused instead of believed.
+# pickle can run whatever its author put into it the moment it is opened. A file is written under
+# another name and renamed only when it is complete, these three only when all are, so at any moment
+# there is a whole old file or a whole new one, never half of one. And tensors carry a checksum, so a
+# file that was damaged is refused instead of believed.
 
 
 # %%
@@ -657,10 +659,13 @@ def write_model(
     folder: Path, model: dict, tokenizer: dict, weights: dict[str, Tensor], about: dict
 ) -> None:
     """What using the model needs, in three files."""
-    write_json(folder / "tokenizer.json", {"tokenizer": tokenizer})
-    write_json(folder / "config.json", {"model": model, "about": about})
     belongs = {"model": model, "tokenizer": tokenizer}
-    write_tensors(folder / "model.safetensors", weights, belongs)
+    files = {
+        "tokenizer.json": json_file({"tokenizer": tokenizer}),
+        "config.json": json_file({"model": model, "about": about}),
+        "model.safetensors": tensor_file(weights, belongs),
+    }
+    write_together({folder / name: data for name, data in files.items()})
 
 
 def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -699,6 +704,15 @@ def first_line(error: Exception) -> str:
 
 # %%
 #| export
+def check_free(out: Path) -> None:
+    """CheckpointError for a folder in which there is something already."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(
+            f"{out} exists and is not empty: resume the run in it, or choose another "
+            "folder"
+        )
+
+
 def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
@@ -803,7 +817,7 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
             f"of vocab_size {config.vocab_size}"
         )
     with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
-        model = GPT(config)
+        model = GPT(config).to(next(iter(tensors.values())).dtype)
     model.load_state_dict(tensors)
     return model.to(device).eval(), tokenizer
 
@@ -828,6 +842,10 @@ def check_shapes(config: GPTConfig, tensors: dict[str, Tensor]) -> None:
                 tuple(d[name]) if name in d else "absent" for d in (expected, found)
             )
             raise ValueError(f"tensor {name} should be {wanted} and is {got}")
+    if len(types := {t.dtype for t in tensors.values()}) > 1:
+        raise ValueError(f"its tensors are of several types: {sorted(map(str, types))}")
+    if not types.pop().is_floating_point:
+        raise ValueError("its tensors are no floating-point numbers")
 
 
 # %% [markdown]
@@ -994,6 +1012,8 @@ class Run:
                 last = self.step == config.steps
                 if last or (config.eval_every and self.step % config.eval_every == 0):
                     loss = self.validate()
+                    if not math.isfinite(loss):
+                        self.diverged("the validation loss")
                     history.evaluations.append((self.step, loss))
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
@@ -1067,6 +1087,11 @@ class SavedRun(Run):
 
     def after_step(self, ends: bool) -> None:
         if ends or self.step % self.config.save_every == 0:
+            # Weights can be finite, and what they compute no longer.
+            if not math.isfinite(
+                evaluate(self.model, self.val_ids[: self.context + 1])
+            ):
+                self.diverged("what the weights compute")
             self.save(self.state())
 
     def state(self) -> RunState:
@@ -1111,11 +1136,7 @@ class SavedRun(Run):
     def make_folder(self, state: RunState) -> None:
         """Puts a checkpoint where nothing may be yet; all of it appears at once."""
         out = self.out
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise CheckpointError(
-                f"{out} exists and is not empty: resume the run in it, or choose "
-                "another folder"
-            )
+        check_free(out)
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(

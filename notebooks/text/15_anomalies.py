@@ -74,20 +74,23 @@ from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, TokenEmbedding
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
 from tinygpt_lib.modern_parts import RMSNorm
-from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
+from tinygpt_lib.training import fingerprint, load_checkpoint, save_checkpoint, train
 
 # %% [markdown]
 # ## What may be learnt from, and what is judged
 # A detector is used on days that come after those it has learnt from. So that is how it is tried:
 # fitted on the normal sessions that began before 18:00 of the second day, tried on all that began
 # later. The cut goes between sessions, and by time. With a random cut the detector would know the
-# future, and with a cut through windows of lines it would know half of each test session.
+# future, and with a cut through windows of lines it would know half of each test session. (One thing it
+# still has that a detector fitted at 18:00 had not: sessions that began before and went on after it are
+# learnt from whole. The output counts them.)
 
 # %%
 trial = split_by_time(log, found.values())
 anomalous = np.array(trial.anomalous)
 (
     f"{len(trial.train):,} normal sessions to learn from",
+    f"of them {sum(t[-1] >= CUT for t in trial.train_times):,} went on after the cut",
     f"{len(anomalous):,} to judge, {anomalous.sum()} of them labelled anomalous",
 )
 
@@ -452,12 +455,13 @@ def read_sessions(panel: Panel, sessions: Sequence[Tensor]) -> list[Reading]:
     for ids, rows in in_windows(sessions, config.block_size, at_once):
         ids = ids.to(panel.device)
         found = weigh(panel(ids[:, :-1]), ids[:, 1:])
+        names = ("rank", "likeliest", "chances")
+        nats, *rest = (getattr(found, name).cpu() for name in ("nats", *names))
         for row, (i, s, first, end) in enumerate(rows):
             to, here = readings[i], slice(s + first, s + end)
-            to.nats[:, here] = found.nats[:, row, first:end].cpu()
-            for name in ("rank", "likeliest", "chances"):
-                part = getattr(found, name)[row, first:end]
-                getattr(to, name)[here] = part.cpu()
+            to.nats[:, here] = nats[:, row, first:end]
+            for name, part in zip(names, rest, strict=True):
+                getattr(to, name)[here] = part[row, first:end]
     return readings
 
 
@@ -579,12 +583,13 @@ def fit_member(
 ) -> GPT:
     """A GPT that has learnt from a stream of ids (N,), by the settings of a preset."""
     model_config, train_config = preset(size)
-    torch.manual_seed(seed)
-    model = GPT(model_config).to(device)
     least = model_config.block_size + 1  # a short log is read several times
     ids, kept_back = (t.repeat(-(-least // len(t))) for t in (ids, kept_back))
     plan = replace(train_config, seed=seed, eval_every=0)
-    train(model, ids, kept_back, plan, progress=False)
+    with torch.random.fork_rng():  # the caller's random numbers stay as they are
+        torch.manual_seed(seed)
+        model = GPT(model_config).to(device)
+        train(model, ids, kept_back, plan, progress=False)
     return model.eval()
 
 
@@ -632,17 +637,18 @@ def each(value: bool | Sequence[bool], count: int) -> list[bool]:
 
 # %%
 #| export
-def check_rate(false_alarms: float, n_normal: int) -> None:
-    """ValueError for a false-alarm rate that n normal sessions can't promise."""
+def check_rate(false_alarms: float, n_normal: int | None = None) -> None:
+    """ValueError for a rate that is none, or that n normal sessions can't promise."""
     allowed = "above 0 and below 1"
     check_float("false_alarms", false_alarms, allowed, lambda rate: 0 < rate < 1)
-    if false_alarms * (n_normal + 1) < 1 - 1e-9:
+    if n_normal is not None and false_alarms * (n_normal + 1) < 1 - 1e-9:
         needed = math.ceil(1 / false_alarms - 1e-9) - 1
         least, unit = 1 / (n_normal + 1), 10 ** -len(str(n_normal + 1)) / 10
+        advice = f", or allow a rate of {math.ceil(least / unit) * unit:.3g}"
         raise ValueError(
             f"a false-alarm rate of {false_alarms:g} needs at least {needed:,} normal "
-            f"sessions, and there are {n_normal:,}: give more, or allow a rate of "
-            f"{math.ceil(least / unit) * unit:.3g}"
+            f"sessions, and there are {n_normal:,}: give more"
+            f"{advice if n_normal else ''}"
         )
 
 
@@ -658,6 +664,11 @@ except ValueError as error:
 
 # %%
 #| export
+def weights_of(member: GPT) -> str:
+    """A sha256 over a model's weights."""
+    return fingerprint(*member.state_dict().values())
+
+
 @dataclass(frozen=True, slots=True)
 class EventReport:
     """What a detector says of one event."""
@@ -752,9 +763,13 @@ class Calibrated:
         """How many normal sessions stand behind each p-value."""
         return sum(map(len, self.held_out[self.score_name, True]))
 
-    def p_value(self, scores: Tensor, ended: bool) -> float:
-        """The p-value of a session from its scores (K, 1), its end counted or not."""
-        return p_values(self._sorted[self.score_name, ended], scores).item()
+    def p_value(self, scores: Tensor, ended: bool, name: str | None = None) -> float:
+        """The p-value of a session from its scores (K, 1), its end counted or not.
+
+        `name` says which scores they are (default: the detector's own).
+        """
+        held_out = self._sorted[name or self.score_name, ended]
+        return p_values(held_out, scores).item()
 
     def renew(self, readings: Sequence[Reading], ended: Sequence[bool]) -> None:
         """Puts the scores of normal sessions in the place of the oldest ones."""
@@ -942,9 +957,10 @@ class AnomalyDetector(Calibrated):
         n_events: int,
         n_unknown: int,
         worst: EventReport | None,
+        name: str | None = None,
     ) -> SessionReport:
         """The report of a session from the scores (K, 1) of its known events."""
-        p_value = self.p_value(scores, ended)
+        p_value = self.p_value(scores, ended, name)
         return SessionReport(
             score=score,
             p_value=p_value,
@@ -977,7 +993,7 @@ class AnomalyDetector(Calibrated):
         }
         tensors["met"] = self.panel.met
         settings = {
-            "n_members": len(self.members),
+            "members": [weights_of(member) for member in self.members],
             "n_events": self.n_events,
             "false_alarms": self.false_alarms,
             "score": self.score_name,
@@ -993,8 +1009,9 @@ class AnomalyDetector(Calibrated):
         path = Path(folder) / "detector.safetensors"
         tensors, settings = read_tensors(path)
         try:
-            count = settings.pop("n_members")
-            check_int("n_members", count, low=1, high=len(tensors))
+            digests = settings.pop("members")
+            count = len(digests)
+            check_int("members", count, low=1, high=len(tensors))
             held_out = {
                 (name, ended): [
                     tensors[f"{name}-{'ended' if ended else 'open'}-{i}"]
@@ -1010,6 +1027,8 @@ class AnomalyDetector(Calibrated):
             members, tokenizers = zip(*loaded, strict=True)
             if any(t.to_dict() != tokenizers[0].to_dict() for t in tokenizers):
                 raise ValueError("its members have different tokenizers")
+            if [weights_of(member) for member in members] != digests:
+                raise ValueError("its members are not those that it was saved with")
             return cls(members, tokenizers[0], held_out, met=tensors["met"], **settings)
         except CheckpointError:
             raise
@@ -1461,10 +1480,13 @@ class EventStream:
         on_close: Callable[[str, SessionReport, bool], None] = lambda *told: None,
     ):
         check_int("max_sessions", max_sessions, low=1)
+        if not max_age >= 0:  # nor NaN
+            raise ValueError(f"max_age is {max_age}; it must be at least 0")
         self.detector, self.on_close = detector, on_close
         self.max_sessions, self.max_age = max_sessions, max_age
         self.count_ends = count_ends
-        self.power = SCORES[detector.score_name]
+        self.score_name = detector.score_name  # it may be set anew there, not here
+        self.power = SCORES[self.score_name]
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.panel, self.block_size = detector.panel, detector.panel.config.block_size
 
@@ -1493,9 +1515,14 @@ class EventStream:
         session.seen = now
         return report
 
-    def report(self, name: str) -> SessionReport:
-        """The report of a running session, its end not counted; KeyError if none is."""
-        return self.verdict(self.running[name], False)
+    def report(self, name: str, as_ended: bool = False) -> SessionReport:
+        """The report of a running session; KeyError if it is none.
+
+        Its end is not counted. It is judged among sessions whose end was not, either,
+        or `as_ended` among those whose end was, as it will be: whose largest surprisal
+        raises an alarm there will still raise it when it ends.
+        """
+        return self.verdict(self.running[name], as_ended)
 
     @torch.no_grad()
     def close(self, name: str) -> SessionReport:
@@ -1530,7 +1557,7 @@ class EventStream:
         return reading
 
     def verdict(self, session: Running, ended: bool) -> SessionReport:
-        """The report of a session, its end counted or not."""
+        """The report of a session among those whose end was counted, or was not."""
         scores = session.totals
         if self.power != math.inf:
             means = session.totals / session.counts.clamp(min=1)
@@ -1542,6 +1569,7 @@ class EventStream:
             session.n_events,
             session.n_unknown,
             session.worst,
+            self.score_name,
         )
 
     def begin(self, now: float) -> Running:
@@ -1568,8 +1596,8 @@ class EventStream:
 # Fifty sessions, and a fifty-first glued together from two of them so that it outgrows the window,
 # mixed event by event. What to look at: worst surprisal and p-value are those of the batch (the
 # asserts), and how soon the alarms come. The largest surprisal may be looked at after every line,
-# since it only rises; a mean can be high early and fall again, so looking often would break its
-# promise.
+# since it only rises: measured by the scores of whole sessions, an alarm on the way is one that would come
+# at the end. A mean can be high early and fall again, so looking often would break its promise.
 
 # %%
 chosen = [trial.test[i] for i in [*alarms[:10], *range(40)]]
@@ -1581,7 +1609,7 @@ for place in range(max(map(len, chosen))):
         if place < len(session):
             running.push(f"session {i}", session[place])
             count += 1
-            if i not in told and running.report(f"session {i}").anomalous:
+            if i not in told and running.report(f"session {i}", True).anomalous:
                 told[i] = (place + 1, len(session))
 took = (time.perf_counter() - start) / count
 closed = [running.close(f"session {i}") for i in range(len(chosen))]
