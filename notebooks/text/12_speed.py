@@ -647,7 +647,7 @@ exact.shape, torch.linalg.svdvals(exact).aminmax()
 # %%
 a, b, c = 3.4445, -4.7750, 2.0315
 s = torch.linspace(0, 1, 500)
-fig, ax = plt.subplots(figsize=(6, 2.8))
+fig, ax = plt.subplots(figsize=(5, 2.3))
 values = s
 for times, color in zip(range(1, 6), (SKY, ORANGE, PINK, GREEN, BLUE), strict=True):
     values = a * values + b * values**3 + c * values**5
@@ -1190,7 +1190,7 @@ f"{sooner.evaluations[-1][1]:.3f} nats after {sooner.seconds:.0f} s"
 
 # %%
 trials = json.loads(Path("../benchmarks/weight_decay.json").read_text())["runs"]
-fig, ax = plt.subplots(figsize=(6.5, 3.2))
+fig, ax = plt.subplots(figsize=(5.5, 2.8))
 held_out = {}
 for dropout, color, marker in ((0.0, BLUE, "o"), (0.1, ORANGE, "s")):
     runs = {}
@@ -1203,11 +1203,11 @@ for dropout, color, marker in ((0.0, BLUE, "o"), (0.1, ORANGE, "s")):
     label = f"dropout {dropout}" if dropout else "no dropout"
     ax.semilogx(x, y, f"{marker}-", color=color, label=f"{label}, held out")
     ax.semilogx(x, learnt, f"{marker}:", color=color, ms=3, label=f"{label}, learnt")
-    held_out[label] = {decay: round(loss, 3) for decay, loss in zip(x, y, strict=True)}
+    held_out[label] = dict(zip(x, y.round(3).tolist(), strict=True))
 ax.set_xticks(x, x)
 ax.minorticks_off()
 ax.set(xlabel="weight decay", ylabel="loss (nats)")
-ax.legend(fontsize=8)
+ax.legend(fontsize=8, ncols=2, loc="center", bbox_to_anchor=(0.5, 0.68))
 show(
     fig,
     alt="Loss against weight decay from 0.1 to 2.4. Without dropout the held-out loss falls "
@@ -1261,7 +1261,7 @@ print(f"by the roof: {minutes:.0f} minutes")
 best = presets["best"]
 assert max(best["loss"]) < 1.4697
 {
-    name: f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    name: f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.1g}"
     for name, values in (
         ("validation (nats)", best["loss"]),
         ("The Tempest (nats)", best["test"]),
@@ -1271,7 +1271,7 @@ assert max(best["loss"]) < 1.4697
 }
 
 # %%
-fig, ax = plt.subplots(figsize=(6.5, 3))
+fig, ax = plt.subplots(figsize=(5, 2.3))
 for seed, curve in zip(best["seeds"], best["evaluations"], strict=True):
     color = (BLUE, GREEN, ORANGE)[seed]
     ax.plot(*zip(*curve, strict=True), "o-", color=color, ms=4, label=f"seed {seed}")
