@@ -82,8 +82,9 @@ from tinygpt_lib.training import fingerprint, load_checkpoint, save_checkpoint, 
 # fitted on the normal sessions that began before 18:00 of the second day, tried on all that began
 # later. The cut goes between sessions, and by time. With a random cut the detector would know the
 # future, and with a cut through windows of lines it would know half of each test session. (One thing it
-# still has that a detector fitted at 18:00 had not: sessions that began before and went on after it are
-# learnt from whole. The output counts them.)
+# still has that a detector fitted at 18:00 had not: sessions that began before the cut and went on after
+# it are learnt from whole, on the real log nearly half of them. How much that flatters it was not
+# measured.)
 
 # %%
 trial = split_by_time(log, found.values())
@@ -1597,7 +1598,8 @@ class EventStream:
 # mixed event by event. What to look at: worst surprisal and p-value are those of the batch (the
 # asserts), and how soon the alarms come. The largest surprisal may be looked at after every line,
 # since it only rises: measured by the scores of whole sessions, an alarm on the way is one that would come
-# at the end. A mean can be high early and fall again, so looking often would break its promise.
+# at the end. (On the real log, most come only with the end.) A mean can be high early and fall again, so
+# looking often would break its promise.
 
 # %%
 chosen = [trial.test[i] for i in [*alarms[:10], *range(40)]]
