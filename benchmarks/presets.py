@@ -66,9 +66,8 @@ def run(name: str, seed: int) -> None:
 
     def add(data: dict) -> None:
         of = data.get(name, {})
-        if (
-            not of.keys() >= set(LISTS) or of["config"] != recipe
-        ):  # older ones don't fit
+        fits = of.keys() >= set(LISTS) and of["config"] == recipe
+        if not fits:  # none yet, or runs of another kind
             of = data[name] = {"config": recipe, **{key: [] for key in LISTS}}
         if seed in of["seeds"]:
             place = of["seeds"].index(seed)

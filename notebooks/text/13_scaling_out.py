@@ -465,7 +465,8 @@ class SharedRun(Run):
 
     def rehearse(self) -> None:
         """A pass for nothing else: DDP arranges its buckets anew after the first."""
-        with torch.random.fork_rng():
+        gpu = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpu):
             self.network(self.train_ids[None, : self.context]).sum().backward()
         self.optimizer.zero_grad()
 

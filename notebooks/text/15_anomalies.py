@@ -587,7 +587,8 @@ def fit_member(
     least = model_config.block_size + 1  # a short log is read several times
     ids, kept_back = (t.repeat(-(-least // len(t))) for t in (ids, kept_back))
     plan = replace(train_config, seed=seed, eval_every=0)
-    with torch.random.fork_rng():  # the caller's random numbers stay as they are
+    gpu = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(gpu):  # the caller's random numbers stay as they are
         torch.manual_seed(seed)
         model = GPT(model_config).to(device)
         train(model, ids, kept_back, plan, progress=False)
