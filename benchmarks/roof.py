@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from harness import corpus, ratios, significant, spread, take_turns
 from peers import LARGE, VOCAB, Peers
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig
+from tinygpt_lib import GPT, GPTConfig, TrainConfig, keep_freed_memory
 from tinygpt_lib.speed import step_operations
 from tinygpt_lib.training import Run
 
@@ -87,9 +87,10 @@ SETTINGS = {  # name: type of the products measured, precision, context of the s
 def peak(peers: Peers, repeats: int) -> dict:
     """The best speed of matrix products, and the share of it that a step reaches.
 
-    Steps and products take turns, in one process. A round's share is that of its own
-    best product.
+    Steps and products take turns, in one process that keeps freed memory, as that of
+    the command line does. A round's share is that of its own best product.
     """
+    keep_freed_memory()
     run = large_run()
     operations = step_operations(run.model.config)
     result = {
@@ -188,7 +189,9 @@ def scaling_cost(peers: Peers, repeats: int) -> dict:
     """Microseconds of training a token against parameters, context and batch.
 
     The slope is that of a line through the logarithms: time per token ~ size^slope.
+    Freed memory is kept, as the command line does.
     """
+    keep_freed_memory()
     _, train_ids, val_ids = corpus()
     grown = {name: {} for name in grids()}
     parameters = []

@@ -1522,14 +1522,15 @@ axes[0].set_ylabel("time per token (µs)")
 show(
     fig,
     alt="Three log-log panels of the time per token. It rises with the parameters with a slope "
-    "somewhat below one, rises slowly with the context, and falls with the batch.",
+    "somewhat below one, rises slowly with the context, and falls with the batch, but for "
+    "the last point.",
 )
 
 # %% [markdown]
 # *A slope of 1 would be in proportion. Parameters: nearly that, once matrices are large; small ones
 # pay for the calls around them. Context: at this width attention is a small part, so eight times
 # the window is far from eight times the price. Batch: more windows are cheaper per token, up to
-# some point. (Bars: the least and the most of three rounds. The machine drifts: the same point
+# some point. (On the machine of the figure, 32 cost as much as one; why was not looked into. Bars: the least and the most of three rounds. The machine drifts: the same point
 # reads differently in the three panels.)*
 
 # %% [markdown]
