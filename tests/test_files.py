@@ -690,6 +690,23 @@ def test_a_checkpoint_of_odd_numbers_is_refused(song, tiny_gpt, tmp_path, dtype,
         load_checkpoint(tmp_path)
 
 
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    """By a run that saves while somebody samples: the header of one, all else anew."""
+    path, real = tmp_path / "x.safetensors", _files.safe_open
+    write_tensors(path, {"x": torch.zeros(3)}, {"step": 1})
+    moments = iter([True, True, False])
+
+    def replaced(*arguments, **more):
+        if next(moments):
+            write_tensors(path, {"x": torch.ones(3)}, {"step": 2})
+            raise _files.SafetensorError("the end is not where the header says")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(_files, "safe_open", replaced)
+    tensors, about = read_tensors(path)
+    assert about == {"step": 2} and torch.equal(tensors["x"], torch.ones(3))
+
+
 # --- A disk that is full, a folder that is closed ---
 
 

@@ -127,6 +127,27 @@ def tensor_file(tensors: Mapping[str, Tensor], about: dict) -> bytes:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """What `write_tensors` wrote; CheckpointError if a single byte differs."""
+    while True:
+        before = identity(path)
+        try:
+            return read_tensors_once(path)
+        except CheckpointError:
+            # safetensors opens a file twice: a run may have saved in between.
+            if identity(path) == before:
+                raise
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Which file it is that is at path now; None if there is none."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size
+
+
+def read_tensors_once(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """What is at path, if it stays there meanwhile."""
     read_bytes(path, 1)  # missing or forbidden: say so in our words
     try:
         with safe_open(path, framework="pt") as file:
