@@ -685,8 +685,10 @@ def torchrun(log, *arguments, n=2):
         )
     try:
         yield process
-    finally:
-        process.kill()
+    finally:  # a launcher that is killed leaves its processes running
+        for pid in (*children(process.pid), process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
