@@ -8,6 +8,7 @@ No threshold looks at a label. Chapter 15 explains the detector and shows the ta
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tinygpt_lib._logdata import (
+    CUT,
     Trial,
     load_adfa,
     load_deeplog,
@@ -28,8 +30,9 @@ from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
     Panel,
-    deal,
+    folds_of,
     has_ended,
+    learnt_from,
     longest_pauses,
     p_values,
     read_events,
@@ -42,7 +45,6 @@ from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
     group_lines,
-    stream,
     surprisals,
 )
 
@@ -93,34 +95,44 @@ class Judge:
         }
 
 
-def timed_trial() -> tuple[Trial, np.ndarray]:
-    """Trial C, and of which of its test sessions the end is known."""
+def timed_trial() -> tuple[Trial, np.ndarray, np.ndarray]:
+    """Trial C, and of which sessions the end is known: to learn from, and to judge."""
     log = load_hdfs()
     found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
     trial = split_by_time(log, found.values())
     pauses = longest_pauses(trial.train, trial.train_times)
-    over = log.lines[-1].seconds
-    ended = [
-        has_ended(session, over - times[-1], pauses)
-        for session, times in zip(trial.test, trial.test_times, strict=True)
-    ]
-    return trial, np.array(ended)
+
+    def over(moment, sessions, times):
+        return np.array(
+            [
+                has_ended(session, moment - own[-1], pauses)
+                for session, own in zip(sessions, times, strict=True)
+            ]
+        )
+
+    return (
+        trial,
+        over(CUT, trial.train, trial.train_times),
+        over(log.lines[-1].seconds, trial.test, trial.test_times),
+    )
 
 
-def simple_rules(trial: Trial, ended: np.ndarray) -> dict:
+def simple_rules(trial: Trial, over: np.ndarray, ended: np.ndarray) -> dict:
     """Alarms of the rules that anybody could write.
 
-    Of sessions that may go on, neither length nor counts nor the end are judged.
+    Of sessions that may go on, neither length nor counts nor the end are judged. Nor
+    are those learnt of them, where they stand in the training (are not `over`).
     """
 
     def pairs(session, over=True):
         after = [*session, ">"] if over else session
         return set(zip(["<", *session], after, strict=False))
 
+    done = [session for session, e in zip(trial.train, over, strict=True) if e]
     events = {event for session in trial.train for event in session}
-    lengths = {len(session) for session in trial.train}
-    vectors = {tuple(sorted(session)) for session in trial.train}
-    seen = set().union(*map(pairs, trial.train))
+    lengths = {len(session) for session in done}
+    vectors = {tuple(sorted(session)) for session in done}
+    seen = set().union(*map(pairs, trial.train, over))
     unseen = np.array([not events.issuperset(s) for s in trial.test])
     length = ended & np.array([len(s) not in lengths for s in trial.test])
     vector = np.array([tuple(sorted(s)) not in vectors for s in trial.test])
@@ -139,8 +151,22 @@ def simple_rules(trial: Trial, ended: np.ndarray) -> dict:
     }
 
 
+def n_gram(*settings) -> NGram:
+    """An NGram that knows that no session begins within another, as `Panel` does."""
+    model, begin = NGram(*settings), torch.tensor([EventTokenizer.begin])
+    model.register_forward_hook(
+        lambda _, ids, logits: logits.index_fill(-1, begin, -math.inf)
+    )
+    return model
+
+
 def counted(
-    trial: Trial, judge: Judge, ended: np.ndarray, rate: float, n: int = 5
+    trial: Trial,
+    judge: Judge,
+    over: np.ndarray,
+    ended: np.ndarray,
+    rate: float,
+    n: int = 5,
 ) -> dict:
     """The same test with n-gram models in place of the GPTs.
 
@@ -150,32 +176,38 @@ def counted(
     size = tokenizer.vocab_size
     n = min(n, int(63 / np.log2(size)))
     coded = [tokenizer.encode_session(session) for session in trial.test]
-    parts = deal(trial.train, 5, 0)
-    streams = [stream(part, tokenizer) for part in parts]
-    rest, kept_back = torch.cat(streams[1:]), [*map(tokenizer.encode_session, parts[0])]
+    parts = folds_of(trial.train, over, 5, 0, rate)
+    streams = [learnt_from(part, tokenizer) for part in parts]
+    rest = torch.cat(streams[1:])
+    kept_back = [tokenizer.encode_session(s) for s, done in parts[0] if done]
     strength = min(
-        (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
         key=lambda one: sum(
-            x.sum().item() for x in surprisals(NGram(rest, n, size, one), kept_back, 64)
+            x.sum().item()
+            for x in surprisals(n_gram(rest, n, size, one), kept_back, 64)
         ),
     )
-    held_out = {(name, over): [] for name in SCORES for over in (True, False)}
+    held_out = {(name, end): [] for name in SCORES for end in (True, False)}
     scores = {key: [] for key in held_out}
     for i, part in enumerate(parts):
         rest = torch.cat(streams[:i] + streams[i + 1 :])
-        model = NGram(rest, n, size, strength)
-        own = [tokenizer.encode_session(s) for s in part]
-        for sessions, to in ((own, held_out), (coded, scores)):
+        model = n_gram(rest, n, size, strength)
+        own = [tokenizer.encode_session(s) for s, _ in part]
+        for sessions, to, known in (
+            (own, held_out, [over for _, over in part]),
+            (coded, scores, [True] * len(coded)),
+        ):
             nats = surprisals(model, sessions, 64)
-            for (name, over), kept in to.items():
-                cut = nats if over else [x[:-1] for x in nats]
+            for (name, end), kept in to.items():
+                pairs = zip(nats, known, strict=True)
+                cut = [x for x, k in pairs if k] if end else [x[:-1] for x in nats]
                 kept.append(torch.stack([score_of(name, x) for x in cut]))
     result = {}
     for name in SCORES:
         p, ranked = (np.zeros(len(coded)) for _ in range(2))
-        for over in (True, False):
-            kept = [x.sort().values for x in held_out[name, over]]
-            own, here = torch.stack(scores[name, over]), ended == over
+        for end in (True, False):
+            kept = [x.sort().values for x in held_out[name, end]]
+            own, here = torch.stack(scores[name, end]), ended == end
             p[here] = p_values(kept, own).numpy()[here]
             ranked[here] = own.mean(0).numpy()[here]
         result[f"{n}-gram, {name}"] = {
@@ -211,8 +243,17 @@ class Verdicts:
         return (self.of(name, ended)[0] <= rate) | self.news
 
 
+def whole(trial: Trial, over: np.ndarray) -> set[tuple]:
+    """Sessions to learn from whose end is known: what is like them is no fault."""
+    return {tuple(s) for s, done in zip(trial.train, over, strict=True) if done}
+
+
 def localisation(
-    detector: AnomalyDetector, trial: Trial, fine: np.ndarray, seed: int
+    detector: AnomalyDetector,
+    trial: Trial,
+    over: np.ndarray,
+    fine: np.ndarray,
+    seed: int,
 ) -> dict:
     """How often the worst place of a flagged session is where the fault was put.
 
@@ -221,7 +262,7 @@ def localisation(
     rng, events = Random(seed), detector.tokenizer.events
     normal = [s for s, f in zip(trial.test, fine, strict=True) if f]
     normal = [session for session in normal if len(set(session)) > 1]
-    known = {tuple(s) for s in trial.train}
+    known = whole(trial, over)
     results = {}
     for kind in FAULTS[:3]:
         made = []
@@ -240,20 +281,22 @@ def localisation(
     return results
 
 
-def chosen_without_labels(detector: AnomalyDetector, trial: Trial, seed: int) -> dict:
+def chosen_without_labels(
+    detector: AnomalyDetector, trial: Trial, over: np.ndarray, seed: int
+) -> dict:
     """How each score ranks faults of our own above held-out normal sessions.
 
-    The faults are put into the sessions of each fold, and judged by the member that
-    has not learnt from it. Average precision, by the score's name.
+    The faults are put into the sessions of each fold that have ended, and judged by the
+    member that has not learnt from it. Average precision, by the score's name.
     """
-    rng, known = Random(seed), {tuple(session) for session in trial.train}
+    rng, known = Random(seed), whole(trial, over)
     events = detector.tokenizer.events
     made: list = []
-    parts = deal(trial.train, len(detector.members), seed)
+    parts = folds_of(trial.train, over, len(detector.members), seed, RATES["A"][0])
     for i, part in enumerate(parts):
         member = Panel(detector.members[i : i + 1], detector.panel.met[i : i + 1])
         wrong: list = []
-        usable = [session for session in part if len(set(session)) > 1]
+        usable = [s for s, done in part if done and len(set(s)) > 1]
         while len(wrong) < 500:
             session, kind = rng.choice(usable), rng.choice(FAULTS)
             if kind == "cut":
@@ -272,10 +315,13 @@ def chosen_without_labels(detector: AnomalyDetector, trial: Trial, seed: int) ->
     return result
 
 
-def traps(verdicts: Verdicts, trial: Trial, judge: Judge, rate: float) -> dict:
+def traps(
+    verdicts: Verdicts, trial: Trial, over: np.ndarray, judge: Judge, rate: float
+) -> dict:
     """What the same detector seems to be worth when it is judged wrongly."""
-    known = {tuple(s) for s in trial.train}
-    again = np.array([tuple(s) in known for s in trial.test])
+    known = {(tuple(s), o) for s, o in zip(trial.train, over, strict=True)}
+    pairs = zip(trial.test, verdicts.ended, strict=True)
+    again = np.array([(tuple(s), o) in known for s, o in pairs])
     raised, scores = verdicts.alarms("max", rate), verdicts.of("max")[1]
     thresholds = np.quantile(scores[judge.anomalous], np.linspace(0, 1, 200))
     best = max(judge.alarms(scores >= t)["f1"] for t in thresholds)
@@ -323,29 +369,33 @@ def rolling(
     return judge.alarms(raised)
 
 
-def trial_of(name: str) -> tuple[Trial, np.ndarray, Judge]:
-    """A trial, of which of its test sessions the end is known, and who judges it."""
+def trial_of(name: str) -> tuple[Trial, np.ndarray, np.ndarray, Judge]:
+    """A trial, of which sessions the end is known, and who judges it.
+
+    The first array is of the sessions to learn from, the second of those to judge.
+    """
     if name == "C":
-        trial, ended = timed_trial()
+        trial, over, ended = timed_trial()
     else:
         trial = {"A": load_deeplog, "ADFA": load_adfa}[name]()
-        ended = np.ones(len(trial.test), dtype=bool)
-    return trial, ended, Judge(trial)
+        over, ended = (np.ones(len(x), dtype=bool) for x in (trial.train, trial.test))
+    return trial, over, ended, Judge(trial)
 
 
 def rules(name: str) -> dict:
     """What needs no GPT."""
-    trial, ended, judge = trial_of(name)
-    simple = {n: judge.alarms(x) for n, x in simple_rules(trial, ended).items()}
-    return simple | counted(trial, judge, ended, SHOWN[name])
+    trial, over, ended, judge = trial_of(name)
+    simple = {n: judge.alarms(x) for n, x in simple_rules(trial, over, ended).items()}
+    return simple | counted(trial, judge, over, ended, SHOWN[name])
 
 
 def run(name: str) -> dict:
     """All that is measured of one trial."""
-    trial, ended, judge = trial_of(name)
+    trial, over, ended, judge = trial_of(name)
     result = {
         "origin": trial.origin,
         "train": len(trial.train),
+        "over": int(over.sum()),
         "normal": int((~judge.anomalous).sum()),
         "anomalous": int(judge.anomalous.sum()),
         "weight": trial.weight,
@@ -356,13 +406,13 @@ def run(name: str) -> dict:
     for seed in SEEDS:
         start = time.perf_counter()
         detector = AnomalyDetector.fit(
-            trial.train, seed=seed, false_alarms=RATES[name][0]
+            trial.train, ended=over, seed=seed, false_alarms=RATES[name][0]
         )
         row: dict = {"fit_seconds": time.perf_counter() - start}
         highest = torch.cat(detector.held_out["max", True])
         row["headroom"] = (highest.median() / np.log(detector.n_events + 1)).item()
         row["news"] = detector.news
-        row["injected"] = chosen_without_labels(detector, trial, seed)
+        row["injected"] = chosen_without_labels(detector, trial, over, seed)
         start = time.perf_counter()
         verdicts = Verdicts(detector, trial.test, ended)
         row["read_seconds"] = time.perf_counter() - start
@@ -379,9 +429,9 @@ def run(name: str) -> dict:
         rate = RATES[name][0]
         detector.score_name, detector.false_alarms = "max", rate
         fine = ended & ~judge.anomalous & ~verdicts.alarms("max", rate)
-        row["localisation"] = localisation(detector, trial, fine, seed)
+        row["localisation"] = localisation(detector, trial, over, fine, seed)
         if name != "ADFA":
-            row["traps"] = traps(verdicts, trial, judge, rate)
+            row["traps"] = traps(verdicts, trial, over, judge, rate)
         if name == "C":
             every = np.ones(len(ended), dtype=bool)
             row["all ends counted"] = judge.alarms(verdicts.alarms("max", rate, every))

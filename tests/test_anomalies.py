@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -19,7 +20,9 @@ from tinygpt_lib.anomalies import (
     Panel,
     check_rate,
     deal,
+    folds_of,
     has_ended,
+    learnt_from,
     longest_pauses,
     p_values,
     read_events,
@@ -164,9 +167,18 @@ def test_a_reading_is_what_the_models_say():
 def test_readings_of_many_are_those_of_each(detector):
     generator = torch.Generator().manual_seed(1)
     V, lengths = detector.tokenizer.vocab_size, (2, 9, 1, 10, 3, 30, 8, 17, 13)
+    begin = torch.tensor([detector.tokenizer.begin])
     sessions = [torch.randint(V, (n,), generator=generator) for n in lengths]
+    for ids in sessions:  # a session begins once
+        ids[1:][ids[1:] == begin] = detector.tokenizer.end
     together = read_sessions(detector.panel, sessions)
-    by_member = [surprisals(member, sessions) for member in detector.members]
+    by_member = []
+    for member in detector.members:
+        hook = member.register_forward_hook(
+            lambda _, ids, logits: logits.index_fill(-1, begin, -math.inf)
+        )
+        by_member.append(surprisals(member, sessions))
+        hook.remove()
     for i, ids in enumerate(sessions):
         alone = read_sessions(detector.panel, [ids])[0]
         for name in ("nats", "rank", "likeliest", "chances"):
@@ -191,6 +203,7 @@ def test_a_panel_says_what_its_members_say():
             for parameter in (p for m in members for p in m.parameters()):
                 parameter.add_(0.1 * torch.randn_like(parameter))
             expected = torch.stack([member(ids) for member in members])
+        expected[..., EventTokenizer.begin] = -math.inf  # never within a session
         panel = Panel(members)
         assert (panel.stacked is not None) == stacked
         assert torch.allclose(panel(ids), expected, atol=1e-5)
@@ -408,12 +421,46 @@ def test_long_sessions_are_read_in_windows(detector):
         ([["a"]] * 9, {"score": "best"}, "score is 'best'"),
         ([["a"]] * 9, {"folds": 1}, "folds is 1"),
         ([["a"]], {"false_alarms": 0.5}, "one session is not enough"),
+        ([["a"]] * 9, {"ended": [True] * 8}, "8 values were given for 9 sessions"),
+        ([["a"]] * 600, {"ended": [True] + [False] * 599}, "and there are 1: give"),
         ([[]] * 9, {"false_alarms": 0.5}, "hold no event"),
     ],
 )
 def test_what_can_not_be_fitted(sessions, settings, message):
     with pytest.raises(ValueError, match=message):
         AnomalyDetector.fit(sessions, preset=quick, **settings)
+
+
+def test_ends_of_sessions_that_were_cut_off_are_not_learnt(normal):
+    """Half of the sessions break off; that is normal only if it is taken for an end."""
+    cut = [session[: 1 + i % 2] for i, session in enumerate(normal)]
+    sessions, ended = normal + cut, [True] * len(normal) + [False] * len(cut)
+    fit = partial(AnomalyDetector.fit, false_alarms=0.01, folds=3, preset=quick)
+    knows, all_ended = fit(sessions, ended=ended), fit(sessions)
+    assert knows.n_held_out == len(normal) and all_ended.n_held_out == len(sessions)
+    assert sum(map(len, knows.held_out["max", False])) == len(sessions)
+    broken = [["open", "read"], ["open"]]
+    assert all(r.anomalous and r.worst.event == END for r in knows.score(broken))
+    assert not any(r.anomalous for r in knows.score(broken, ended=False))
+    assert not any(r.anomalous for r in all_ended.score(broken))
+    # That a session breaks off half the time makes no event of the others unlikelier.
+    whole = knows.explain(["open", "read", "close"])
+    assert whole[0].surprisal < 0.1 and whole[-1].surprisal < 0.1
+    assert 0.3 < whole[1].surprisal < 1.2 and whole[2].surprisal < 1.6
+
+
+def test_what_may_go_on_is_dealt_apart():
+    parts = folds_of("aBcDeFgHI", [x.islower() for x in "aBcDeFgHI"], 10, 0, 0.3)
+    assert len(parts) == 4 and all(sum(o for _, o in part) == 1 for part in parts)
+    assert all(session.islower() == over for part in parts for session, over in part)
+    assert sorted(s for part in parts for s, _ in part) == sorted("aBcDeFgHI")
+    assert all(part == sorted(part, key=lambda x: x[0].lower()) for part in parts)
+    tokenizer = EventTokenizer(["a", "b"])
+    part = [(["b", "x"], False), (["a", "x", "b"], True), ([], False)]
+    ids = learnt_from(part, tokenizer)
+    begin, end = tokenizer.begin, tokenizer.end
+    a, b = tokenizer.encode_session(["a", "b"])[1:3].tolist()
+    assert ids.tolist() == [begin, b, begin, a, b, end, begin]
 
 
 def test_every_session_is_dealt_once():
@@ -672,7 +719,7 @@ def test_pauses_and_ends():
     pauses = longest_pauses(sessions, times)
     assert pauses == {"a": 9, "b": 1}
     assert has_ended(["b", "a"], 9.5, pauses) and not has_ended(["b", "a"], 9, pauses)
-    assert has_ended(["c"], 0.1, pauses) and has_ended([], 0, pauses)
+    assert has_ended(["c"], 0, pauses) and has_ended([], 0, pauses)
 
 
 # Faults that are put in
@@ -715,7 +762,17 @@ def test_a_trial_by_time_has_no_session_on_both_sides():
     assert sum(trial.anomalous) == sum(log.anomalous[name] for name in late)
     starts = [times[0] for times in trial.test_times]
     assert starts == sorted(starts) and starts[0] >= _logdata.CUT
-    assert all(times[0] < _logdata.CUT for times in trial.train_times)
+    # Of the rest, nothing after the cut: neither events nor times.
+    assert all(times[-1] < _logdata.CUT for times in trial.train_times)
+    for told, times in zip(trial.train, trial.train_times, strict=True):
+        assert len(told) == len(times) > 0
+    early = [line for line in log.lines if line.seconds < _logdata.CUT]
+    normal = [line for line in early if not log.anomalous[line.session]]
+    left_out = {line.session for line in log.lines} - {*late}
+    count = sum(line.session in left_out for line in normal)
+    assert sum(map(len, trial.train)) == count
+    torn = {line.session for line in log.lines if line.seconds >= _logdata.CUT}
+    assert torn & {line.session for line in normal}  # some did go on
     assert len(trial.train) == len(began) - len(late) - sum(
         log.anomalous[name] for name in began if name not in late
     )

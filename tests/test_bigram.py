@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tinygpt_lib.bigram import SGD, NGram, evaluate, training_step
+from tinygpt_lib.bigram import SGD, NGram, evaluate, most_tokens, training_step
 from tinygpt_lib.gpt import GPT, GPTConfig
 
 V = 4
@@ -144,7 +145,7 @@ def loss_token_by_token(model, ids, block_size):
     return total / (len(ids) - 1)
 
 
-@pytest.mark.parametrize("tokens_at_once", [1, 16, 16_384])
+@pytest.mark.parametrize("tokens_at_once", [1, 16, 16_384, None])
 @pytest.mark.parametrize("N", [2, 3, 8, 9, 10, 16, 17, 18, 40, 41, 47])
 def test_evaluate_equals_a_loop_over_tokens(N, tokens_at_once):
     model = tiny_gpt()
@@ -153,6 +154,17 @@ def test_evaluate_equals_a_loop_over_tokens(N, tokens_at_once):
     assert evaluate(model, ids, tokens_at_once=tokens_at_once) == pytest.approx(
         expected, abs=1e-5
     )
+
+
+def test_the_logits_of_a_large_vocabulary_do_not_fill_the_memory(monkeypatch):
+    model = tiny_gpt()
+    assert most_tokens(nn.Linear(1, 1)) == most_tokens(model) == 16_384
+    model.config = replace(model.config, vocab_size=50_257)
+    assert 0.9 * 2**26 < most_tokens(model) * 50_257 <= 2**26
+    shapes, ids = [], torch.randint(V, (4001,))
+    model.register_forward_hook(lambda _, given, logits: shapes.append(logits.shape[0]))
+    evaluate(model, ids)
+    assert shapes == [166, 166, 166, 2]  # windows of 8: 1,328 tokens, not 16,384
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 5])

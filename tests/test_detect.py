@@ -133,6 +133,38 @@ def test_the_listing_shows_the_line_and_why(cli, gate, tmp_path):
     assert "12 sessions, alarms: 1," in out
 
 
+def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path):
+    torn = lines_of(7, Random(7))[:2]
+    log = write_log(tmp_path / "log", 120, torn)
+    fit = ["fit", *SSHD, "--false-alarms", "0.01", "--folds", "2", "--normal"]
+    code, out, _ = cli(*fit, log, "--out", tmp_path / "all")
+    assert code == 0 and "may go on" not in out
+    code, out, _ = cli(*fit, log, "--out", tmp_path / "open", "--open-ends")
+    assert code == 0 and "\n1 may go on after the log: it has learnt no end of" in out
+    assert AnomalyDetector.load(tmp_path / "open").n_held_out == 120
+    assert AnomalyDetector.load(tmp_path / "all").n_held_out == 121
+    # What goes on after 500 lines of silence says that the others may, too.
+    first, *rest = lines_of(9999, Random(0))
+    heads = [lines_of(n, Random(n))[0] for n in range(500)]
+    log = write_log(tmp_path / "heads", 20, [first, *heads, *rest])
+    said = fails(cli, *fit, log, "--out", tmp_path / "none", "--open-ends")
+    assert "of 521 sessions 500 may go on after the log" in said
+    assert "needs at least 99 normal sessions, and there are 21" in said
+    said = fails(
+        cli, "fit", "--events", "--normal", log, "--out", tmp_path / "e", "--open-ends"
+    )
+    assert "can't be used with --events" in said
+
+
+def test_of_windows_of_time_the_last_may_go_on(cli, tmp_path):
+    times = [f"2026-11-25T{h:02}:{m:02}:07" for h in range(8) for m in range(60)]
+    log = tmp_path / "log"
+    log.write_text("".join(f"{t} tick\n{t} tock\n" for t in times))
+    fit = ["fit", "--normal", log, "--false-alarms", "0.01", "--folds", "2"]
+    code, out, _ = cli(*fit, "--out", tmp_path / "run", "--open-ends")
+    assert code == 0 and "480 sessions" in out and "\n1 may go on" in out
+
+
 def test_sessions_that_began_before_are_judged_whole(cli, gate, tmp_path):
     lines = write_log(tmp_path / "all.log", 10).read_text().splitlines()
     old, new = tmp_path / "old.log", tmp_path / "new.log"

@@ -7,9 +7,11 @@ import math
 import re
 import sys
 import time
+from datetime import UTC, datetime
 
 import pytest
 import torch
+from dateutil import parser
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -27,6 +29,7 @@ from tinygpt_lib.logs import (
     Masks,
     SessionFinder,
     bits_per_event,
+    from_iso,
     group_lines,
     log_preset,
     mask,
@@ -219,6 +222,22 @@ def test_times_in_words_of_their_own():
     assert seconds_of("1900-01-02", "%Y-%m-%d") == seconds_of("1900-01-02T00:00:00")
     assert seconds_of("Jan 2", "%Y") is None
     assert seconds_of("9" * 400) is None
+    assert seconds_of("1612010912300") is None  # milliseconds, no day in 1612
+    assert from_iso("1612010912300") is None
+
+
+@given(
+    st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)),
+    st.sampled_from([" ", "T", "TZ", "T+01:00", "T-0530"]),
+    st.sampled_from(["minutes", "seconds", "milliseconds", "microseconds"]),
+    st.sampled_from(".,"),
+)
+def test_the_quick_way_to_read_iso_times_says_the_same(moment, kind, to, point):
+    text = moment.isoformat(kind[0], to).replace(".", point) + kind[1:]
+    assert from_iso(text) is not None
+    slow = parser.parse(text, default=datetime(2000, 1, 1))
+    slow = slow if slow.tzinfo else slow.replace(tzinfo=UTC)
+    assert seconds_of(text) == slow.timestamp()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_a_vocabulary_that_makes_no_sense_is_refused(characters):
         CharTokenizer(characters)
 
 
+@pytest.mark.parametrize("text", ["a\ud83d", "\ud83dx\ude00"])
+def test_first_halves_of_characters_are_refused(text):
+    with pytest.raises(ValueError, match="first half of a surrogate pair"):
+        CharTokenizer.from_text(text)
+
+
 def test_no_vocabulary_comes_from_an_empty_text():
     with pytest.raises(ValueError, match="text is empty"):
         CharTokenizer.from_text("")

@@ -28,6 +28,8 @@ from tinygpt_lib.anomalies import (
     EventReport,
     SessionReport,
     check_rate,
+    has_ended,
+    longest_pauses,
 )
 from tinygpt_lib.logs import (
     LONGEST_LINE,
@@ -89,6 +91,12 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="WORD=RE",
         help="put WORD in place of what RE finds, besides the usual masks; repeatable",
+    )
+    command.add_argument(
+        "--open-ends",
+        action="store_true",
+        help="sessions may go on after the log: learn no end of those that are silent, "
+        "when it stops, for no more lines than one that went on after the same event",
     )
     command.add_argument(
         "--false-alarms",
@@ -215,6 +223,38 @@ def custom_masks(options) -> Masks:
     return Masks({**own, **usual})
 
 
+def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
+    """Of which sessions the end is known where a log stops that may cut some off.
+
+    By silence in lines, see `longest_pauses`; of windows of time all but the last.
+    """
+    if rule.get("events"):
+        raise ValueError("--open-ends can't be used with --events: lines are whole")
+    last = max(session.line_numbers[-1] for session in sessions)
+    if "session_regex" not in rule:
+        return [session.line_numbers[-1] < last for session in sessions]
+    pauses = longest_pauses(
+        (session.events for session in sessions),
+        (session.line_numbers for session in sessions),
+    )
+    return [
+        has_ended(session.events, last - session.line_numbers[-1], pauses)
+        for session in sessions
+    ]
+
+
+def check_ends(false_alarms: float, ended: Sequence[bool]) -> None:
+    """ValueError if only the sessions that may go on are missing for a rate."""
+    check_rate(false_alarms, len(ended))
+    try:
+        check_rate(false_alarms, sum(ended))
+    except ValueError as error:
+        raise ValueError(
+            f"of {len(ended):,} sessions {ended.count(False):,} may go on after the "
+            f"log, and only the others tell of ends: {error}"
+        ) from error
+
+
 class Lines:
     """The lines of several files in turn, and in which of them each one is."""
 
@@ -245,8 +285,13 @@ def run_fit(options) -> int:
     device = choose_device(options.device)
     rule, masks = grouping(options, {"seconds": WINDOW}), custom_masks(options)
     sessions = list(sessions_of(read_lines(*options.normal), rule, masks))
+    ended = [True] * len(sessions)
+    if options.open_ends:
+        ended = known_ends(sessions, rule)
+        check_ends(options.false_alarms, ended)
     detector = AnomalyDetector.fit(
         [session.events for session in sessions],
+        ended=ended,
         false_alarms=options.false_alarms,
         score=options.score,
         folds=options.folds,
@@ -262,6 +307,8 @@ def run_fit(options) -> int:
         f"{options.out}: {len(sessions):,} sessions of {lengths[0]:,} to "
         f"{lengths[-1]:,} events, {kinds:,} kinds of events"
     )
+    if open_ended := ended.count(False):
+        print(f"{open_ended:,} may go on after the log: it has learnt no end of them")
     if detector.news:
         print(
             f"about {detector.news:.2%} of normal sessions will hold events that are "

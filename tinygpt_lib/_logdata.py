@@ -6,6 +6,7 @@ import io
 import random
 import re
 import zipfile
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -217,21 +218,23 @@ CUT = datetime(2008, 11, 10, 18, tzinfo=UTC).timestamp()  # of the two days of H
 
 
 def split_by_time(log: Log, sessions: Sequence, cut: float = CUT) -> Trial:
-    """Normal sessions that began before the cut, and all that began after it.
+    """What normal sessions told before the cut, and all sessions that began after it.
 
-    `sessions` are those of the log's lines, as `group_lines` finds them; the test is in
-    the order in which they began.
+    `sessions` are those of the log's lines, as `group_lines` finds them. To learn from
+    there is only what stood in the log at the cut: of sessions that went on, their
+    first part. The test is in the order in which they began.
     """
     times = {s.id: [log.lines[n - 1].seconds for n in s.line_numbers] for s in sessions}
     ordered = sorted(sessions, key=lambda session: times[session.id][0])
     early = [s for s in ordered if times[s.id][0] < cut and not log.anomalous[s.id]]
     late = [s for s in ordered if times[s.id][0] >= cut]
+    told = [bisect_left(times[s.id], cut) for s in early]  # events before the cut
     return Trial(
-        [s.events for s in early],
+        [s.events[:n] for s, n in zip(early, told, strict=True)],
         [s.events for s in late],
         ["anomalous" if log.anomalous[s.id] else "" for s in late],
         log.origin,
-        train_times=[times[s.id] for s in early],
+        train_times=[times[s.id][:n] for s, n in zip(early, told, strict=True)],
         test_times=[times[s.id] for s in late],
     )
 

@@ -43,7 +43,9 @@ __all__ = [
     "each",
     "events_of",
     "fit_member",
+    "folds_of",
     "has_ended",
+    "learnt_from",
     "longest_pauses",
     "p_values",
     "read_events",
@@ -60,6 +62,28 @@ __all__ = [
     "with_unknown",
     "worse",
 ]
+
+# --- Has it ended? ---
+
+
+def longest_pauses(
+    sessions: Iterable[Sequence[str]], times: Iterable[Sequence[float]]
+) -> dict[str, float]:
+    """How long sessions were silent after each event at most, and then went on.
+
+    In the units of `times`: seconds, or lines of the log.
+    """
+    pauses: dict[str, float] = {}
+    for events, moments in zip(sessions, times, strict=True):
+        for event, a, b in zip(events, moments, moments[1:], strict=False):
+            pauses[event] = max(pauses.get(event, 0.0), b - a)
+    return pauses
+
+
+def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) -> bool:
+    """Whether a session that has been silent for some time is over."""
+    return not events or silent > pauses.get(events[-1], -1.0)
+
 
 # --- One session by hand ---
 
@@ -197,9 +221,9 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
 class Panel:
     """K GPTs of one shape that read the same: ids (B, T) -> logits (K, B, T, V).
 
-    Stacked if their parts allow it, else one after the other. For reading only; what
-    they learn later is not seen. `met` (K, V) says which tokens each has learnt from:
-    all but UNKNOWN, unless given.
+    Stacked if their parts allow it, else one after the other. BEGIN is given no chance:
+    it never follows. For reading only; what they learn later is not seen. `met` (K, V)
+    says which tokens each has learnt from: all but UNKNOWN, unless given.
     """
 
     def __init__(self, members: Sequence[GPT], met: Tensor | None = None):
@@ -232,10 +256,12 @@ class Panel:
         K = len(self.members)
         if self.stacked is not None:
             logits = self.stacked(ids.repeat(K, 1), cache and cache[0])
-            return logits.view(K, *ids.shape, logits.shape[-1])
-        caches = cache or [None] * K
-        pairs = zip(self.members, caches, strict=True)
-        return torch.stack([member(ids, own) for member, own in pairs])
+            logits = logits.view(K, *ids.shape, logits.shape[-1])
+        else:
+            pairs = zip(self.members, cache or [None] * K, strict=True)
+            logits = torch.stack([member(ids, own) for member, own in pairs])
+        logits[..., EventTokenizer.begin] = -math.inf
+        return logits
 
     def price(self, reading: Reading, ids: Tensor, n_events: int) -> None:
         """Puts log(n_events + 1) where a member has not learnt from what came: ids."""
@@ -322,6 +348,34 @@ def deal(sessions: Sequence, folds: int, seed: int) -> list[list]:
     return [[sessions[i] for i in sorted(order[k::folds])] for k in range(folds)]
 
 
+def folds_of(
+    sessions: Sequence, ended: Sequence[bool], folds: int, seed: int, rate: float
+) -> list[list[tuple]]:
+    """Folds of sessions in their order, each with whether it has ended.
+
+    Those that have ended are dealt apart from the others, so that each fold has some.
+    ValueError where too few have ended to promise a rate, or to keep one back.
+    """
+    over, going_on = (
+        [i for i, e in enumerate(ended) if bool(e) is kind] for kind in (True, False)
+    )
+    check_rate(rate, len(over))
+    if len(over) < 2:
+        raise ValueError("one session is not enough: none would be kept back")
+    count = min(folds, len(over))
+    parts = zip(deal(over, count, seed), deal(going_on, count, seed), strict=True)
+    return [[(sessions[i], bool(ended[i])) for i in sorted(a + b)] for a, b in parts]
+
+
+def learnt_from(part: Sequence[tuple], tokenizer: EventTokenizer) -> Tensor:
+    """The known events of a fold as a stream of ids (N,), without ends not known."""
+    ids = []
+    for session, over in part:
+        whole = tokenizer.encode_session([e for e in session if e in tokenizer])
+        ids.append(whole if over else whole[:-1])
+    return torch.cat(ids)
+
+
 def seen_in(sessions: Iterable[Sequence[str]]) -> Counter[str]:
     """In how many sessions each event stands."""
     return Counter(event for session in sessions for event in {*session})
@@ -380,7 +434,7 @@ def events_of(session: Sequence) -> list[str]:
 
 def each(value: bool | Sequence[bool], count: int) -> list[bool]:
     """One value for each of `count` things, from one for all or from as many."""
-    values = [value] * count if isinstance(value, bool) else list(value)
+    values = [value] * count if isinstance(value, bool) else [*map(bool, value)]
     if len(values) != count:
         raise ValueError(f"{len(values)} values were given for {count} sessions")
     return values
@@ -490,7 +544,7 @@ class Calibrated:
 
     @property
     def n_held_out(self) -> int:
-        """How many normal sessions stand behind each p-value."""
+        """How many normal sessions stand behind the p-value of one that has ended."""
         return sum(map(len, self.held_out[self.score_name, True]))
 
     def p_value(self, scores: Tensor, ended: bool, name: str | None = None) -> float:
@@ -560,6 +614,7 @@ class AnomalyDetector(Calibrated):
         cls,
         sessions: Iterable[Sequence],
         *,
+        ended: bool | Sequence[bool] = True,
         false_alarms: float = 0.002,
         score: str = "max",
         folds: int = 10,
@@ -571,26 +626,27 @@ class AnomalyDetector(Calibrated):
     ) -> Self:
         """A detector that knows normal sessions, of events (strings or ids).
 
-        By p-value it raises alarms for about a share `false_alarms` of sessions like
+        `ended` says of which the end is known; of the others it learns no end. (What
+        cuts them off must have nothing to do with what they would have told next.) By
+        p-value it raises alarms for about a share `false_alarms` of sessions like
         these, or fewer; those for unknown events come on top. `progress` is told of
-        each model. ValueError where the sessions are too few.
+        each model. ValueError where the sessions that have ended are too few.
         """
         check_choice("score", score, SCORES)
         check_int("folds", folds, low=2)
         sessions = [events_of(session) for session in sessions]
-        check_rate(false_alarms, len(sessions))
-        if len(sessions) < 2:
-            raise ValueError("one session is not enough: none would be kept back")
-        parts = deal(sessions, min(folds, len(sessions)), seed)
+        parts = folds_of(
+            sessions, each(ended, len(sessions)), folds, seed, false_alarms
+        )
         counts = seen_in(sessions)
         often = sorted(counts, key=lambda event: (-counts[event], event))
         if not often:
             raise ValueError("the sessions hold no event: there is nothing to know")
         tokenizer = EventTokenizer(sorted(often[:MOST_EVENTS]))
-        known = [[[e for e in s if e in tokenizer] for s in part] for part in parts]
-        streams = [stream(part, tokenizer) for part in known]
+        streams = [learnt_from(part, tokenizer) for part in parts]
         n_events = max(1, sum(map(len, streams)) * (len(parts) - 1) // len(parts))
-        held_out = {(name, ended): [] for name in SCORES for ended in (True, False)}
+        kinds = (True, False)  # with the ends of sessions, and without
+        held_out = {(name, with_end): [] for name in SCORES for with_end in kinds}
         members, size = [], tokenizer.vocab_size
         met = torch.zeros(len(parts), size, dtype=torch.bool)
         for i, part in enumerate(parts):
@@ -599,9 +655,12 @@ class AnomalyDetector(Calibrated):
             met[i, rest] = True
             members.append(fit_member(rest, streams[i], size, preset, seed + i, device))
             panel = Panel(members[-1:], met[i : i + 1])
-            readings = read_events(panel, tokenizer, n_events, part)
-            for (name, ended), scores in held_out.items():
-                scores.append(session_scores(name, readings, ended)[0])
+            own = [session for session, _ in part]
+            readings = read_events(panel, tokenizer, n_events, own)
+            whole = [r for r, (_, over) in zip(readings, part, strict=True) if over]
+            for (name, with_end), scores in held_out.items():
+                some = whole if with_end else readings
+                scores.append(session_scores(name, some, with_end)[0])
         return cls(
             members,
             tokenizer,
@@ -761,25 +820,6 @@ class AnomalyDetector(Calibrated):
             ) from error
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"{path} is no detector: {error}") from error
-
-
-# --- Has it ended? ---
-
-
-def longest_pauses(
-    sessions: Iterable[Sequence[str]], times: Iterable[Sequence[float]]
-) -> dict[str, float]:
-    """Seconds that normal sessions were silent for after each event, at most."""
-    pauses: dict[str, float] = {}
-    for events, moments in zip(sessions, times, strict=True):
-        for event, a, b in zip(events, moments, moments[1:], strict=False):
-            pauses[event] = max(pauses.get(event, 0.0), b - a)
-    return pauses
-
-
-def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) -> bool:
-    """Whether a session that has been silent for some seconds is over."""
-    return not events or silent > pauses.get(events[-1], 0.0)
 
 
 # --- Are the explanations right? ---

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from tinygpt_lib._device import device_of
 
-__all__ = ["SGD", "NGram", "evaluate", "training_step"]
+__all__ = ["SGD", "NGram", "evaluate", "evaluating", "most_tokens", "training_step"]
 
 # --- A step ---
 
@@ -62,17 +63,35 @@ def training_step(
 # --- A measure without luck ---
 
 
+@contextmanager
+def evaluating(model: nn.Module):
+    """While it lasts the model is not training; then it is what it was before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
+
+
+def most_tokens(model: nn.Module) -> int:
+    """How many tokens to read at once: 16,384, or what makes 2**26 logits (256 MB)."""
+    config = getattr(model, "config", None)  # the vocabulary is mostly small
+    return 16_384 if config is None else min(16_384, 2**26 // config.vocab_size)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     ids: Tensor,
     block_size: int | None = None,
-    tokens_at_once: int = 16_384,
+    tokens_at_once: int | None = None,
 ) -> float:
     """Mean nats per token of ids (N,), every token but the first predicted once.
 
     Windows of `block_size` (default: the model's own) stand side by side, the last one
-    shorter. ValueError for fewer than two tokens.
+    shorter; `tokens_at_once` (default: `most_tokens`) only changes time and memory.
+    ValueError for fewer than two tokens.
     """
     if block_size is None:
         block_size = model.config.block_size
@@ -86,7 +105,7 @@ def evaluate(
         )
     inputs, targets = ids[:-1].to(device_of(model)), ids[1:].to(device_of(model))
     whole = n - n % block_size  # tokens in full windows
-    rows = max(1, tokens_at_once // block_size)
+    rows = max(1, (tokens_at_once or most_tokens(model)) // block_size)
     windows = [
         *zip(
             inputs[:whole].view(-1, block_size).split(rows),
@@ -97,17 +116,13 @@ def evaluate(
     if whole < n:
         windows.append((inputs[None, whole:], targets[None, whole:]))
 
-    was_training = model.training
-    model.eval()
     total = 0.0
-    try:
+    with evaluating(model):
         for x, y in windows:
             logits = model(x)
             total += F.cross_entropy(
                 logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
             ).item()
-    finally:  # Ctrl-C too leaves the model as it was
-        model.train(was_training)
     return total / n
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
+from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 
 __all__ = [
@@ -143,9 +144,7 @@ def generate(
     window = model.config.block_size
     out = torch.empty(B, T0 + n_tokens, dtype=torch.int64, device=device_of(model))
     out[:, :T0] = ids
-    was_training = model.training
-    try:
-        model.eval()
+    with evaluating(model):
         cache = KVCache(model.config)
         reader = READERS.get(out.device.type, lambda model: model)(model)
         for end in range(T0, T0 + n_tokens):
@@ -156,8 +155,6 @@ def generate(
                 logits = model(out[:, begin:end])
             choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
             out[:, end : end + 1] = choice
-    finally:  # Ctrl-C too leaves the model as it was
-        model.train(was_training)
     return out
 
 

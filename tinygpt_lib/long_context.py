@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_choice, check_int
 from tinygpt_lib._device import device_of
+from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
@@ -33,7 +34,7 @@ def loss_by_position(
     ids: Tensor,
     length: int | None = None,
     stride: int | None = None,
-    tokens_at_once: int = 16_384,
+    tokens_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Nats at each place of a window: mean and standard error, each (length,).
 
@@ -52,15 +53,12 @@ def loss_by_position(
             f"apart, need at least {length + 1 + stride}"
         )
     windows = ids.to(device_of(model)).unfold(0, length + 1, stride)
-    was_training = model.training
-    model.eval()
+    at_once = max(1, (tokens_at_once or most_tokens(model)) // length)
     losses = []
-    try:
-        for rows in windows.split(max(1, tokens_at_once // length)):
+    with evaluating(model):
+        for rows in windows.split(at_once):
             logits = model(rows[:, :-1]).transpose(1, 2).float()
             losses.append(F.cross_entropy(logits, rows[:, 1:], reduction="none"))
-    finally:  # Ctrl-C too leaves the model as it was
-        model.train(was_training)
     losses = torch.cat(losses)  # (windows, length)
     return losses.mean(dim=0), losses.std(dim=0) / len(losses) ** 0.5
 

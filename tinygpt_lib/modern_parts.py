@@ -157,7 +157,7 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, n_embd: int, bias: bool = True):
         super().__init__()
-        width = -(-8 * n_embd // 24) * 8
+        width = (n_embd + 2) // 3 * 8  # a multiple of 8, as processors like
         self.widen = nn.Linear(n_embd, 2 * width, bias=bias)
         self.output = nn.Linear(width, n_embd, bias=bias)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinygpt_lib._device import DeviceError
-from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.bigram import evaluate, most_tokens
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.training import OPTIMIZERS, RUNS, Run, RunState, SavedRun, TrainConfig
 
@@ -298,10 +298,13 @@ def own_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
-def evaluate_together(model: GPT, ids: Tensor, tokens_at_once: int = 16_384) -> float:
+def evaluate_together(
+    model: GPT, ids: Tensor, tokens_at_once: int | None = None
+) -> float:
     """`evaluate`, shared out among the processes: the same number to the last bit."""
     block_size, n = model.config.block_size, len(ids) - 1
     whole = n - n % block_size  # tokens in full windows
+    tokens_at_once = tokens_at_once or most_tokens(model)
     step = max(1, tokens_at_once // block_size) * block_size
     edges = sorted({*range(0, whole, step), whole, n})
     pieces = [ids[a : b + 1] for a, b in pairwise(edges)]

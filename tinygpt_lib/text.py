@@ -7,9 +7,25 @@ from typing import Self
 import torch
 from torch import Tensor
 
-__all__ = ["TOKENIZERS", "CharTokenizer", "get_batch", "split", "tokenizer_from_dict"]
+__all__ = [
+    "TOKENIZERS",
+    "CharTokenizer",
+    "checked_ids",
+    "get_batch",
+    "split",
+    "tokenizer_from_dict",
+]
 
 # --- Numbers for characters ---
+
+
+def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
+    """ids (N,) as a list; ValueError for one outside the vocabulary."""
+    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
+    return ids
 
 
 class CharTokenizer:
@@ -25,6 +41,9 @@ class CharTokenizer:
         self._ids = {c: i for i, c in enumerate(self.characters)}
         if any(len(c) != 1 for c in self.characters) or not self.characters:
             raise ValueError("characters must be one or more single characters")
+        # With the second half behind it, it would be saved as one character.
+        if any("\ud800" <= c <= "\udbff" for c in self.characters):
+            raise ValueError("no character may be the first half of a surrogate pair")
         if len(self._ids) != len(self.characters):
             raise ValueError("characters must not hold the same character twice")
         if unk is not None and unk not in self.characters:
@@ -56,11 +75,7 @@ class CharTokenizer:
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of ids (N,); ValueError for an id outside the vocabulary."""
-        ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"id {i} is not in the range 0..{self.vocab_size - 1}")
-        return "".join(self.characters[i] for i in ids)
+        return "".join(self.characters[i] for i in checked_ids(ids, self.vocab_size))
 
     def to_dict(self) -> dict:
         """The tokenizer as plain JSON data."""

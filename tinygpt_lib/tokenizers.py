@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_int
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.text import TOKENIZERS
+from tinygpt_lib.text import TOKENIZERS, checked_ids
 
 __all__ = [
     "GPT2_PATTERN",
@@ -28,7 +28,6 @@ __all__ = [
     "TextScore",
     "WordTokenizer",
     "check_merges",
-    "checked_ids",
     "chunks_of",
     "gpt2_alphabet",
     "learn_merges",
@@ -50,15 +49,6 @@ def utf8(text: str) -> bytes:
             f"character {text[error.start]!r} at position {error.start} is half of a "
             "surrogate pair: alone it is no character and has no UTF-8 bytes"
         ) from None
-
-
-def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
-    """ids (N,) as a list; ValueError for one outside the vocabulary."""
-    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
-    for i in ids:
-        if not 0 <= i < vocab_size:
-            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
-    return ids
 
 
 class ByteTokenizer:

@@ -136,6 +136,22 @@ import torch
 from torch import Tensor
 
 # %% [markdown]
+# Ids that come back from a model, or from a file, may be wrong. Python would take -1 for the last
+# character without a word, so they are checked:
+
+
+# %%
+#| export
+def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
+    """ids (N,) as a list; ValueError for one outside the vocabulary."""
+    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
+    return ids
+
+
+# %% [markdown]
 # Here is the tokenizer that we keep. `to_dict` and `from_dict` turn it into plain data and back: a
 # trained model is useless without the very same row of characters, so the row has to be saved
 # with it.
@@ -156,6 +172,9 @@ class CharTokenizer:
         self._ids = {c: i for i, c in enumerate(self.characters)}
         if any(len(c) != 1 for c in self.characters) or not self.characters:
             raise ValueError("characters must be one or more single characters")
+        # With the second half behind it, it would be saved as one character.
+        if any("\ud800" <= c <= "\udbff" for c in self.characters):
+            raise ValueError("no character may be the first half of a surrogate pair")
         if len(self._ids) != len(self.characters):
             raise ValueError("characters must not hold the same character twice")
         if unk is not None and unk not in self.characters:
@@ -187,11 +206,7 @@ class CharTokenizer:
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of ids (N,); ValueError for an id outside the vocabulary."""
-        ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"id {i} is not in the range 0..{self.vocab_size - 1}")
-        return "".join(self.characters[i] for i in ids)
+        return "".join(self.characters[i] for i in checked_ids(ids, self.vocab_size))
 
     def to_dict(self) -> dict:
         """The tokenizer as plain JSON data."""
@@ -488,7 +503,7 @@ show(
 
 # %% [markdown]
 # *Five scores without training. Counting characters saves a fifth of the bits, a
-# compressor half to three fifths. A model is worth training if it gets below the shortest bar.*
+# compressor half to three fifths. The shortest bar is the one to get below in the end.*
 
 # %% [markdown]
 # ## Summary

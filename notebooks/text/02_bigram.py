@@ -28,6 +28,7 @@
 # The number to beat is 3.35 nats.
 
 # %%
+from collections import Counter
 from math import exp, log
 
 import torch
@@ -86,9 +87,9 @@ show(
 )
 
 # %% [markdown]
-# *Each row sums to one (with the columns not shown). Find q → u, which is certain (yellow means 0.6
-# and more); v, which is followed by e three times out of four; and the bright last column: d and y
-# end a word about every second time.*
+# *Each row sums to one (with the columns not shown). Three cells reach the end of the scale, 0.6 and
+# more: q → u, v → e and z → e. And look at the bright last column: a blank follows d and y about every
+# second time. (Commas and line ends, which are not shown, end further words.)*
 
 # %% [markdown]
 # ## What it costs
@@ -114,12 +115,14 @@ counted_val
 # Infinite! Some pair occurs in the validation text that the training text never shows. `SP` is
 # one: `PROSPERO` only speaks in the last tenth, 63 times. The table calls it impossible, and being
 # sure and wrong costs without limit. *Never seen* must not mean *impossible*. The oldest cure is to
-# pretend that we saw every pair a little: add a constant to every count before dividing. Here it
-# hardly matters which; anything from 0.01 to 3 gives the same loss to within 0.01 nats.
+# pretend that we saw every pair a little: add a constant to every count before dividing. Look at the
+# losses: here it hardly matters which constant. We go on with the last one, 0.1.
 
 # %%
-smoothed = (counts + 0.1) / (counts + 0.1).sum(dim=1, keepdim=True)
-bigram_val = -smoothed[val_ids[:-1], val_ids[1:]].log().mean().item()
+for constant in (0.01, 1, 3, 0.1):
+    smoothed = (counts + constant) / (counts + constant).sum(dim=1, keepdim=True)
+    bigram_val = -smoothed[val_ids[:-1], val_ids[1:]].log().mean().item()
+    print(f"{constant:5} {bigram_val:.3f}")
 assert counts[tuple(tokenizer.encode("SP"))] == 0
 assert 2.45 < bigram_val < 2.52
 bigram_val
@@ -294,6 +297,7 @@ f"{row.grad.sum().abs():.4f}"
 # %%
 #| export
 import math
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -428,10 +432,32 @@ losses[0], losses[-1]
 # %% [markdown]
 # ## A measure without luck
 # The whole validation text, every token but the first predicted exactly once. We lay windows of
-# `block_size` tokens side by side; the last one is shorter. No gradients are needed, and parts of a
-# model that behave differently while they learn (chapter 05 has one) are told that this is no
-# training, and get their old mode back afterwards. (`device_of` says where the model's numbers are
-# kept, in ordinary memory or on a graphics card; the ids have to be in the same place.)
+# `block_size` tokens side by side; the last one is shorter. No gradients are needed. (`device_of`
+# says where the model's numbers are kept, in ordinary memory or on a graphics card; the ids have to be in
+# the same place.)
+#
+# Two helpers first. Parts of a model that behave differently while they learn (chapter 05 has one) have
+# to be told that this is no training, and to get their old mode back afterwards. And many windows are
+# read at once, but not so many that their logits fill the memory: `vocab_size` numbers for each token.
+
+
+# %%
+#| export
+@contextmanager
+def evaluating(model: nn.Module):
+    """While it lasts the model is not training; then it is what it was before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:  # Ctrl-C too leaves the model as it was
+        model.train(was_training)
+
+
+def most_tokens(model: nn.Module) -> int:
+    """How many tokens to read at once: 16,384, or what makes 2**26 logits (256 MB)."""
+    config = getattr(model, "config", None)  # the vocabulary is mostly small
+    return 16_384 if config is None else min(16_384, 2**26 // config.vocab_size)
 
 
 # %%
@@ -441,12 +467,13 @@ def evaluate(
     model: nn.Module,
     ids: Tensor,
     block_size: int | None = None,
-    tokens_at_once: int = 16_384,
+    tokens_at_once: int | None = None,
 ) -> float:
     """Mean nats per token of ids (N,), every token but the first predicted once.
 
     Windows of `block_size` (default: the model's own) stand side by side, the last one
-    shorter. ValueError for fewer than two tokens.
+    shorter; `tokens_at_once` (default: `most_tokens`) only changes time and memory.
+    ValueError for fewer than two tokens.
     """
     if block_size is None:
         block_size = model.config.block_size
@@ -460,7 +487,7 @@ def evaluate(
         )
     inputs, targets = ids[:-1].to(device_of(model)), ids[1:].to(device_of(model))
     whole = n - n % block_size  # tokens in full windows
-    rows = max(1, tokens_at_once // block_size)
+    rows = max(1, (tokens_at_once or most_tokens(model)) // block_size)
     windows = [
         *zip(
             inputs[:whole].view(-1, block_size).split(rows),
@@ -471,23 +498,21 @@ def evaluate(
     if whole < n:
         windows.append((inputs[None, whole:], targets[None, whole:]))
 
-    was_training = model.training
-    model.eval()
     total = 0.0
-    try:
+    with evaluating(model):
         for x, y in windows:
             logits = model(x)
             total += F.cross_entropy(
                 logits.flatten(0, 1).float(), y.flatten(), reduction="sum"
             ).item()
-    finally:  # Ctrl-C too leaves the model as it was
-        model.train(was_training)
     return total / n
 
 
 # %% [markdown]
 # The bigram model has one character of memory, so it must not matter how the text is cut into
-# windows, and the loss must be the plain mean over all pairs.
+# windows, and the loss must be the plain mean over all pairs. For the models of the next chapters it
+# will matter: the first prediction of a window has one token to go by, the last the whole window. So to
+# their losses belongs a `block_size`.
 
 # %%
 learnt_val = evaluate(model, val_ids, block_size=64)
@@ -506,7 +531,14 @@ learnt_train = evaluate(model, train_ids, block_size=64)
 assert counted_train < learnt_train < counted_train + 0.02
 assert abs(learnt_val - bigram_val) < 0.02
 print(f"training text:   counted {counted_train:.3f}, learnt {learnt_train:.3f}")
-print(f"validation text: counted {bigram_val:.3f}, learnt {learnt_val:.3f}")
+print(
+    f"validation text: counted and smoothed {bigram_val:.3f}, learnt {learnt_val:.3f}"
+)
+
+# %% [markdown]
+# On the validation text the counted table had to be smoothed, or it would have cost infinity. The learnt
+# one needs nothing of the kind. A probability of exactly zero would take a logit of minus infinity,
+# and 2,000 steps only go part of the way there: to stop early smooths too.
 
 # %%
 smooth = torch.tensor(losses).view(-1, 20).mean(dim=1)
@@ -532,7 +564,7 @@ show(
 # line belong to rare characters such as j, z and Q, whose rows felt few pushes in 2,000 steps.*
 #
 # This is the most reassuring picture of the course. When the GPT of chapter 07 has a loss of 1.8,
-# there will be no count to compare with. But it is the same step, and here we saw that it works.
+# there will be no known best value to compare with. But it is the same step, and here we saw that it works.
 
 # %% [markdown]
 # ## Counting further back
@@ -550,8 +582,9 @@ show(
 # $$p_n(x) = \frac{c(x) + s \, p_{n-1}(x)}{N + s}$$
 #
 # With $N = 0$ it is the shorter model; with $N \gg s$ the counts. An **n-gram** model looks at
-# $n-1$ tokens to predict the $n$-th; our bigram is $n = 2$. (The formula is the mean of a Dirichlet
-# prior: MacKay & Peto 1995, *A hierarchical Dirichlet language model*.)
+# $n-1$ tokens to predict the $n$-th; our bigram is $n = 2$. (It is what Bayes' rule gives to somebody
+# who expects $p_{n-1}$ beforehand, with the weight of $s$ sightings: MacKay & Peto 1995, *A hierarchical
+# Dirichlet language model*.)
 
 
 # %%
@@ -681,8 +714,21 @@ show(
 
 # %% [markdown]
 # *With every character of context the model knows the training text better by heart. On the
-# validation text the gain shrinks to almost nothing: one context of six characters in five is new,
-# and a row that does not exist can say nothing.*
+# validation text the gain shrinks to almost nothing.* Why? How often was the context at each place of
+# the validation text seen in the training text, and how often more than 30 times, which is when a row is
+# believed more than the shorter one?
+
+# %%
+n = len(train_ids)
+for k in (2, 4, 6):
+    rows = Counter(text[i : i + k] for i in range(n - k + 1))
+    seen = torch.tensor([rows[text[i : i + k]] for i in range(n, len(text) - k)])
+    new, often = (seen == 0).float().mean(), (seen > 30).float().mean()
+    print(f"{k} characters: {new:.0%} never seen, {often:.0%} more than 30 times")
+
+# %% [markdown]
+# Of the contexts of six characters a fifth is new, and more than half was seen too seldom to say much.
+# A row that does not exist can say nothing.
 #
 # Look at the height of the blue curve, though. Counting, done with care, reaches about 1.59 nats
 # a character, better than any compressor of chapter 01, in seconds and without a single step of
@@ -706,7 +752,7 @@ print(tokenizer.decode(start))
 # knows how it began. And it cannot use likeness. It saw `the king` and `the queen` in many
 # places, but what it learnt about one never helps with the other; for a table, two contexts that
 # end in different characters have nothing in common. The chapters that follow build a model whose
-# contexts are not rows of a table but points in a space, where near things share what they know.
+# contexts are not rows of a table but points in a space, where near things can share what they know.
 
 # %% [markdown]
 # ## Summary
@@ -714,7 +760,7 @@ print(tokenizer.decode(start))
 # best on the training text, and gradient descent, which sees nothing but slopes, finds it to within
 # 0.02 nats. The step is the same for every model to come: predict, measure with softmax and
 # cross-entropy, differentiate, move. Counting with up to six characters of context reaches about
-# 1.59 and gains little from more, as long contexts seldom repeat. The next chapter looks further
+# 1.59 and gains little from more, as most long contexts are new or rare. The next chapter looks further
 # back without a table.
 
 # %% [markdown]

@@ -29,6 +29,7 @@
 
 # %%
 import shutil
+from dataclasses import replace
 
 from torch import nn
 
@@ -141,8 +142,9 @@ for name in (
 # ratio is near ±1 whatever the size of the slope; if it flickers around zero, the ratio is small.
 # So the learning rate is now what its name says: about how far a parameter moves in one step.
 #
-# Both averages start at zero and are therefore too small at first. After $t$ steps the weights of
-# the averages sum to $1 - \beta^t$, so dividing by that repairs them. By hand, for a slope that is
+# An average keeps a share $\beta$ of itself and takes the rest from the new value: 0.9 for $m$, 0.99 for
+# $v$. Both start at zero and are therefore too small at first. After $t$ steps the weights of what went
+# into them sum to $1 - \beta^t$, so dividing by that repairs them. By hand, for a slope that is
 # 0.5 at every step: whatever the size, the step has to be the learning rate itself.
 
 # %% tags=["nbval-check-output"]
@@ -323,8 +325,9 @@ show(
 # %% [markdown]
 # *Left: AdamW is soon ahead, and after some 150 steps it is where SGD gets in 250. Right: each point
 # is one run. To the left of the valley the steps are too small to get anywhere, to the right too
-# large to settle. A rate wrong by a factor of three costs 0.1 or 0.2 nats, as much as the wrong
-# optimizer; by a factor of ten or more it ruins the run. So look for this valley first.*
+# large to settle. A rate three times too large or too small costs 0.1 to 0.2 nats, as much as the wrong
+# optimizer; ten times too small costs more, and ten times too large ruins the run. So look for this valley
+# first, and stay a little to the left of its bottom: on the right it is steep.*
 
 # %% [markdown]
 # ## A plan for the learning rate
@@ -335,7 +338,8 @@ show(
 # common way (Loshchilov & Hutter, 2016), a straight line another. Both are given as shares of the run, so that the plan
 # still makes sense when the number of steps changes.
 #
-# All that describes a run goes into one config. Three of its fields are names, looked up in tables:
+# All that describes a run goes into one config. (`accumulate` and `matrix_rate` do nothing yet: chapters
+# 12 and 13 use them.) Three of its fields are names, looked up in tables:
 # the optimizer, the engine, which is how the model is computed in a training step, and the shape of
 # the cool-down, as a function of what is left of it.
 
@@ -457,14 +461,43 @@ show(
 )
 
 # %% [markdown]
-# *The first plan is the one we use: up fast, then down for the rest of the run.*
+# *Up, then level or not, then down.* Do they help? The small GPT again, at the rate of the valley and at
+# three times that:
+
+
+# %%
+def planned_run(config, rate, seed, steps=250):
+    """The loss at the end of a short run whose rate follows a plan."""
+    model = small_gpt(seed)
+    optimizer = AdamW(model.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    plan = replace(config, steps=steps, learning_rate=rate)
+    for step in range(steps):
+        optimizer.learning_rate = learning_rate_at(step, plan)
+        training_step(model, optimizer, *get_batch(train_ids, 16, 32, generator))
+    return evaluate(model, val_ids[:20_001])
+
+
+for name, config in plans.items():
+    losses = {
+        r: [planned_run(config, r, seed) for seed in range(2)] for r in (0.01, 0.03)
+    }
+    print(f"{name:30}", {r: [round(x, 2) for x in pair] for r, pair in losses.items()})
+
+# %% [markdown]
+# At the rate of the valley the plans differ little. At three times that rate a constant one does worse,
+# and its two runs lie further apart: with a plan the valley is wider. A plan that falls all the way also
+# takes smaller steps on the whole. In so few steps that costs something, so here the late fall ends lowest.
+# We use the first plan, in runs of more steps: it has no level part whose length one would have to choose.
 
 # %% [markdown]
 # ## A brake
-# Now and then a batch has a gradient many times as long as usual. One such step can undo a hundred
-# good ones. So if the gradient, all parameters taken together as one long vector, is longer than
-# `clip`, it is scaled down to that length: its direction stays, only the step is shorter (Pascanu
-# et al., 2012). The length is worth knowing anyway: if it is not a number, the run is lost.
+# Now and then a batch has a gradient many times as long as usual. With plain gradient descent that is a
+# huge step, and it can undo a hundred good ones. AdamW's step stays about as long as ever, but its memory
+# is spoilt: after one gradient a hundred times too long it walks on in that direction for about ten steps,
+# since $m$ is full of it, and then for some hundred more it moves too little, since $\sqrt v$ is. So if the gradient, all parameters taken together as one long vector, is
+# longer than `clip`, it is scaled down to that length: its direction stays (Pascanu et al., 2012). The
+# length is worth knowing anyway: if it is not a number, the run is lost.
 
 
 # %%
@@ -484,6 +517,25 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
 
 
 # %% [markdown]
+# How often does it act? The lengths of all gradients of a short run:
+
+# %%
+model, lengths = small_gpt(), []
+optimizer, batches = AdamW(model.parameters(), 3e-3), torch.Generator().manual_seed(0)
+for _ in range(250):
+    training_step(
+        model,
+        optimizer,
+        *get_batch(train_ids, 16, 32, batches),
+        before_step=lambda: lengths.append(clip_gradients(model.parameters(), 1.0)),
+    )
+lengths = torch.tensor(lengths)
+f"median {lengths.median():.2f}, longest {lengths.max():.2f}, cut {(lengths > 1).sum()} times"
+
+# %% [markdown]
+# Here hardly ever. The brake is an insurance: it costs next to nothing, and one bad batch in a long run
+# makes it worth while.
+#
 # The vector (3, 4) has length 5. Clipped to 1 it becomes (0.6, 0.8); clipped to 10 it stays. And
 # torch's function does the same to a real gradient.
 
@@ -520,7 +572,7 @@ for p, q in zip(a.parameters(), b.parameters(), strict=True):
 
 # %%
 def run_with_both_losses(batches, rate=3e-3, steps=300, seed=0):
-    """(step, mean training loss so far, validation loss) every 25 steps."""
+    """(step, mean training loss of the last 25 steps, validation loss), every 25."""
     model = small_gpt(seed)
     optimizer = AdamW(model.parameters(), rate)
     rows, recent = [], []
@@ -579,7 +631,7 @@ assert leak[1] < 0.1 < 3 < leak[2]
 
 # %% [markdown]
 # Two habits follow. Always draw training *and* validation loss. And measure the validation loss over
-# the whole validation text, with `evaluate`: losses of single batches differ by 0.1 and more from
+# the whole validation text, with `evaluate` (to see an illness, as here, a part of it will do): losses of single batches differ by 0.1 and more from
 # one to the next, and whoever picks the best of many has picked luck.
 
 # %% [markdown]
@@ -678,7 +730,7 @@ def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # %% [markdown]
 # Reading is the careful half. The file may be damaged in a way that a checksum does not show, or
 # made by somebody who wishes us ill, so everything it says is checked before anything is built from
-# it.
+# it. Two helpers for that: which errors a description that is not ours may lead to, and how they are told.
 
 # %%
 #| export
@@ -872,10 +924,11 @@ except CheckpointError as error:
 
 # %% [markdown]
 # ## The loop
-# Now it all comes together. In the middle of `train` stands the same step as in chapter 02; around
-# it the plan for the rate, the brake, a look at the validation text now and then, and the
-# checkpoints. If the loss stops being a number, it ends at once and says at which step: going on
-# would only write garbage over the last good checkpoint.
+# Now it all comes together. `train` is the door, the function that you call. It makes a *run*, in memory
+# or in a folder, and lets it go. The run, a class a few cells below, is the loop: in its middle stands the
+# same step as in chapter 02, around it the plan for the rate, the brake, a look at the validation text now
+# and then, and the checkpoints. If the loss stops being a number, it ends at once and says at which step:
+# going on would only write garbage over the last good checkpoint.
 
 
 # %%
@@ -1345,8 +1398,9 @@ show(
 # %% [markdown]
 # *The first hundred steps learn what a bigram knows, the rest is the gain from looking further back.
 # Towards the end the curves level off: the learning rate is nearly zero. The validation loss lies
-# above the training loss, since the model knows the text it has read better than one it has not;
-# but it still falls, so this is not yet the memorising from above.*
+# above the training loss. A part of that is the text: even the bigram costs 0.03 more there. The rest may
+# be that some of the training text is read for the second time. It still falls, so this is not yet the
+# memorising from above.*
 #
 # The 2.04 of chapter 05 is beaten. The 1.59 of the 7-gram is not: that takes a longer run.
 #
@@ -1359,7 +1413,7 @@ torch.manual_seed(1)
 ids = tokenizer.encode("\n")[None]
 with torch.no_grad():
     for _ in range(400):
-        p = (model(ids[:, -64:])[0, -1] / 0.8).softmax(-1)
+        p = model(ids[:, -64:])[0, -1].softmax(-1)
         ids = torch.cat([ids, torch.multinomial(p, 1)[None]], dim=1)
 print(tokenizer.decode(ids))
 

@@ -50,6 +50,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_float, check_int
 from tinygpt_lib._device import device_of
+from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 
 # %% [markdown]
@@ -161,7 +162,13 @@ for temperature in at:
 
 fig, ax = plt.subplots(figsize=(6, 3.1))
 ax.plot(at, existing, "o-", color=BLUE, label="words that exist")
-ax.plot(at, different, "s--", color=RED, label="words different from each other")
+ax.plot(at, different, "s-", color=RED, label="words different from each other")
+words = text[len(train_ids) :][:1500].split()[1:-1]
+for share, color in (
+    (sum(w in known_words for w in words) / len(words), BLUE),
+    (len(set(words)) / len(words), RED),
+):
+    ax.axhline(share, color=color, ls="--", lw=1)
 ax.set(xlabel="temperature", ylabel="share of words", ylim=(0, 1))
 ax.legend()
 show(
@@ -174,15 +181,25 @@ show(
 assert existing[0] > existing[-1] and different[0] < different[-1]
 
 # %% [markdown]
-# *Cold, it repeats a few correct words. Hot, it hardly repeats any, but most of them don't exist.
-# Near 0.8 both shares are about 0.6. No temperature is right for everything; 0.8 is a fair
-# compromise for this model, and we use it from here on.*
+# *Cold, it repeats a few correct words. Hot, it hardly repeats any, but most of them don't exist. The
+# broken lines are what as much of the validation text has. No temperature gives both: this model has not
+# learnt enough words. At 0.8 it repeats itself about as little as Shakespeare does, and a good half of its
+# words exist; we use that from here on.*
 
 # %% [markdown]
 # ## Cutting off the tail
 # Temperature treats all characters alike, but the trouble comes from the tail: dozens of characters
-# with a chance of one in a thousand each, which together come up every few dozen draws. Two
-# ways to cut it off. **Top-k** keeps the $k$ likeliest. **Top-p** (Holtzman et al., 2019, *The
+# with next to no chance each. Together they come up now and then, and a line has forty characters of which
+# none may slip. How much do all have together, on average, whose chance is below one in a hundred?
+
+# %%
+with torch.no_grad():
+    windows = val_ids[:6400].view(100, 64)
+    tail = model(windows).softmax(-1).flatten(0, 1)
+f"{(tail * (tail < 0.01)).sum(-1).mean():.1%}, {(tail < 0.01).sum(-1).float().mean():.0f} characters"
+
+# %% [markdown]
+# Two ways to cut it off. **Top-k** keeps the $k$ likeliest. **Top-p** (Holtzman et al., 2019, *The
 # Curious Case of Neural Text Degeneration*) keeps the fewest whose probabilities reach $p$ together:
 # few when the model is sure, many when it is not. By hand, on five probabilities:
 
@@ -432,9 +449,7 @@ def generate(
     window = model.config.block_size
     out = torch.empty(B, T0 + n_tokens, dtype=torch.int64, device=device_of(model))
     out[:, :T0] = ids
-    was_training = model.training
-    try:
-        model.eval()
+    with evaluating(model):
         cache = KVCache(model.config)
         reader = READERS.get(out.device.type, lambda model: model)(model)
         for end in range(T0, T0 + n_tokens):
@@ -445,8 +460,6 @@ def generate(
                 logits = model(out[:, begin:end])
             choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
             out[:, end : end + 1] = choice
-    finally:  # Ctrl-C too leaves the model as it was
-        model.train(was_training)
     return out
 
 
@@ -534,7 +547,7 @@ lengths, without, with_cache = (8, 32, 64, 128, 192, 250), [], []
 with torch.no_grad():
     for T in lengths:
         ids, cache = val_ids[None, :T], KVCache(large.config)
-        large(ids[:, : T - 6], cache)
+        large(ids[:, : T - 6], cache)  # the six calls that follow fill it up to T
         without.append(median_seconds(large, ids))
         with_cache.append(median_seconds(large, ids[:, -1:], cache))
 
@@ -543,6 +556,8 @@ fig, ax = plt.subplots(figsize=(6.5, 3.2))
 ax.loglog(lengths, [1 / s for s in with_cache], "o-", color=BLUE, label="with cache")
 ax.loglog(lengths, [1 / s for s in without], "s--", color=RED, label="without")
 ax.set_xticks(lengths, lengths)
+ax.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+ax.yaxis.set_major_formatter("{x:.0f}")
 ax.minorticks_off()
 ax.set(xlabel="tokens in the window", ylabel="new tokens per second")
 ax.legend()

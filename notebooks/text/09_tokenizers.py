@@ -58,7 +58,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_int
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.text import TOKENIZERS
+from tinygpt_lib.text import TOKENIZERS, checked_ids
 
 # %% [markdown]
 # ## Bytes
@@ -103,17 +103,8 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
-    """ids (N,) as a list; ValueError for one outside the vocabulary."""
-    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
-    for i in ids:
-        if not 0 <= i < vocab_size:
-            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
-    return ids
-
-
 # %% [markdown]
-# With these two helpers the byte tokenizer needs nothing else. `pieces` says which bytes each token
+# With this and chapter 01's `checked_ids` the byte tokenizer needs nothing else. `pieces` says which bytes each token
 # stands for; we will need it to keep the score.
 
 
@@ -319,7 +310,8 @@ cut.most_common(5)
 # token can drop out without moving the others.
 #
 # Finding the most frequent pair is the job of a *heap*, a list that always has its smallest entry
-# ready. Its entries go out of date as counts fall, but they can only be too good: a pair that
+# ready. Counts go in with a minus sign, so the most frequent pair is the smallest entry, and its place
+# comes second and settles ties. Its entries go out of date as counts fall, but they can only be too good: a pair that
 # exists can lose places and never gains one, since every new place has the new token in it. So an
 # entry that is still true when it comes out on top really is the best. And because the unique
 # chunks keep the order in which they first occurred, *first in the row* is *first in the text*, and
@@ -935,7 +927,7 @@ for name, tokenizer in tokenizers.items():
 # Two details decide whether the score is honest. The first token is not predicted, so its bytes
 # must not count. And an unknown word pays for the fact that *some* unknown word comes, but not for
 # which one, so the score of a word model is too good. It must come with the number of unknown
-# tokens.
+# tokens. (A token is unknown if decoding it does not give back the text that it stands for.)
 
 
 # %%
@@ -1019,7 +1011,8 @@ for name in names:
     steps = results["times"][name]["steps"]
     print(
         f"{name:10} {steps:5} steps   {nats.mean():.3f} nats a token   "
-        f"{bits.mean():.3f} ± {bits.std():.3f} bits a byte"
+        f"{bits.mean():.3f} ± {bits.std():.3f} bits a byte   "
+        f"{measured(name, 'unknown')[0]:.0f} unknown"
     )
 
 # %%
@@ -1051,12 +1044,15 @@ show(
 
 # %% [markdown]
 # *Left, the loss in its own unit puts the smallest unit first, and says nothing. Right, the same
-# models by what they know about the text. The bars, one standard deviation of three seeds, are
-# mostly smaller than the marks.*
+# models by what they know about the text. Bars are one standard deviation of three seeds; on the left they
+# are mostly hidden by the marks. (The black mark is explained below.)*
 #
-# From characters to 1,024 pieces the score falls by more than a tenth, for the same time of
-# training. A window of 64 pieces holds about 145 characters instead of 64, and a step learns from
-# that much more text. (512 and 1,024 are too close for three seeds to rank them.) Beyond, it rises
+# From characters to 1,024 pieces the score falls by more than a tenth, for the same time of training. Why,
+# we have not taken apart. A step reads 2.3 times as much text: a window of 64 pieces holds about 145
+# characters. It also reaches further back, though chapter 11 will show that such a model makes little of
+# that. And a little of it is the measure: a window begins without any context every 145 characters instead
+# of every 64, which chapter 11 finds to be worth some hundredths of a bit. (512 and 1,024 are too close for
+# three seeds to rank them. The learning rate was chosen for characters.) Beyond, it rises
 # again. Each token is met less often, the output layer grows, and fewer steps fit into the time:
 # with 4,096 pieces 712, where 1,024 pieces had 1,171. The best size belongs to this text, this
 # model and this time. GPT-2, with 40 GB of text, took 50,257.
@@ -1134,8 +1130,8 @@ assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,09
 # %% [markdown]
 # The same number of tokens gives texts of very different length. After so short a training, the
 # character model invents most of its words. The piece model writes many that exist, and where it
-# goes wrong, it glues: a piece without its blank follows another, which makes words such as
-# *heTary*. The word model can't misspell anything. Instead it says `<unk>`, and it has hardly seen
+# goes wrong, it glues: a piece without its blank follows another, which makes words with a capital in
+# their middle. The word model can't misspell anything. Instead it says `<unk>`, and it has hardly seen
 # enough of each word to know what may follow.
 
 # %% [markdown]

@@ -68,6 +68,7 @@ from torch import Tensor
 
 from tinygpt_lib._checks import check_choice, check_int
 from tinygpt_lib._device import device_of
+from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows
 from tinygpt_lib.single_head import attention_weights
@@ -676,9 +677,7 @@ def embed(
     n_states = len(range(config.n_layer + 1)[chosen])
     start = -torch.inf if pool == "max" else 0.0
     vectors = torch.full((n_states, len(coded), config.n_embd), start)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         # A window ends with a token that is only predicted: here the last one again.
         rows = [torch.cat([ids, ids[-1:]]) for ids in coded]
         for ids, places in in_windows(rows, config.block_size, tokens_at_once):
@@ -692,8 +691,6 @@ def embed(
                     vectors[:, i] = torch.maximum(vectors[:, i], part.amax(1))
                 elif s + end == n:
                     vectors[:, i] = part[:, -1]
-    finally:
-        model.train(was_training)
     return vectors if layer is None else vectors[0]
 
 
