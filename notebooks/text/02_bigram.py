@@ -433,8 +433,8 @@ losses[0], losses[-1]
 # ## A measure without luck
 # The whole validation text, every token but the first predicted exactly once. We lay windows of
 # `block_size` tokens side by side; the last one is shorter. No gradients are needed. (`device_of`
-# says where the model's numbers are kept, in ordinary memory or on a graphics card; the ids have to be in
-# the same place.)
+# says where the model's numbers are kept, in ordinary memory or on a graphics card; the ids have to
+# be in the same place.)
 #
 # Two helpers first. Parts of a model that behave differently while they learn (chapter 05 has one) have
 # to be told that this is no training, and to get their old mode back afterwards. And many windows are
@@ -564,7 +564,8 @@ show(
 # line belong to rare characters such as j, z and Q, whose rows felt few pushes in 2,000 steps.*
 #
 # This is the most reassuring picture of the course. When the GPT of chapter 07 has a loss of 1.8,
-# there will be no known best value to compare with. But it is the same step, and here we saw that it works.
+# there will be no known best value to compare with. But it is the same step, and here we saw that
+# it works.
 
 # %% [markdown]
 # ## Counting further back

@@ -66,11 +66,11 @@ assert torch.equal(one_head("a", "b"), one_head("b", "a"))
 one_head("a", "b")
 
 # %% [markdown]
-# Half an `a`, half a `b`, and no way to tell which came first. Positions added to the tokens would not
-# help: equal weights add up the same two letters and the same two places, whichever letter stood where.
-# Other weights would (0.3 and 0.7, say), but then the weights have to say *where* a letter stood, and are
-# no longer free to say how much it matters. Two heads have no such trouble: one looks at the last place, the other
-# at the one before, and the results stand side by side.
+# Half an `a`, half a `b`, and no way to tell which came first. Positions added to the tokens would
+# not help: equal weights add up the same two letters and the same two places, whichever letter
+# stood where. Other weights would (0.3 and 0.7, say), but then the weights have to say *where* a
+# letter stood, and are no longer free to say how much it matters. Two heads have no such trouble:
+# one looks at the last place, the other at the one before, and the results stand side by side.
 
 
 # %% tags=["nbval-check-output"]
@@ -422,10 +422,10 @@ for key, losses in finals.items():
     print(f"{key:24} {losses.mean():.3f} ± {losses.std():.3f} nats")
 
 # %% [markdown]
-# Look at the last two lines first. With a single head the new matrix brings nothing: it follows the value
-# matrix, and two matrices in a row can do no more than one (with four it is the same here, since the
-# output head follows). The loss is that of chapter 03, within the spread. Four heads are lower by about
-# ten times the spread.
+# Look at the last two lines first. With a single head the new matrix brings nothing: it follows the
+# value matrix, and two matrices in a row can do no more than one (with four it is the same here,
+# since the output head follows). The loss is that of chapter 03, within the spread. Four heads are
+# lower by about ten times the spread.
 #
 # Then the first two. A single head with the token around it comes most of the way to four heads. So two
 # thirds or more of what four heads gained was the dull reason: one of them kept the token. The rest is
@@ -438,7 +438,7 @@ for (key, curve), color, style in zip(
 ):
     smooth = torch.tensor(curve).view(-1, 50).mean(dim=1)
     ax.plot(range(25, steps, 50), smooth, color=color, ls=style, label=key)
-ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.1, 3.0))
+ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.05, 3.0))
 ax.legend()
 show(
     fig,
@@ -498,9 +498,9 @@ show(
 # place, but not for anything that has to be worked out first, such as *the last speaker's name*.
 # For that, attention has to be applied to the results of attention.
 #
-# And 2.20 is still worse than chapter 02's table over two characters (2.04). The heads fetch letters, but
-# nothing works with what they fetch: each adds its share to the logits, and a sum can't treat `th` as more
-# than `t` plus `h`. That, too, is chapter 05.
+# And 2.20 is still worse than chapter 02's table over two characters (2.04). The heads fetch
+# letters, but nothing works with what they fetch: each adds its share to the logits, and a sum
+# can't treat `th` as more than `t` plus `h`. That, too, is chapter 05.
 
 # %% [markdown]
 # ## Summary

@@ -277,8 +277,9 @@ assert torch.equal(positions(nothing, start=5)[0], positions.weight[5:8])
 # %% [markdown]
 # ## The model
 # Now the drawing from above, line by line. `cache` is again the optional memory for chapter 08; if
-# there is one, the new tokens take their places after those it already holds, and it says which were the last. What the config
-# leaves at its default (`window`, `tie_weights`, `zero_outputs`) can be read over: it is for Part II.
+# there is one, the new tokens take their places after those it already holds, and it says which
+# were the last. What the config leaves at its default (`window`, `tie_weights`, `zero_outputs`) can
+# be read over: it is for Part II.
 
 
 # %%
@@ -620,16 +621,16 @@ show(
 )
 
 # %% [markdown]
-# *Each point is a mean of ten steps, so the start near ln 65 is already out of sight. The first fall, to
-# about 3.3 nats, is only how common each character is, which needs no past at all. What comes after it is
-# slower: to use the character at hand, and then those before it.*
+# *Each point is a mean of ten steps, so the start near ln 65 is already out of sight. The first
+# fall, to about 3.3 nats, is only how common each character is, which needs no past at all. What
+# comes after it is slower: to use the character at hand, and then those before it.*
 #
-# So a quiet start is no faster one here. The 0.16 nats that it saves at step 0 are made up within some
-# dozens of steps, torch's weights end a little lower (one run each: less than we would trust), and at the
-# largest rate ours fail where torch's don't. What the careful weights give is a start without surprises:
-# they know nothing and say so, at any width and depth. And plain gradient descent is not a good judge of
-# weights: one learning rate has to suit embeddings, matrices and norms alike. Chapter 07 gives each number
-# a step of its own size.
+# So a quiet start is no faster one here. The 0.16 nats that it saves at step 0 are made up within
+# some dozens of steps, torch's weights end a little lower (one run each: less than we would trust),
+# and at the largest rate ours fail where torch's don't. What the careful weights give is a start
+# without surprises: they know nothing and say so, at any width and depth. And plain gradient
+# descent is not a good judge of weights: one learning rate has to suit embeddings, matrices and
+# norms alike. Chapter 07 gives each number a step of its own size.
 
 # %% [markdown]
 # ## Summary

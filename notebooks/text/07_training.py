@@ -323,20 +323,21 @@ show(
 )
 
 # %% [markdown]
-# *Left: AdamW is soon ahead, and after some 150 steps it is where SGD gets in 250. Right: each point
-# is one run. To the left of the valley the steps are too small to get anywhere, to the right too
-# large to settle. A rate three times too large or too small costs 0.1 to 0.2 nats, as much as the wrong
-# optimizer; ten times too small costs more, and ten times too large ruins the run. So look for this valley
-# first, and stay a little to the left of its bottom: on the right it is steep.*
+# *Left: AdamW is soon ahead, and after some 150 steps it is where SGD gets in 250. Right: each
+# point is one run. To the left of the valley the steps are too small to get anywhere, to the right
+# too large to settle. A rate three times too large or too small costs 0.1 to 0.2 nats, as much as
+# the wrong optimizer; ten times too small costs more, and ten times too large ruins the run. So
+# look for this valley first, and stay a little to the left of its bottom: on the right it is
+# steep.*
 
 # %% [markdown]
 # ## A plan for the learning rate
 # One rate is not best for the whole run. At the start the averages $m$ and $v$ rest on a few
 # batches and the weights are far from anything sensible, so the rate begins small and rises, the
-# **warm-up**. At the end, large steps keep jumping back and forth across the best weights instead of
-# closing in on them, so the rate falls to zero, the **cool-down**; following half a cosine is a
-# common way (Loshchilov & Hutter, 2016), a straight line another. Both are given as shares of the run, so that the plan
-# still makes sense when the number of steps changes.
+# **warm-up**. At the end, large steps keep jumping back and forth across the best weights instead
+# of closing in on them, so the rate falls to zero, the **cool-down**; following half a cosine is a
+# common way (Loshchilov & Hutter, 2016), a straight line another. Both are given as shares of the
+# run, so that the plan still makes sense when the number of steps changes.
 #
 # All that describes a run goes into one config. (`accumulate` and `matrix_rate` do nothing yet: chapters
 # 12 and 13 use them.) Three of its fields are names, looked up in tables:
@@ -485,19 +486,20 @@ for name, config in plans.items():
     print(f"{name:30}", {r: [round(x, 2) for x in pair] for r, pair in losses.items()})
 
 # %% [markdown]
-# At the rate of the valley the plans differ little. At three times that rate a constant one does worse,
-# and its two runs lie further apart: with a plan the valley is wider. A plan that falls all the way also
-# takes smaller steps on the whole. In so few steps that costs something, so here the late fall ends lowest.
-# We use the first plan, in runs of more steps: it has no level part whose length one would have to choose.
+# At the rate of the valley a plan gains nothing: the one that falls all the way even costs 0.06, since
+# it takes smaller steps on the whole and there are few of them. At three times that rate the constant
+# one does worse, and its two runs lie further apart: with a plan the valley is wider. We use the first
+# plan, in runs of more steps: it has no level part whose length one would have to choose.
 
 # %% [markdown]
 # ## A brake
-# Now and then a batch has a gradient many times as long as usual. With plain gradient descent that is a
-# huge step, and it can undo a hundred good ones. AdamW's step stays about as long as ever, but its memory
-# is spoilt: after one gradient a hundred times too long it walks on in that direction for about ten steps,
-# since $m$ is full of it, and then for some hundred more it moves too little, since $\sqrt v$ is. So if the gradient, all parameters taken together as one long vector, is
-# longer than `clip`, it is scaled down to that length: its direction stays (Pascanu et al., 2012). The
-# length is worth knowing anyway: if it is not a number, the run is lost.
+# Now and then a batch has a gradient many times as long as usual. With plain gradient descent that
+# is a huge step, and it can undo a hundred good ones. AdamW's step stays about as long as ever, but
+# its memory is spoilt: after one gradient a hundred times too long it walks on in that direction
+# for about ten steps, since $m$ is full of it, and then for some hundred more it moves too little,
+# since $\sqrt v$ is. So if the gradient, all parameters taken together as one long vector, is
+# longer than `clip`, it is scaled down to that length: its direction stays (Pascanu et al., 2012).
+# The length is worth knowing anyway: if it is not a number, the run is lost.
 
 
 # %%
@@ -630,9 +632,10 @@ assert memorising[2] > memorising[1] + 0.5
 assert leak[1] < 0.1 < 3 < leak[2]
 
 # %% [markdown]
-# Two habits follow. Always draw training *and* validation loss. And measure the validation loss over
-# the whole validation text, with `evaluate` (to see an illness, as here, a part of it will do): losses of single batches differ by 0.1 and more from
-# one to the next, and whoever picks the best of many has picked luck.
+# Two habits follow. Always draw training *and* validation loss. And measure the validation loss
+# over the whole validation text, with `evaluate` (to see an illness, as here, a part of it will
+# do): losses of single batches differ by 0.1 and more from one to the next, and whoever picks the
+# best of many has picked luck.
 
 # %% [markdown]
 # ## What a run has to remember
@@ -730,7 +733,8 @@ def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # %% [markdown]
 # Reading is the careful half. The file may be damaged in a way that a checksum does not show, or
 # made by somebody who wishes us ill, so everything it says is checked before anything is built from
-# it. Two helpers for that: which errors a description that is not ours may lead to, and how they are told.
+# it. Two helpers for that: which errors a description that is not ours may lead to, and how they
+# are told.
 
 # %%
 #| export
@@ -924,11 +928,12 @@ except CheckpointError as error:
 
 # %% [markdown]
 # ## The loop
-# Now it all comes together. `train` is the door, the function that you call. It makes a *run*, in memory
-# or in a folder, and lets it go. The run, a class a few cells below, is the loop: in its middle stands the
-# same step as in chapter 02, around it the plan for the rate, the brake, a look at the validation text now
-# and then, and the checkpoints. If the loss stops being a number, it ends at once and says at which step:
-# going on would only write garbage over the last good checkpoint.
+# Now it all comes together. `train` is the door, the function that you call. It makes a *run*, in
+# memory or in a folder, and lets it go. The run, a class a few cells below, is the loop: in its
+# middle stands the same step as in chapter 02, around it the plan for the rate, the brake, a look
+# at the validation text now and then, and the checkpoints. If the loss stops being a number, it
+# ends at once and says at which step: going on would only write garbage over the last good
+# checkpoint.
 
 
 # %%
@@ -1396,11 +1401,11 @@ show(
 )
 
 # %% [markdown]
-# *The first hundred steps learn what a bigram knows, the rest is the gain from looking further back.
-# Towards the end the curves level off: the learning rate is nearly zero. The validation loss lies
-# above the training loss. A part of that is the text: even the bigram costs 0.03 more there. The rest may
-# be that some of the training text is read for the second time. It still falls, so this is not yet the
-# memorising from above.*
+# *The first hundred steps learn what a bigram knows, the rest is the gain from looking further
+# back. Towards the end the curves level off: the learning rate is nearly zero. The validation loss
+# lies above the training loss. A part of that is the text: even the bigram costs 0.03 more there.
+# The rest may be that some of the training text is read for the second time. It still falls, so
+# this is not yet the memorising from above.*
 #
 # The 2.04 of chapter 05 is beaten. The 1.59 of the 7-gram is not: that takes a longer run.
 #
@@ -1418,9 +1423,9 @@ with torch.no_grad():
 print(tokenizer.decode(ids))
 
 # %% [markdown]
-# Speakers with a colon, an empty line before each, verses of a plausible length, and words that are
-# mostly words. It has no idea what it is saying, but nobody told it what a word is either: all of
-# this it found in about a minute, from nothing but *what comes next?*
+# Speakers with a colon, an empty line before each, verses of a plausible length, and words of which
+# many exist. It has no idea what it is saying, but nobody told it what a word is either: all of this
+# it found in about a minute, from nothing but *what comes next?*
 
 # %% [markdown]
 # ## Summary

@@ -181,16 +181,17 @@ show(
 assert existing[0] > existing[-1] and different[0] < different[-1]
 
 # %% [markdown]
-# *Cold, it repeats a few correct words. Hot, it hardly repeats any, but most of them don't exist. The
-# broken lines are what as much of the validation text has. No temperature gives both: this model has not
-# learnt enough words. At 0.8 it repeats itself about as little as Shakespeare does, and a good half of its
-# words exist; we use that from here on.*
+# *Cold, it repeats a few correct words. Hot, it hardly repeats any, but most of them don't exist.
+# The broken lines are what as much of the validation text has. No temperature gives both: this
+# model has not learnt enough words. At 0.8 it repeats itself about as little as Shakespeare does,
+# and a good half of its words exist; we use that from here on.*
 
 # %% [markdown]
 # ## Cutting off the tail
 # Temperature treats all characters alike, but the trouble comes from the tail: dozens of characters
-# with next to no chance each. Together they come up now and then, and a line has forty characters of which
-# none may slip. How much do all have together, on average, whose chance is below one in a hundred?
+# with next to no chance each. Together they come up now and then, and a line has forty characters
+# of which none may slip. How much do all have together, on average, whose chance is below one in a
+# hundred?
 
 # %%
 with torch.no_grad():

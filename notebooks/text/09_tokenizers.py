@@ -104,8 +104,8 @@ def utf8(text: str) -> bytes:
 
 
 # %% [markdown]
-# With this and chapter 01's `checked_ids` the byte tokenizer needs nothing else. `pieces` says which bytes each token
-# stands for; we will need it to keep the score.
+# With this and chapter 01's `checked_ids` the byte tokenizer needs nothing else. `pieces` says
+# which bytes each token stands for; we will need it to keep the score.
 
 
 # %%
@@ -310,12 +310,12 @@ cut.most_common(5)
 # token can drop out without moving the others.
 #
 # Finding the most frequent pair is the job of a *heap*, a list that always has its smallest entry
-# ready. Counts go in with a minus sign, so the most frequent pair is the smallest entry, and its place
-# comes second and settles ties. Its entries go out of date as counts fall, but they can only be too good: a pair that
-# exists can lose places and never gains one, since every new place has the new token in it. So an
-# entry that is still true when it comes out on top really is the best. And because the unique
-# chunks keep the order in which they first occurred, *first in the row* is *first in the text*, and
-# the rule for ties stays the same.
+# ready. Counts go in with a minus sign, so the most frequent pair is the smallest entry, and its
+# place comes second and settles ties. Its entries go out of date as counts fall, but they can only
+# be too good: a pair that exists can lose places and never gains one, since every new place has the
+# new token in it. So an entry that is still true when it comes out on top really is the best. And
+# because the unique chunks keep the order in which they first occurred, *first in the row* is
+# *first in the text*, and the rule for ties stays the same.
 
 
 # %%
@@ -1044,18 +1044,18 @@ show(
 
 # %% [markdown]
 # *Left, the loss in its own unit puts the smallest unit first, and says nothing. Right, the same
-# models by what they know about the text. Bars are one standard deviation of three seeds; on the left they
-# are mostly hidden by the marks. (The black mark is explained below.)*
+# models by what they know about the text. Bars are one standard deviation of three seeds; on the
+# left they are mostly hidden by the marks. (The black mark is explained below.)*
 #
-# From characters to 1,024 pieces the score falls by more than a tenth, for the same time of training. Why,
-# we have not taken apart. A step reads 2.3 times as much text: a window of 64 pieces holds about 145
-# characters. It also reaches further back, though chapter 11 will show that such a model makes little of
-# that. And a little of it is the measure: a window begins without any context every 145 characters instead
-# of every 64, which chapter 11 finds to be worth some hundredths of a bit. (512 and 1,024 are too close for
-# three seeds to rank them. The learning rate was chosen for characters.) Beyond, it rises
-# again. Each token is met less often, the output layer grows, and fewer steps fit into the time:
-# with 4,096 pieces 712, where 1,024 pieces had 1,171. The best size belongs to this text, this
-# model and this time. GPT-2, with 40 GB of text, took 50,257.
+# From characters to 1,024 pieces the score falls by more than a tenth, for the same time of
+# training. Why, we have not taken apart. A step reads 2.3 times as much text: a window of 64 pieces
+# holds about 145 characters. It also reaches further back, though chapter 11 will show that such a
+# model makes little of that. And a little of it is the measure: a window begins without any context
+# every 145 characters instead of every 64, which chapter 11 finds to be worth some hundredths of a
+# bit. (512 and 1,024 are too close for three seeds to rank them. The learning rate was chosen for
+# characters.) Beyond, it rises again. Each token is met less often, the output layer grows, and
+# fewer steps fit into the time: with 4,096 pieces 712, where 1,024 pieces had 1,171. The best size
+# belongs to this text, this model and this time. GPT-2, with 40 GB of text, took 50,257.
 #
 # Bytes come out a little worse than characters, but the seeds overlap, so three can't settle it. On
 # this text the two cut alike; all that differs is 191 useless rows in the first and the last layer,

@@ -399,9 +399,9 @@ assert largest <= 6
 largest
 
 # %% [markdown]
-# The idea is that queries get long when steps are too long. So what we expect of this norm is less a lower
-# loss at the best learning rate than a wider range of good ones. The same benchmark tried six rates with
-# 400 steps each, one seed:
+# The idea is that queries get long when steps are too long. So what we expect of this norm is less
+# a lower loss at the best learning rate than a wider range of good ones. The same benchmark tried
+# six rates with 400 steps each, one seed:
 
 
 # %%
@@ -429,10 +429,10 @@ show(
 )
 
 # %% [markdown]
-# *One seed, so look only at differences of a tenth and more. Both do well from 0.0025 to 0.01. At 0.02 Part
-# I's model has lost almost a fifth of a nat, and with the norm next to nothing; at 0.08 the one is
-# far worse than a bigram (2.48), and the other still better. Whoever does not want to search for the
-# best rate in each new setting is glad of that.*
+# *One seed, so look only at differences of a tenth and more. Both do well from 0.0025 to 0.01. At
+# 0.02 Part I's model has lost almost a fifth of a nat, and with the norm next to nothing; at 0.08
+# the one is far worse than a bigram (2.48), and the other still better. Whoever does not want to
+# search for the best rate in each new setting is glad of that.*
 
 # %% [markdown]
 # ## A gate
@@ -538,8 +538,9 @@ assert parrot > 0.9 and tied.n_parameters() == 780_336 - 9_360
 # %% [markdown]
 # That has to be unlearned first. (How loud is one matrix to be, when the embedding wants vectors of
 # scale 1 and the head wants small ones? As in the original Transformer, it is drawn for the head,
-# with a deviation of $1/\sqrt C$, and multiplied by $\sqrt C$ where it embeds. Drawn more quietly it would
-# start near a guess, but in our trials that did worse: `benchmarks/LOG.md` has what other scales gave.)
+# with a deviation of $1/\sqrt C$, and multiplied by $\sqrt C$ where it embeds. Drawn more quietly
+# it would start near a guess, but in our trials that did worse: `benchmarks/LOG.md` has what other
+# scales gave.)
 #
 # The optimizer must see the one matrix once, and a checkpoint must hold it once. Both hold without
 # a special case, because `head` simply isn't there. Of parameters of that shape there is one:

@@ -198,9 +198,10 @@ show(
 
 # %% [markdown]
 # *Mean over windows of the validation text, with bars of two standard errors to each side. The
-# first few characters bring nearly everything. With learned positions the curve is nearly level after
-# three characters, with rotary ones after seven or eight: in 600 steps the first model has hardly learnt to
-# look back. As far as this figure can say, that is where chapter 10's gain comes from.*
+# first few characters bring nearly everything. With learned positions the curve is nearly level
+# after three characters, with rotary ones after seven or eight: in 600 steps the first model has
+# hardly learnt to look back. As far as this figure can say, that is where chapter 10's gain comes
+# from.*
 #
 # So these models, trained for a short time, gain little from what lies more than eight characters
 # back, though they may look at eight times as many. It is a warning for the rest of the chapter: a
@@ -326,13 +327,13 @@ show(
 # %% [markdown]
 # *The whole model of 0.8 million parameters, two cores; sliding means here that each token sees
 # 128. Explicit attention tends to the square of the length in time and memory. In memory the slope is still
-# below two, since the rest of the model counts. In time it may come out above two: from 1,024 to 2,048 the
-# price jumps by more than the four times that were expected. (At that size the scores of one layer take 67
-# MB, and no longer fit into the processor's fast memory. That this is the reason was not measured.) Fused attention has turned memory into a straight
-# proportion. In time it still has all the pairs to go through, but does it so fast that up to about
-# 1,024 characters the rest of the model, which grows in proportion, takes most of it. Sliding
-# attention is proportional in both; it takes a little more memory than fused attention, since its
-# blocks overlap, and saves time.*
+# below two, since the rest of the model counts. In time it may come out above two: from 1,024 to
+# 2,048 the price jumps by more than the four times that were expected. (At that size the scores of
+# one layer take 67 MB, and no longer fit into the processor's fast memory. That this is the reason
+# was not measured.) Fused attention has turned memory into a straight proportion. In time it still
+# has all the pairs to go through, but does it so fast that up to about 1,024 characters the rest of
+# the model, which grows in proportion, takes most of it. Sliding attention is proportional in both;
+# it takes a little more memory than fused attention, since its blocks overlap, and saves time.*
 
 # %%
 assert slopes["ms", "explicit"][0] > 1.7 and slopes["MB", "explicit"][0] > 1.5
@@ -499,8 +500,8 @@ assert full > windowed  # the best of 12 in turns, as others may run
 f"{full / windowed:.1f} times as fast"
 
 # %% [markdown]
-# That is less than counting promised. The blocks overlap, so keys and values are copied twice, and a mask
-# has to be applied; an entry of a table is not all that costs.
+# That is less than counting promised. The blocks overlap, so keys and values are copied twice, and
+# a mask has to be applied; an entry of a table is not all that costs.
 
 # %% [markdown]
 # ## A window is not a context
@@ -582,10 +583,10 @@ sizes  # (tokens seen, tokens kept)
 # positions don't, because scores depend on distances alone, and none is larger than $w-1$. With
 # both, a model can write for ever, at a constant price for each token. No new training is needed to
 # try this. The rotary model from above was trained with up to 64 characters in sight; with a
-# sliding window of 64 it has the same weights and sees no distance that it does not know. (Don't expect this
-# of every model. Large ones that were trained with full attention lean on the very first tokens of a text,
-# and go wrong when these drop out of sight; to keep a few of them in the cache cures it: Xiao et al., 2023,
-# *Efficient Streaming Language Models with Attention Sinks*.)
+# sliding window of 64 it has the same weights and sees no distance that it does not know. (Don't
+# expect this of every model. Large ones that were trained with full attention lean on the very
+# first tokens of a text, and go wrong when these drop out of sight; to keep a few of them in the
+# cache cures it: Xiao et al., 2023, *Efficient Streaming Language Models with Attention Sinks*.)
 
 # %%
 endless = GPT(
@@ -618,16 +619,17 @@ cache.length, cache.layers[0].k.shape  # seen; kept (B, H, T, D)
 # Learned ones have no row for place 64. One can draw new rows, which have learnt nothing, or
 # spread the 64 old ones over 256 places, with means between them.
 #
-# Rotary ones exist everywhere. Recall from chapter 10 that each pair of numbers turns at its own speed, the
-# fastest by one radian a place. The fast pairs have gone round at least once within 64 places, so no angle
-# is new to them. The slow ones have not, and beyond 64 they turn to angles that were never seen in
-# training. Two ideas against that. *Position interpolation* (Chen et al., 2023) divides all places
-# by 4, so that the last place stands where the 64th stood. But then neighbours also stand four
-# times as close, and the fast pairs, which tell neighbours apart, see quarter steps that they
-# don't know. *NTK-aware scaling* (bloc97, 2023; Peng et al., 2023; the name is that of a theory, the neural
-# tangent kernel) raises the base instead, so that the fastest pair turns as before and the slowest is
-# slowed by 4, with all others between. Those in the middle are slowed by less than 4, so they too leave
-# what they know, only later: it should hold for some way beyond 64, not for all of 256. As numbers:
+# Rotary ones exist everywhere. Recall from chapter 10 that each pair of numbers turns at its own
+# speed, the fastest by one radian a place. The fast pairs have gone round at least once within 64
+# places, so no angle is new to them. The slow ones have not, and beyond 64 they turn to angles that
+# were never seen in training. Two ideas against that. *Position interpolation* (Chen et al., 2023)
+# divides all places by 4, so that the last place stands where the 64th stood. But then neighbours
+# also stand four times as close, and the fast pairs, which tell neighbours apart, see quarter steps
+# that they don't know. *NTK-aware scaling* (bloc97, 2023; Peng et al., 2023; the name is that of a
+# theory, the neural tangent kernel) raises the base instead, so that the fastest pair turns as
+# before and the slowest is slowed by 4, with all others between. Those in the middle are slowed by
+# less than 4, so they too leave what they know, only later: it should hold for some way beyond 64,
+# not for all of 256. As numbers:
 
 # %% tags=["nbval-check-output"]
 D, ratio = small.n_embd // small.n_head, 4
@@ -823,11 +825,11 @@ assert late["rotary, sliding"] < min(beyond(curve)[0] for curve in after.values(
 #
 # Both models have all the modern parts, rotary positions, and a sliding window of 64. On windows of
 # 64 characters that is full attention. On 512 characters it reaches back 189 through the three
-# layers, and only one place in eight is as near to a cold start. (Full attention over all 512 was tried
-# for 40 seconds only, one seed at three rates: it is dearer still, and did worse. What it would do in more
-# time is not known. [LOG.md](../benchmarks/LOG.md) has the trials.)
-# First the price of a step was measured, the models taking turns (medians, two threads, a quiet
-# machine; "512full" is the one with full attention):
+# layers, and only one place in eight is as near to a cold start. (Full attention over all 512 was
+# tried for 40 seconds only, one seed at three rates: it is dearer still, and did worse. What it
+# would do in more time is not known. [LOG.md](../benchmarks/LOG.md) has the trials.) First the
+# price of a step was measured, the models taking turns (medians, two threads, a quiet machine;
+# "512full" is the one with full attention):
 
 # %%
 {
@@ -915,14 +917,14 @@ show(
 # Side by side, windows of 512 begin far behind: a tenth of a bit after 40 seconds. Somewhere
 # between 80 and 160 seconds they draw level, and after 160 they are slightly ahead. Is it because
 # they use what lies far back? The right panel says no. In every range that both have, the model
-# trained on short windows is still the better one. At the first places the difference is largest, since it
-# has met nine times as many beginnings of windows; why it is ahead further on too (a fifth more steps in
-# the same time? sixteen different texts in each instead of two?) we did not take apart. Even the late
-# places of 512, from 65 on, cost more than the other's from 17 on. So it is not better late in the window;
-# it has fewer early places. Read with overlapping windows, where cold starts hardly count, 512 stays behind
-# at every budget (the last line of the table), though by half as much with each doubling of the time: a
-# longer run may well bring it level. And since nothing more than 189 back can be heard of, nothing beyond
-# is tested here.
+# trained on short windows is still the better one. At the first places the difference is largest,
+# since it has met nine times as many beginnings of windows; why it is ahead further on too (a fifth
+# more steps in the same time? sixteen different texts in each instead of two?) we did not take
+# apart. Even the late places of 512, from 65 on, cost more than the other's from 17 on. So it is
+# not better late in the window; it has fewer early places. Read with overlapping windows, where
+# cold starts hardly count, 512 stays behind at every budget (the last line of the table), though by
+# half as much with each doubling of the time: a longer run may well bring it level. And since
+# nothing more than 189 back can be heard of, nothing beyond is tested here.
 #
 # Fewer cold starts can be had for nothing. Look at the triangles. Positions are rotary and the window
 # slides, so a model trained on 64 can read 512 at once as it stands: the weights stay, and only the
@@ -1004,9 +1006,9 @@ f"{model.n_parameters():,} parameters, {model.config.block_size} characters at o
 # NTK scaling holds longest, to about twice the length; 40 steps bring rotary positions most of the
 # way back, and learned ones not. For the same time, training on windows of 512 begins a tenth of a
 # bit per byte behind windows of 64 and overtakes them between 80 and 160 seconds, but only when
-# both are read side by side: it has fewer cold starts. So has the model trained on 64 once it slides along
-# 512: 2.18 bits per byte after 160 seconds, where the same weights had 2.23 side by side. It has not become
-# better; it is read better, in one pass.
+# both are read side by side: it has fewer cold starts. So has the model trained on 64 once it
+# slides along 512: 2.18 bits per byte after 160 seconds, where the same weights had 2.23 side by
+# side. It has not become better; it is read better, in one pass.
 
 # %% [markdown]
 # ## Exercises

@@ -417,11 +417,11 @@ alone, n_processes(), process_rank()
 # ## A run of many
 # Now the loop of chapter 07, shared out. All processes draw the *same* batch, from the same
 # generator, and each takes its slice. So what is learnt does not depend on how many there are.
-# (Elsewhere the batch size often counts for each process. Eight processes then have a batch eight times
-# as large, which takes fewer steps and wants another learning rate: the commonest surprise of a first
-# run on many GPUs.) Two things to get right. The mean of means is the mean only if all parts have equally
-# many targets; where some don't count, as with padding, divide by the number in the whole batch. And a
-# gradient that is too long (chapter 07) is cut after the sum, never before.
+# (Elsewhere the batch size often counts for each process. Eight processes then have a batch eight
+# times as large, which takes fewer steps and wants another learning rate: the commonest surprise of
+# a first run on many GPUs.) Two things to get right. The mean of means is the mean only if all
+# parts have equally many targets; where some don't count, as with padding, divide by the number in
+# the whole batch. And a gradient that is too long (chapter 07) is cut after the sum, never before.
 #
 # To add up the gradients we use torch's engine, `DistributedDataParallel` (DDP; Li et al., 2020).
 # Our script had to wait for the backward pass to finish and then sent everything at once. But the
@@ -434,13 +434,13 @@ alone, n_processes(), process_rank()
 # those who go on would wait for the others. So a wish to stop is added up along with every step's
 # loss.
 #
-# And there are two traps. One is dropout. Each process has random numbers of its own, but all began with
-# the same seed, so all would drop the same units of their slices. That is less random than it ought to
-# be. So all but the first begin elsewhere. The other is the order of adding. After its first pass DDP
-# arranges its buckets anew, in the order in which gradients turned out to be ready, and with three or more
-# processes other buckets mean sums in another order. A run that goes on after a stop would begin with the
-# first arrangement again, and no longer be the same to the last bit. So every run begins with a pass that
-# only serves to arrange the buckets.
+# And there are two traps. One is dropout. Each process has random numbers of its own, but all began
+# with the same seed, so all would drop the same units of their slices. That is less random than it
+# ought to be. So all but the first begin elsewhere. The other is the order of adding. After its
+# first pass DDP arranges its buckets anew, in the order in which gradients turned out to be ready,
+# and with three or more processes other buckets mean sums in another order. A run that goes on
+# after a stop would begin with the first arrangement again, and no longer be the same to the last
+# bit. So every run begins with a pass that only serves to arrange the buckets.
 
 
 # %%
@@ -668,12 +668,12 @@ def is_sharded(model: GPT) -> bool:
 
 
 # %% [markdown]
-# Two limits. It saves memory while it trains, not before: each process makes the model whole and then cuts
-# it, the first one puts a checkpoint together, and to go on every process reads all of it. That is simple,
-# and goes as far as a machine's main memory does. For 70 billion parameters one makes the model without
-# numbers, cuts it, fills in each part, and lets every process write its own
-# (`torch.distributed.checkpoint`). And accumulation undoes some of it: a process that keeps quiet keeps
-# whole gradients until the last part. Where they don't fit, every part has to send.
+# Two limits. It saves memory while it trains, not before: each process makes the model whole and
+# then cuts it, the first one puts a checkpoint together, and to go on every process reads all of
+# it. That is simple, and goes as far as a machine's main memory does. For 70 billion parameters one
+# makes the model without numbers, cuts it, fills in each part, and lets every process write its own
+# (`torch.distributed.checkpoint`). And accumulation undoes some of it: a process that keeps quiet
+# keeps whole gradients until the last part. Where they don't fit, every part has to send.
 #
 # What is kept, then, in one process? Whole: 4 bytes a weight, 4 a gradient, 8 for the averages. In
 # two parts: half of that. On top come what the forward pass keeps for the backward pass (its
@@ -889,20 +889,21 @@ for name, history in histories.items():
     print(f"{name:10}  {history.seconds:4.1f} s   losses at most {apart:.0e} apart")
 
 # %% [markdown]
-# The same losses, but for float32's rounding. Time can hardly be gained here: all cores were busy before,
-# and now there is talking to do as well. Several processes pay where there are several machines, or GPUs.
-# (Single runs, whose seconds vary, and count the look at the validation text too.)
+# The same losses, but for float32's rounding. Time can hardly be gained here: all cores were busy
+# before, and now there is talking to do as well. Several processes pay where there are several
+# machines, or GPUs. (Single runs, whose seconds vary, and count the look at the validation text
+# too.)
 
 # %% [markdown]
 # ## When one of them dies
 # The more machines, the sooner one of them breaks. The run that became Llama 3, on 16,384 GPUs, was
-# broken off unexpectedly 419 times in 54 days, once in three hours (Llama Team, 2024). So a run must
-# be able to go on, and a process must know how to leave. Whoever waits for a process that hangs waits half an hour by
-# default, and then complains for a page. So when a connection breaks, when `torchrun` says that it
-# is over (by the signal SIGTERM), or when nothing has been heard for five minutes, that shall be one
-# error, in one clear sentence. And an error that all processes run into, such as a setting that
-# makes no sense, is told by one of them. They agree on that by a small table that `torchrun` keeps
-# for them: who is the first to write into it speaks.
+# broken off unexpectedly 419 times in 54 days, once in three hours (Llama Team, 2024). So a run
+# must be able to go on, and a process must know how to leave. Whoever waits for a process that
+# hangs waits half an hour by default, and then complains for a page. So when a connection breaks,
+# when `torchrun` says that it is over (by the signal SIGTERM), or when nothing has been heard for
+# five minutes, that shall be one error, in one clear sentence. And an error that all processes run
+# into, such as a setting that makes no sense, is told by one of them. They agree on that by a small
+# table that `torchrun` keeps for them: who is the first to write into it speaks.
 
 
 # %%
@@ -1008,10 +1009,10 @@ state = read_run(folder / "broken")
 assert len(state.history.losses) == 40
 
 # %% [markdown]
-# How often should a run be saved? A save costs $s$ minutes. A break comes every $M$ minutes, and costs
-# on average half the time between two saves, $t / 2$. Per minute that is $s / t + t / 2M$, which is least
-# at $t = \sqrt{2 s M}$ (Young, 1974): with a minute for a save and three hours between breaks, every 19
-# minutes.
+# How often should a run be saved? A save costs $s$ minutes. A break comes every $M$ minutes, and
+# costs on average half the time between two saves, $t / 2$. Per minute that is $s / t + t / 2M$,
+# which is least at $t = \sqrt{2 s M}$ (Young, 1974): with a minute for a save and three hours
+# between breaks, every 19 minutes.
 
 # %% [markdown]
 # ## What loss for the money?
@@ -1026,12 +1027,12 @@ assert len(state.history.losses) == 40
 # not enough text, or steps, to learn. Who knows the five numbers from small models can ask about
 # large ones.
 #
-# We have trained 30 small models: five widths from 32 to 128, four budgets from 200,000 to 1.6 million
-# characters, the smaller budgets with two seeds, everything else by one rule
-# ([benchmarks/scaling_law.py](../benchmarks/scaling_law.py); half an hour of one core). Each run cools down
-# over its own budget: the loss halfway through a longer one, at a high rate, would be too high. Then one more,
-# set aside before any fit: 1.35 million parameters, over twice the largest of them, and 2 million
-# characters.
+# We have trained 30 small models: five widths from 32 to 128, four budgets from 200,000 to 1.6
+# million characters, the smaller budgets with two seeds, everything else by one rule
+# ([benchmarks/scaling_law.py](../benchmarks/scaling_law.py); half an hour of one core). Each run
+# cools down over its own budget: the loss halfway through a longer one, at a high rate, would be
+# too high. Then one more, set aside before any fit: 1.35 million parameters, over twice the largest
+# of them, and 2 million characters.
 
 # %%
 bench = json.loads(Path("../benchmarks/scaling_law.json").read_text())
@@ -1167,13 +1168,14 @@ assert interval[0] < measured < interval[1] and most[0] > 0.02 and max(most[2:])
 [round(m.item(), 3) for m in most]
 
 # %% [markdown]
-# Did it hold? It said 1.636, and 1.611 was measured, within the interval: the law is not refuted. It
-# foresaw a bit more than half of what the larger run gained. And the misses have a pattern, on the right
-# side of the figure: with most text (the list above, from the narrowest model to the widest) the small
-# models are worse than the law and the large ones better. Those are five single runs; a second seed of
-# each would tell. It may be that larger models make more of the same text, which a sum of one term for
-# size and one for text cannot say. Then a larger model yet would do better than forecast again, and the
-# interval does not know that: the bootstrap asks how sure the five numbers are *if the formula is right*.
+# Did it hold? It said 1.636, and 1.611 was measured, within the interval: the law is not refuted.
+# It foresaw a bit more than half of what the larger run gained. And the misses have a pattern, on
+# the right side of the figure: with most text (the list above, from the narrowest model to the
+# widest) the small models are worse than the law and the large ones better. Those are five single
+# runs; a second seed of each would tell. It may be that larger models make more of the same text,
+# which a sum of one term for size and one for text cannot say. Then a larger model yet would do
+# better than forecast again, and the interval does not know that: the bootstrap asks how sure the
+# five numbers are *if the formula is right*.
 #
 # There is more that our runs can't tell. Windows are drawn at random from a million characters, so
 # text is read again long before all of it has been read once, while the law was made for text that
@@ -1187,10 +1189,10 @@ for r in grid:
 {f"{tokens:,}": f"{min(of):.2f} to {max(of):.2f}" for tokens, of in gaps.items()}
 
 # %% [markdown]
-# One text may be easier than the other. But the distance grows, so these models learn things that hold only
-# for the text that they read. (Text that is read up to four times was found to be nearly as good as new;
-# Muennighoff et al., 2023.) And the rule for the learning rate, 0.64 / width, was tried at two widths
-# only:
+# One text may be easier than the other. But the distance grows, so these models learn things that
+# hold only for the text that they read. (Text that is read up to four times was found to be nearly
+# as good as new; Muennighoff et al., 2023.) And the rule for the learning rate, 0.64 / width, was
+# tried at two widths only:
 
 # %%
 tried = {r["width"] for r in bench["trials"]}
@@ -1279,9 +1281,9 @@ for (width, layers, windows), ((kept, most),) in peaks.items():
 # taken in 32 bits, so besides the logits in 16 there are a copy and its logarithms of probabilities, 10
 # bytes instead of 2. That doubles what a window of the 124M model needs; for 70B it hardly counts.
 #
-# Activations need not all be kept. Keep what goes into each block, and when the backward pass gets there,
-# compute the rest again (*recomputation*, or gradient checkpointing; Chen et al., 2016): one more forward
-# pass, a third more operations. Of the first of these three models that leaves:
+# Activations need not all be kept. Keep what goes into each block, and when the backward pass gets
+# there, compute the rest again (*recomputation*, or gradient checkpointing; Chen et al., 2016): one
+# more forward pass, a third more operations. Of the first of these three models that leaves:
 
 # %%
 ((kept, most),) = peaks[128, 4, 64]
@@ -1359,13 +1361,14 @@ for name, config in plans.items():
 # sent grows only by half, sharding is a good habit from here on.
 #
 # **70B** has 1.1 TB: at least 14 GPUs before a single activation is stored, so sharding is a must.
-# And one window's activations, 93 GB, don't fit either. With recomputation there remain each block's
-# input, 5.8 GB, and what one block at work needs, another 1.1 GB. Time asks for hundreds of GPUs. How many
-# can share the work before the network becomes the limit? In each step a GPU computes, with
-# recomputation, 8 operations per parameter for each of its tokens. And sharded, each parameter is sent
-# three times at 2 bytes: gathered forward and backward, its gradient scattered. All 8 GPUs of a machine
-# gather the *same* parameters, so these come in once, through all 8 cards together, and are passed on
-# inside. Sending may go on during computing, but not take longer. The number of parameters cancels out:
+# And one window's activations, 93 GB, don't fit either. With recomputation there remain each
+# block's input, 5.8 GB, and what one block at work needs, another 1.1 GB. Time asks for hundreds of
+# GPUs. How many can share the work before the network becomes the limit? In each step a GPU
+# computes, with recomputation, 8 operations per parameter for each of its tokens. And sharded, each
+# parameter is sent three times at 2 bytes: gathered forward and backward, its gradient scattered.
+# All 8 GPUs of a machine gather the *same* parameters, so these come in once, through all 8 cards
+# together, and are passed on inside. Sending may go on during computing, but not take longer. The
+# number of parameters cancels out:
 
 # %%
 to_machine = 8 * H100["between"]
@@ -1373,11 +1376,11 @@ least_tokens = H100["operations"] / 8 * (3 * 2) / to_machine
 f"{least_tokens:,.0f} tokens for each GPU, in each step"
 
 # %% [markdown]
-# That is less than one window of 4,096, and would be if GPUs computed at their full 989 TFLOP/s (the 40 %
-# has the waiting in it). So it is not the network that ends this, but the batch: every GPU needs a window.
-# A batch cannot grow for ever, since beyond some size more tokens hardly make a step better (McCandlish
-# et al., 2018). Llama 2 took 4 million (Touvron et al., 2023), nearly a thousand windows: so that is nearly
-# a thousand GPUs, and three and a half weeks.
+# That is less than one window of 4,096, and would be if GPUs computed at their full 989 TFLOP/s
+# (the 40 % has the waiting in it). So it is not the network that ends this, but the batch: every
+# GPU needs a window. A batch cannot grow for ever, since beyond some size more tokens hardly make a
+# step better (McCandlish et al., 2018). Llama 2 took 4 million (Touvron et al., 2023), nearly a
+# thousand windows: so that is nearly a thousand GPUs, and three and a half weeks.
 
 # %%
 n = 4e6 / plans["70B"].block_size
@@ -1394,13 +1397,14 @@ days = (
 f"{n:.0f} GPUs, {days:.0f} days"
 
 # %% [markdown]
-# Whoever wants it sooner must let several GPUs work on the *same* window. There are two main ways to cut.
+# Whoever wants it sooner must let several GPUs work on the *same* window. There are two main ways
+# to cut.
 #
 # *Tensor parallel* (Shoeybi et al., 2019) cuts the matrices. Half of the hidden units of a
 # feed-forward layer on one GPU, half on the other; each makes its half of the sum, and one
-# `all_reduce` adds them up. That is allowed because the bend acts on each hidden unit by itself, and the
-# second matrix only sums over them. It is exact but for rounding, and attention goes the same way, head by
-# head:
+# `all_reduce` adds them up. That is allowed because the bend acts on each hidden unit by itself,
+# and the second matrix only sums over them. It is exact but for rounding, and attention goes the
+# same way, head by head:
 
 # %%
 C = 64
@@ -1414,9 +1418,9 @@ assert torch.allclose(sum(sums), whole, rtol=0, atol=1e-10)
 
 # %% [markdown]
 # But it happens four times in each layer, twice forward and twice back, each time with all tokens'
-# streams of 2 bytes a number, sent about twice; and hardly anything can be computed meanwhile. For each
-# token and layer, $n$ GPUs have $72 C^2 / n$ operations each. Sending takes, as a share of computing, for
-# the 8 GPUs of one machine and for the 16 of two:
+# streams of 2 bytes a number, sent about twice; and hardly anything can be computed meanwhile. For
+# each token and layer, $n$ GPUs have $72 C^2 / n$ operations each. Sending takes, as a share of
+# computing, for the 8 GPUs of one machine and for the 16 of two:
 
 # %%
 links = {8: H100["inside"], 16: to_machine}  # the slowest that all must pass
