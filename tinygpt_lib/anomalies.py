@@ -18,7 +18,7 @@ from tinygpt_lib._device import device_of
 from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, TokenEmbedding
-from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
+from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset
 from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.training import fingerprint, load_checkpoint, save_checkpoint, train
 

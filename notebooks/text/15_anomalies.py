@@ -47,7 +47,7 @@ from sklearn.metrics import average_precision_score
 
 from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib._logdata import CUT, load_log, split_by_time
-from tinygpt_lib.logs import SessionFinder, group_lines, surprisals
+from tinygpt_lib.logs import SessionFinder, group_lines, stream, surprisals
 
 log = load_log()
 found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
@@ -72,7 +72,7 @@ from tinygpt_lib._device import device_of
 from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, TokenEmbedding
-from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset, stream
+from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset
 from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.training import fingerprint, load_checkpoint, save_checkpoint, train
 
