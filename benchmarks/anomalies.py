@@ -292,7 +292,9 @@ def chosen_without_labels(
     rng, known = Random(seed), whole(trial, over)
     events = detector.tokenizer.events
     made: list = []
-    parts = folds_of(trial.train, over, len(detector.members), seed, RATES["A"][0])
+    parts = folds_of(
+        trial.train, over, len(detector.members), seed, detector.false_alarms
+    )
     for i, part in enumerate(parts):
         member = Panel(detector.members[i : i + 1], detector.panel.met[i : i + 1])
         wrong: list = []

@@ -422,7 +422,11 @@ def test_long_sessions_are_read_in_windows(detector):
         ([["a"]] * 9, {"folds": 1}, "folds is 1"),
         ([["a"]], {"false_alarms": 0.5}, "one session is not enough"),
         ([["a"]] * 9, {"ended": [True] * 8}, "8 values were given for 9 sessions"),
-        ([["a"]] * 600, {"ended": [True] + [False] * 599}, "and there are 1: give"),
+        (
+            [["a"]] * 600,
+            {"ended": [True] + [False] * 599},
+            "of 600 sessions 599 may go on.*and there are 1: give",
+        ),
         ([[]] * 9, {"false_alarms": 0.5}, "hold no event"),
     ],
 )

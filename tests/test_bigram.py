@@ -156,7 +156,7 @@ def test_evaluate_equals_a_loop_over_tokens(N, tokens_at_once):
     )
 
 
-def test_the_logits_of_a_large_vocabulary_do_not_fill_the_memory(monkeypatch):
+def test_the_logits_of_a_large_vocabulary_do_not_fill_the_memory():
     model = tiny_gpt()
     assert most_tokens(nn.Linear(1, 1)) == most_tokens(model) == 16_384
     model.config = replace(model.config, vocab_size=50_257)

@@ -148,7 +148,7 @@ def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path):
     heads = [lines_of(n, Random(n))[0] for n in range(500)]
     log = write_log(tmp_path / "heads", 20, [first, *heads, *rest])
     said = fails(cli, *fit, log, "--out", tmp_path / "none", "--open-ends")
-    assert "of 521 sessions 500 may go on after the log" in said
+    assert "of 521 sessions 500 may go on, and only the others" in said
     assert "needs at least 99 normal sessions, and there are 21" in said
     said = fails(
         cli, "fit", "--events", "--normal", log, "--out", tmp_path / "e", "--open-ends"

@@ -243,18 +243,6 @@ def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
     ]
 
 
-def check_ends(false_alarms: float, ended: Sequence[bool]) -> None:
-    """ValueError if only the sessions that may go on are missing for a rate."""
-    check_rate(false_alarms, len(ended))
-    try:
-        check_rate(false_alarms, sum(ended))
-    except ValueError as error:
-        raise ValueError(
-            f"of {len(ended):,} sessions {ended.count(False):,} may go on after the "
-            f"log, and only the others tell of ends: {error}"
-        ) from error
-
-
 class Lines:
     """The lines of several files in turn, and in which of them each one is."""
 
@@ -288,7 +276,6 @@ def run_fit(options) -> int:
     ended = [True] * len(sessions)
     if options.open_ends:
         ended = known_ends(sessions, rule)
-        check_ends(options.false_alarms, ended)
     detector = AnomalyDetector.fit(
         [session.events for session in sessions],
         ended=ended,

@@ -359,9 +359,17 @@ def folds_of(
     over, going_on = (
         [i for i, e in enumerate(ended) if bool(e) is kind] for kind in (True, False)
     )
-    check_rate(rate, len(over))
-    if len(over) < 2:
-        raise ValueError("one session is not enough: none would be kept back")
+    try:
+        check_rate(rate, len(over))
+        if len(over) < 2:
+            raise ValueError("one session is not enough: none would be kept back")
+    except ValueError as error:
+        if not going_on:
+            raise
+        raise ValueError(
+            f"of {len(sessions):,} sessions {len(going_on):,} may go on, and only the "
+            f"others tell of ends: {error}"
+        ) from error
     count = min(folds, len(over))
     parts = zip(deal(over, count, seed), deal(going_on, count, seed), strict=True)
     return [[(sessions[i], bool(ended[i])) for i in sorted(a + b)] for a, b in parts]

@@ -233,11 +233,11 @@ show(
 )
 
 # %% [markdown]
-# *Both have to fill a table of T × T, so doubling T means four times the arithmetic; for short windows
-# the fixed price of each call hides this. For short windows the fused one gains little, for the longest
-# much. A likely reason: the sixteen tables of 1,024 × 1,024 numbers that the explicit one writes down no
-# longer fit into the fast memory next to the processor (chapter 12 measures what that means). Single
-# points wobble with what else the machine does.*
+# *Both have to fill a table of T × T, so doubling T means four times the arithmetic; for short
+# windows the fixed price of each call hides this. Up to 512 tokens the fused one is about twice as
+# fast, at 1,024 several times. A likely reason: the sixteen tables of 1,024 × 1,024 numbers that
+# the explicit one writes down no longer fit into the fast memory next to the processor (chapter 12
+# measures what that means). Single points wobble with what else the machine does.*
 
 # %% [markdown]
 # ## Multi-head attention
@@ -427,9 +427,9 @@ for key, losses in finals.items():
 # since the output head follows). The loss is that of chapter 03, within the spread. Four heads are
 # lower by about ten times the spread.
 #
-# Then the first two. A single head with the token around it comes most of the way to four heads. So two
-# thirds or more of what four heads gained was the dull reason: one of them kept the token. The rest is
-# theirs: with the token around, four are still lower than one by about ten times the spread.
+# Then the first two. With the token around, four heads still gain 0.09 over one, by about ten times the
+# spread. That is half of the 0.19 that they gained before. So about half of that gain, or more, was
+# the dull reason: one of them kept the token. The rest is theirs.
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
@@ -507,8 +507,8 @@ show(
 # One head takes one mean; several narrow heads take several, for the same number of parameters. We
 # built them as a list, then as one matrix product with some care about shapes, found the same
 # numbers, and found them again in torch's own class. The fused operation gives the same values
-# without storing the table of weights. With four heads the loss falls from 2.37 to about 2.2
-# nats, most of it because one of them can keep the token itself, and each head mixes the last few
+# without storing the table of weights. With four heads the loss falls from 2.37 to about 2.2 nats,
+# about half of it because one of them can keep the token itself, and each head mixes the last few
 # characters in its own way.
 
 # %% [markdown]

@@ -579,8 +579,8 @@ show(
 # *The plain stack, with weights as torch draws them, learns how common each character is, 3.3 nats,
 # and nothing more: everything that depends on the input is lost on the way up. With the same
 # weights, a plus sign turns it into a model that learns. (For each kind the better rate is shown,
-# by the validation loss. Between kinds that lie close together that would not be fair; these do
-# not.)*
+# by the validation loss. So the three with a path, which lie close together, are not to be ranked by
+# this; the plain one is far off.)*
 #
 # Look at the printed list too. Without a norm, the larger rate ends in `nan`: the stream grows, and
 # the steps with it, until a number overflows. With a norm both rates work. Between the two places

@@ -625,7 +625,7 @@ show(
 # fall, to about 3.3 nats, is only how common each character is, which needs no past at all. What
 # comes after it is slower: to use the character at hand, and then those before it.*
 #
-# So a quiet start is no faster one here. The 0.16 nats that it saves at step 0 are made up within
+# So a quiet start is no faster one here. The 0.15 nats that it saves at step 0 are made up within
 # some dozens of steps, torch's weights end a little lower (one run each: less than we would trust),
 # and at the largest rate ours fail where torch's don't. What the careful weights give is a start
 # without surprises: they know nothing and say so, at any width and depth. And plain gradient

@@ -707,7 +707,7 @@ show(
 # *Left of the dashed line is better than Part I. Triangles: the interval excludes zero. Black dots:
 # it doesn't, and five seeds can't tell the part from doing nothing.*
 #
-# Most of the gap comes from how the model learns where tokens stand: **rotary positions** alone
+# The largest part of the gap comes from how the model learns where tokens stand: **rotary positions** alone
 # bring about half of it. **Query/key norm** lowers the loss a little, which we did not expect at
 # a learning rate that suits both, and more beside rotary positions. **RMSNorm** and **SwiGLU** are
 # within the noise. **Dropout** hurts, as it should in a text that is hardly read once. **Tied
