@@ -794,6 +794,9 @@ class SavedSharedRun(SharedRun, SavedRun):
                 tensors |= {f"{k}.{rank}": t for k, t in states.items()}
         return replace(state, tensors=tensors)
 
+    def largest_weight(self, state: RunState) -> float:
+        return from_first(partial(super().largest_weight, state))
+
     def take_over(self, state: RunState) -> None:
         super().take_over(replace(state, tensors=self.own_part(state)))
 
