@@ -1167,7 +1167,8 @@ class SavedRun(Run):
         size = self.largest_weight(state)
         if not math.isfinite(size):
             self.diverged("a weight")
-        tame = size <= TAME and self.model.head.weight.dtype != torch.float16
+        dtype = next(self.model.parameters()).dtype
+        tame = size <= TAME and dtype != torch.float16
         known = [step for step, _ in self.history.evaluations[-1:]] == [self.step]
         if not (tame or known or math.isfinite(self.validate())):
             self.diverged("what the weights compute")
