@@ -16,8 +16,10 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600")
 TIMED = {"12_speed"}  # notebooks that measure time
 # The longest first, so that no core is left with a long one at the end. Their order is
 # all that rests on these lists.
-LONG_TESTS = ()
-LONG_NOTEBOOKS = ()
+LONG_TESTS = """test_faults test_scaling_out test_main test_modern_parts test_speed
+    test_package test_anomalies test_detect test_tokenizers""".split()
+LONG_NOTEBOOKS = """16_representations 15_anomalies 11_long_context 10_modern_parts
+    07_training 09_tokenizers 05_blocks 13_scaling_out 08_generation 06_gpt""".split()
 
 
 def main():
