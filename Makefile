@@ -8,6 +8,8 @@ PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 PEERS = $(VENV)/.peers
 RUN = runs/cpu
+CORPUS = $(PY) -c 'import sys; sys.tracebacklimit = 0; from tinygpt_lib import \
+load_shakespeare as load; print(f"corpus: {len(load()):,} characters")'
 
 # Notebooks run in notebooks/, so a relative folder would be another one there.
 ifneq ($(TINYGPT_DATA),)
@@ -23,10 +25,10 @@ endif
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-run: corpus ## train the small GPT (two minutes on two cores) and print what it writes
+run: env ## train the small GPT (two minutes on two cores) and print what it writes
 	@if [ -f $(RUN)/training.safetensors ]; \
 	then $(PY) -m tinygpt_lib train --out $(RUN) --resume; \
-	else $(PY) -m tinygpt_lib train --out $(RUN) --preset cpu; fi
+	else $(CORPUS) && $(PY) -m tinygpt_lib train --out $(RUN) --preset cpu; fi
 	@$(PY) -m tinygpt_lib sample $(RUN) --tokens 600
 
 test: corpus ## check the library against the notebooks, run all tests and all notebooks
@@ -70,5 +72,4 @@ $(PEERS): $(STAMP)
 	-@$(PY) tools/install.py "$(VENV)" -e '.[bench]' && touch $@
 
 corpus: env
-	@$(PY) -c 'import sys; sys.tracebacklimit = 0; from tinygpt_lib import \
-	load_shakespeare as load; print(f"corpus: {len(load()):,} characters")'
+	@$(CORPUS)

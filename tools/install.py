@@ -19,6 +19,7 @@ import threading
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -70,7 +71,7 @@ def cpu_torch(requirements):
     if sys.platform != "linux" or has_gpu() or any(map(os.environ.get, CHOSEN)):
         return None
     torch = re.search(r"^torch==(\S+)", requirements, re.MULTILINE)
-    if f"/torch-{torch[1]}%2Bcpu-" in page(f"{CPU_INDEX}/torch/"):
+    if f"torch-{torch[1]}+cpu-" in unquote(page(f"{CPU_INDEX}/torch/")):
         return torch[0]
     print(f"packages: torch from pip's own index, as {CPU_INDEX} has none", flush=True)
     return None
