@@ -8,7 +8,8 @@ PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 PEERS = $(VENV)/.peers
 RUN = runs/cpu
-OURS = tinygpt_lib tests tools benchmarks notebooks/text
+CORPUS = $(PY) -c 'import sys; sys.tracebacklimit = 0; from tinygpt_lib import \
+load_shakespeare as load; print(f"corpus: {len(load()):,} characters")'
 
 # Notebooks run in notebooks/, so a relative folder would be another one there.
 ifneq ($(TINYGPT_DATA),)
@@ -24,18 +25,14 @@ endif
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-run: corpus ## train the small GPT (two minutes on two cores) and print what it writes
-	@if [ -d $(RUN) ]; \
+run: env ## train the small GPT (two minutes on two cores) and print what it writes
+	@if [ -f $(RUN)/training.safetensors ]; \
 	then $(PY) -m tinygpt_lib train --out $(RUN) --resume; \
-	else $(PY) -m tinygpt_lib train --out $(RUN) --preset cpu; fi
+	else $(CORPUS) && $(PY) -m tinygpt_lib train --out $(RUN) --preset cpu; fi
 	@$(PY) -m tinygpt_lib sample $(RUN) --tokens 600
 
 test: corpus ## check the library against the notebooks, run all tests and all notebooks
-	$(PY) tools/export.py --check
-	$(PY) -m ruff check $(OURS)
-	$(PY) -m ruff format --check $(OURS)
-	$(PY) -m pytest tests
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	@$(PY) tools/test.py
 
 lab: corpus ## open the course in JupyterLab
 	$(PY) -m jupyterlab notebooks/01_text.ipynb
@@ -58,23 +55,21 @@ bench: corpus $(PEERS) ## measure against peers (20 minutes): NANOGPT=path MINBP
 clean: ## remove the environment and caches; keep runs/, notebooks and the corpus
 	@if [ -f $(STAMP) ]; then echo "removing $(VENV)"; rm -rf $(VENV); fi
 	@echo "removing caches and build products"
-	@rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@for d in tinygpt_lib tests tools benchmarks notebooks; do \
 	find $$d -name __pycache__ -o -name .ipynb_checkpoints; done | xargs rm -rf
 
 env: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
-	"$(PYTHON) is Python %d.%d, and this project needs 3.11 to 3.13: name one with" \
-	" PYTHON=python3.12, say" % v[:2])'
-	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -r requirements.txt
+	@command -v $(firstword $(PYTHON)) > /dev/null || { echo "error: no $(PYTHON) here:" \
+	"name a Python from 3.11 to 3.13 with PYTHON=python3.12, say" >&2; exit 1; }
+	@$(PYTHON) tools/install.py "$(VENV)"
 	@touch $@
 
 # Peers that can't be had are no reason to stop: they are skipped by name.
 $(PEERS): $(STAMP)
-	-$(PY) -m pip install -e '.[bench]' && touch $@
+	-@$(PY) tools/install.py "$(VENV)" -e '.[bench]' && touch $@
 
 corpus: env
-	@$(PY) -c 'from tinygpt_lib import load_shakespeare; load_shakespeare()'
+	@$(CORPUS)

@@ -3,10 +3,16 @@
 import importlib
 import inspect
 import json
+import os
 import pkgutil
-import statistics
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +20,9 @@ import torch
 import tinygpt_lib
 from tinygpt_lib import _device, multi_head
 from tinygpt_lib._device import check_attention, choose_device, device_of
+from tinygpt_lib._extras import ANALYSIS, analysis
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PROMISED = """load_shakespeare CharTokenizer GPTConfig GPT TrainConfig train evaluate
     generate save_checkpoint load_checkpoint""".split()
@@ -65,28 +74,208 @@ def test_every_public_name_of_a_module_is_explained(name):
 IMPORT = f"""
 import json, sys, time
 import torch
-start = time.perf_counter()
+start = time.process_time()
 import tinygpt_lib
-cost = time.perf_counter() - start
+cost = time.process_time() - start
 heavy = [name for name in {HEAVY} if name in sys.modules]
 print(json.dumps([cost, heavy]))
 """
 
 
 def fresh_import():
-    """Seconds that `import tinygpt_lib` takes after `import torch`; what it brings."""
+    """CPU seconds of `import tinygpt_lib` after `import torch`; what it brings."""
     run = [sys.executable, "-c", IMPORT]
     done = subprocess.run(run, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
 def test_the_import_is_cheap_and_brings_nothing_heavy():
-    for _attempt in range(2):  # another process may have had the machine
-        costs, heavy = zip(*(fresh_import() for _ in range(3)), strict=True)
-        assert not any(heavy)
-        if statistics.median(costs) < 0.3:
-            break
-    assert statistics.median(costs) < 0.3
+    cost, heavy = fresh_import()
+    assert not heavy
+    # 0.05 on a quiet machine; once more, if other work emptied the caches meanwhile.
+    assert cost < 0.3 or fresh_import()[0] < 0.3
+
+
+# --- The types that a program sees ---
+
+CLIENT = """
+from typing import assert_type
+
+from torch import Tensor
+
+from tinygpt_lib import (load_shakespeare, CharTokenizer, ByteTokenizer, BPETokenizer,
+                         WordTokenizer, GPTConfig, GPT, TrainConfig, train, evaluate,
+                         generate, save_checkpoint, load_checkpoint)
+from tinygpt_lib.training import History
+
+text = assert_type(load_shakespeare(), str)
+tok = assert_type(CharTokenizer.from_text(text), CharTokenizer)
+assert_type(BPETokenizer.from_text(text, vocab_size=512), BPETokenizer)
+assert_type(WordTokenizer.from_text(text).vocab_size, int)
+ids = assert_type(ByteTokenizer().encode(text), Tensor)
+model = GPT(GPTConfig(tok.vocab_size, block_size=64, n_layer=4, n_head=4, n_embd=128))
+history = assert_type(train(model, ids, ids, TrainConfig(steps=9)), History)
+assert_type(history.losses, list[float])
+assert_type(evaluate(model, ids), float)
+out = assert_type(generate(model, ids[None], 200, temperature=0.8, top_k=5), Tensor)
+assert_type(tok.decode(out[0]), str)
+save_checkpoint("runs/small", model, tok)
+assert_type(load_checkpoint("runs/small")[0], GPT)
+"""
+# What no public name's type comes from: without these mypy needs a third of the time.
+UNREAD = """_dynamo _export _functorch _higher_order_ops _inductor _prims _refs ao cuda
+    _subclasses distributed export fx jit masked multiprocessing onnx profiler testing
+    utils.data""".split()
+
+
+def type_check(program, folder):
+    (folder / "client.py").write_text(program)
+    unread = ",".join(f"torch.{name}.*" for name in UNREAD) + ",sympy.*,networkx.*"
+    settings = (
+        "[mypy]\nstrict = true\nfollow_imports = silent\n"
+        f"[mypy-{unread}]\nfollow_imports = skip\n"
+    )
+    (folder / "mypy.ini").write_text(settings)
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "client.py"]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache")]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def test_a_program_sees_the_types_of_the_library(tmp_path):
+    assert (ROOT / "tinygpt_lib/py.typed").exists()
+    assert type_check(CLIENT, tmp_path).startswith("Success")
+    wrong = CLIENT.replace("steps=9", 'steps="9"').replace(
+        "(model, ids), float", "(9, ids), str"
+    )
+    said = type_check(wrong, tmp_path)
+    assert '"TrainConfig" has incompatible type "str"; expected "int"' in said
+    assert '"evaluate" has incompatible type "int"' in said
+    assert 'Expression is of type "float", not "str"' in said
+
+
+# --- What only the analyses need ---
+
+
+@pytest.mark.parametrize("name", [*ANALYSIS, "sklearn.base"])
+def test_a_missing_package_is_an_error_that_names_its_extra(monkeypatch, name):
+    for module in [m for m in sys.modules if m.partition(".")[0] == name[:7]]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+
+    @analysis()
+    def by_decorator():
+        importlib.import_module(name)
+
+    wanted = rf"{name}.* is missing: `pip install 'tinygpt-lib\[analysis\]'`"
+    with pytest.raises(ModuleNotFoundError, match=wanted):
+        by_decorator()
+    with pytest.raises(ModuleNotFoundError, match=wanted), analysis():
+        importlib.import_module(name)
+
+
+def test_another_missing_package_keeps_its_error():
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nonesuch'"):
+        with analysis():
+            importlib.import_module("nonesuch")
+
+
+# --- The package as it is built and installed ---
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A source distribution, and a wheel made of nothing but that."""
+    folder = tmp_path_factory.mktemp("build")
+    tree = folder / "tree"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tinygpt_lib", tree / "tinygpt_lib", ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    hook = (
+        "import sys, setuptools.build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
+    )
+
+    def build(what, source):
+        command = [sys.executable, "-c", hook, f"build_{what}", str(folder)]
+        done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    build("sdist", tree)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    build("wheel", folder / sdist.name.removesuffix(".tar.gz"))
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_the_library_and_its_data(built):
+    with zipfile.ZipFile(built) as archive:
+        names = archive.namelist()
+        (about,) = (name for name in names if name.endswith("/METADATA"))
+        about = message_from_bytes(archive.read(about))
+    held = {name for name in names if name.startswith("tinygpt_lib/")}
+    kinds = (".py", ".json", ".typed")
+    files = [path for path in (ROOT / "tinygpt_lib").rglob("*") if path.suffix in kinds]
+    assert held == {path.relative_to(ROOT).as_posix() for path in files}
+    assert about["Version"] == tinygpt_lib.__version__
+    extras = [
+        need
+        for need in about.get_all("Requires-Dist")
+        if "'analysis'" in need.replace('"', "'")
+    ]
+    assert len(extras) == len(ANALYSIS)
+    assert "](" not in about.get_payload()  # a link there would lead nowhere
+
+
+INSTALLED = """
+import sys, torch, tinygpt_lib
+from tinygpt_lib import *
+assert tinygpt_lib.__file__.startswith(sys.prefix), tinygpt_lib.__file__
+tok = CharTokenizer.from_text("to be or not to be")
+model = GPT(GPTConfig(tok.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8))
+save_checkpoint("tiny", model, tok)
+"""
+
+
+def test_the_wheel_works_in_a_bare_environment(built, tmp_path):
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    programs = bare / ("Scripts" if os.name == "nt" else "bin")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def run(*command):
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    python = programs / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    run(*pip, "install", "--no-deps", "--no-index", built)
+    # torch and the like are those of this environment; ours is not taken from a path
+    # file of a path file, as an editable install would need.
+    (site,) = bare.rglob("site-packages")
+    others = Path(torch.__file__).parent.parent
+    (site / "others.pth").write_text(str(others))
+    run(python, "-c", INSTALLED)
+    assert "train" in run(programs / "tinygpt", "--help")
+    text = run(
+        programs / "tinygpt", "sample", "tiny", "--tokens", "30", "--prompt", "to"
+    )
+    assert text.startswith("to") and len(text.rstrip("\n")) >= 30
+
+
+def test_the_project_is_cited_and_described_as_it_is():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = about["project"]["requires-python"].removeprefix(">=")
+    tested = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    assert f'"{oldest}"' in tested
+    version = f"version: {tinygpt_lib.__version__}\n"
+    assert version in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {tinygpt_lib.__version__}" in changes
 
 
 # --- The device ---

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from tinygpt_lib._corpus import CorpusError, data_folder, download, fetch
+from tinygpt_lib._extras import analysis
 
 RAW = "https://raw.githubusercontent.com"
 LOGLEAD = f"{RAW}/EvoTestOps/LogLead/b40a56e562ddd3176b82b608368dcf51aa48b8a1"
@@ -136,12 +137,8 @@ def bytes_of(name: str) -> bytes:
 def table_of(name: str):
     """A data file in the parquet format, as pyarrow reads it."""
     data = bytes_of(name)
-    try:
+    with analysis():
         from pyarrow import parquet  # here, because few need it
-    except ImportError as error:
-        raise CorpusError(
-            f"{name} is in the parquet format: `pip install pyarrow` reads it"
-        ) from error
     return parquet.read_table(io.BytesIO(data))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinygpt_lib._extras import analysis
 from tinygpt_lib._logdata import Log, Trial
 from tinygpt_lib.logs import Session
 
@@ -119,7 +120,8 @@ def task_of_blocks(
 
 def attack_task(trial: Trial, folds: int = 5) -> Task:
     """Which attack was it? Traces of one run of an attack stay together."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    with analysis():
+        from sklearn.model_selection import StratifiedGroupKFold
 
     attacks = [i for i, kind in enumerate(trial.kinds) if kind]
     labels = np.array([trial.kinds[i] for i in attacks])

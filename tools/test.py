@@ -1,0 +1,70 @@
+"""Runs all checks, and says at the end of each part what took how long: `make test`.
+
+On Windows it is `.venv\\Scripts\\python tools\\test.py`. Several files are tested at a
+time, one on each core and with one thread each; notebooks that measure time come last,
+one by one, with all threads. OMP_NUM_THREADS and OMP_WAIT_POLICY of your own win.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("tinygpt_lib", "tests", "tools", "benchmarks", "notebooks/text")
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600")
+TIMED = {"12_speed"}  # notebooks that measure time
+# The longest first, so that no core is left with a long one at the end. Their order is
+# all that rests on these lists.
+LONG_TESTS = """test_faults test_scaling_out test_main test_modern_parts test_speed
+    test_package test_anomalies test_detect test_tokenizers""".split()
+LONG_NOTEBOOKS = """16_representations 15_anomalies 11_long_context 10_modern_parts
+    07_training 09_tokenizers 05_blocks 13_scaling_out 08_generation 06_gpt""".split()
+
+
+def main():
+    # Threads that wait for each other must not keep the others' threads from running.
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    single = {"OMP_NUM_THREADS": "1", **env}
+    workers = min(8, max(2, cores()))  # the longest notebook takes an eighth of all
+    spread = ("-n", str(workers), "--dist=loadfile", "--no-loadscope-reorder")
+    tests = in_order("tests/test_*.py", LONG_TESTS)
+    notebooks = in_order("notebooks/*.ipynb", LONG_NOTEBOOKS)
+    alone = [path for path in notebooks if Path(path).stem in TIMED]
+    others = [path for path in notebooks if path not in alone]
+    run(env, ROOT / "tools/export.py", "--check")
+    run(env, "-m", "ruff", "check", *CODE)
+    run(env, "-m", "ruff", "format", "--check", *CODE)
+    pytest = ("-m", "pytest", "-q", "--durations=15")
+    run(single, *pytest, *spread, *tests)
+    run(single, *pytest, *NBVAL, *spread, *others)
+    run(env, *pytest, *NBVAL, *alone)
+
+
+def cores():
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(pattern, first):
+    """Files of the project, those named first in front."""
+    paths = sorted(ROOT.glob(pattern))
+    ranks = {name: rank for rank, name in enumerate(first)}
+    paths.sort(key=lambda path: ranks.get(path.stem, len(ranks)))
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def run(env, *arguments):
+    """Runs this Python; ends the program if that fails."""
+    failed = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env).returncode
+    if failed:
+        sys.exit(failed)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
