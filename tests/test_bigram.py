@@ -197,6 +197,13 @@ def test_evaluate_restores_the_mode_when_the_model_fails():
     assert model.training
 
 
+def test_the_loss_of_a_model_in_16_bits_is_summed_in_32():
+    """The logits of a Table in bfloat16 are known; their loss is that in float64."""
+    model, ids = Table().bfloat16(), torch.arange(3000) ** 2 % 7 % V
+    expected = F.cross_entropy(model(ids[:-1]).double(), ids[1:]).item()
+    assert evaluate(model, ids, block_size=50) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_evaluate_needs_a_token_to_predict(n):
     with pytest.raises(ValueError, match=rf"{n} tokens; at least 2"):

@@ -303,6 +303,15 @@ def test_top_p_keeps_the_fewest_that_reach_it(logits, percent):
     assert_drawn(shares(logits, top_p=top_p), p, smallest_set(p, top_p))
 
 
+def test_top_p_is_enough_where_it_is_reached_exactly():
+    """Four equals of a quarter each, in numbers that a float holds: half is two."""
+    equals = torch.zeros(4)
+    for top_p, n in ((0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
+        assert (shares(equals, top_p=top_p) > 0).tolist() == [True] * n + [False] * (
+            4 - n
+        )
+
+
 @settings(max_examples=40)
 @given(rows, st.integers(1, 100), st.integers(1, 6))
 # Of the two that top_k keeps, the first has over half; of all, it has not.
@@ -366,6 +375,23 @@ def test_a_layer_s_cache_gives_back_all_that_was_put_in():
         all_k, all_v = cache.append(k[:, :, start:end], v[:, :, start:end])
         assert torch.equal(all_k, k[:, :, :end]) and torch.equal(all_v, v[:, :, :end])
         assert cache.length == end
+
+
+def test_a_step_between_queries_and_keys_hears_where_the_text_goes_on():
+    class Listener(nn.Module):
+        def forward(self, q, k, start):
+            heard.append((start, q.shape[2]))
+            return q, k
+
+    heard, model = [], make_model()
+    for block in model.blocks:
+        block.attention.steps.append(Listener())
+    cache = KVCache(model.config)
+    with torch.no_grad():
+        for piece in some_ids(1, 6).split([3, 1, 2], dim=1):
+            model(piece, cache)
+        model(some_ids(1, 5))  # without a cache it begins at 0
+    assert heard == [(0, 3)] * 2 + [(3, 1)] * 2 + [(4, 2)] * 2 + [(0, 5)] * 2
 
 
 @pytest.mark.parametrize("before", [0, 3, 4])

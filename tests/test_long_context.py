@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -302,6 +303,21 @@ def test_ntk_keeps_the_fastest_turn_and_slows_the_slowest_by_the_ratio():
     assert torch.equal(turn.table(0, 8)[0][:, 0], longer_turn.table(0, 8)[0][:, 0])
 
 
+@pytest.mark.parametrize("method", ["interpolate", "ntk"])
+def test_twice_longer_and_again_is_four_times_longer(method):
+    """Each goes on from the model's own base and scale, whatever they are."""
+    model = make_model(position="rotary", rotary_base=300.0, rotary_scale=1.5)
+    step = with_context(model, 2 * BLOCK, method)
+    twice, once = (with_context(m, 4 * BLOCK, method) for m in (step, model))
+    ids = some_ids(2, 4 * BLOCK)
+    with torch.no_grad():
+        torch.testing.assert_close(twice(ids), once(ids), atol=1e-4, rtol=1e-4)
+    scale, base = (6.0, 300.0) if method == "interpolate" else (1.5, 300 * 4 ** (8 / 6))
+    assert once.config.rotary_scale == twice.config.rotary_scale == scale
+    for config in (once.config, twice.config):
+        assert config.rotary_base == pytest.approx(base)
+
+
 @pytest.mark.parametrize(
     ("position", "method"),
     [*product(("learned", "rotary"), ("none", "interpolate")), ("rotary", "ntk")],
@@ -374,6 +390,16 @@ def test_loss_by_position_is_the_mean_over_windows():
     assert mean.shape == error.shape == (BLOCK,)
     torch.testing.assert_close(mean, losses.mean(0))
     torch.testing.assert_close(error, losses.std(0) / 6**0.5)
+
+
+def test_losses_of_a_model_in_16_bits_are_float32():
+    model, ids = make_model().bfloat16(), some_ids(1, 6 * BLOCK + 1)[0]
+    mean, error = loss_by_position(model, ids)
+    with torch.no_grad():
+        logits = model(ids[:-1].view(6, BLOCK)).double().transpose(1, 2)
+    losses = F.cross_entropy(logits, ids[1:].view(6, BLOCK), reduction="none")
+    assert mean.dtype == error.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), losses.mean(0), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 20, 10**6])

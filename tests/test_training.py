@@ -280,8 +280,8 @@ def by_hand(model, ids, config):
     return losses
 
 
-# Another value for each setting, and what of the run it changes. The rates and the decay
-# are high and the longest gradient short, so that six steps are enough to tell.
+# Another value for each setting, and what of the run it changes. Rates and decay are
+# high and the longest gradient is short, so that six steps are enough to tell.
 BASE = TrainConfig(
     steps=6,
     batch_size=2,
