@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tinygpt_lib.blocks import Dropout
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.modern_parts import angles
 from tinygpt_lib.multi_head import ATTENTIONS
@@ -207,7 +208,7 @@ def test_with_tied_weights_it_starts_as_a_parrot_and_knows_nothing_of_the_rest()
     assert others[~others.isnan()].std().item() == pytest.approx(1, rel=0.1)
 
 
-def test_the_embedding_is_dropped_out_before_the_first_block():
+def test_the_embedding_is_dropped_out_before_the_first_block_as_in_each():
     model = loud(tiny(dropout=0.3, zero_outputs=True, n_embd=64, n_head=4))
     ids, stream = (
         some_ids(model.config, B=20),
@@ -220,6 +221,8 @@ def test_the_embedding_is_dropped_out_before_the_first_block():
     deviation = (0.3 * 0.7 / dropped.numel()) ** 0.5
     assert abs(dropped.float().mean().item() - 0.3) < 5 * deviation
     torch.testing.assert_close(seen[0][~dropped], stream[~dropped] / 0.7)
+    shares = [part.p for part in model.modules() if isinstance(part, Dropout)]
+    assert shares == [0.3] * 3  # once here, and in each of two blocks
 
 
 def test_the_stream_starts_as_loud_in_a_deep_model():
@@ -418,12 +421,26 @@ def test_a_count_that_makes_no_sense_is_named(field, value):
         ("attention", ["flash", None, ["fused"]], "'explicit', 'fused'"),
         ("norm", ["batch", None, {}], "'layer'"),
         ("feed_forward", ["swish", None, 3], "'gelu', .*'relu'"),
+        ("qk_norm", ["batch", True, None], "'none'"),
+        ("tie_weights", [0, 1, None], "True or False"),
+        ("zero_outputs", [0, 1, "no"], "True or False"),
+        ("rotary_base", [0.5, 1.1e9, math.nan, "1e4"], "at least 1 and at most 1e9"),
+        ("rotary_scale", [0, 1.1e9, math.inf, None], "at least 1 and at most 1e9"),
+        ("window", [-1, 11, 1.0, False], r"0\.\.10"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(field, values, allowed):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{field} is .*{allowed}"):
             tiny(**{field: value})
+
+
+def test_the_limits_themselves_are_allowed():
+    tiny(rotary_base=1, rotary_scale=1e9, n_layer=1, n_head=1, n_embd=1, block_size=1)
+    tiny(attention="sliding", window=10)
+    for settings in ({"attention": "sliding"}, {"window": 1}):
+        with pytest.raises(ValueError, match=r"^window is .* needs"):
+            tiny(**settings)
 
 
 def test_heads_that_do_not_divide_the_width_are_named():

@@ -56,13 +56,13 @@ def seeded(seed=0):
 
 
 def make_model(**settings):
-    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, **settings)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return model
+    return model.double()
 
 
 def some_ids(B, T):
@@ -354,7 +354,7 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
 
 def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
     monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
-    model, ids = make_model(), some_ids(2, WINDOW)
+    model, ids = make_model().float(), some_ids(2, WINDOW)
     near = ENGINES["bfloat16"](model, TrainConfig())(ids)
     exact = model(ids)
     assert near.dtype == torch.float32
@@ -471,8 +471,8 @@ def test_every_switch_gives_the_same_logits_and_the_same_tokens(covering, monkey
                 torch.testing.assert_close(
                     twin(piece, ours),
                     model(piece, theirs),
-                    atol=1e-5,
-                    rtol=1e-5,
+                    atol=1e-9,
+                    rtol=1e-9,
                     msg=lambda text, s=settings: f"{s}: {text}",
                 )
         texts = []
@@ -505,7 +505,7 @@ def test_the_twin_shares_every_parameter_and_follows_its_changes():
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)
-        torch.testing.assert_close(twin(ids), model(ids), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(twin(ids), model(ids), atol=1e-9, rtol=1e-9)
 
 
 def test_the_model_itself_keeps_its_parts():
@@ -664,7 +664,7 @@ def test_ngrams_reach_over_the_pieces_that_a_cache_is_given(n, settings):
     with torch.no_grad():
         pieces = [model(piece, cache) for piece in ids.split(n, dim=1)]
         torch.testing.assert_close(
-            torch.cat(pieces, dim=1), model(ids), atol=1e-5, rtol=1e-5
+            torch.cat(pieces, dim=1), model(ids), atol=1e-9, rtol=1e-9
         )
 
 
