@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tinygpt_lib import generation
 from tinygpt_lib.generation import KVCache, LayerCache, generate, pick
 from tinygpt_lib.gpt import GPT, GPTConfig
 
@@ -180,6 +181,16 @@ def test_the_mode_is_restored_when_generating_is_interrupted(model):
     with pytest.raises(KeyboardInterrupt):
         generate(stopped, some_ids(1, 3), 4)
     assert stopped.training
+
+
+def test_a_model_in_16_bits_is_drawn_from_in_32(monkeypatch):
+    """Where probabilities in bfloat16 would be off by up to 1 in 256, and their sum."""
+    seen, real = [], generation.pick
+    spy = lambda logits, *more: seen.append(logits.dtype) or real(logits, *more)  # noqa: E731
+    monkeypatch.setattr(generation, "pick", spy)
+    for use_cache in (True, False):
+        generate(make_model().bfloat16(), some_ids(1, 3), 2, use_cache=use_cache)
+    assert seen == [torch.float32] * 4
 
 
 def test_no_gradient_is_recorded():

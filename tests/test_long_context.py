@@ -320,6 +320,16 @@ def test_twice_longer_and_again_is_four_times_longer(method):
         assert config.rotary_base == pytest.approx(base)
 
 
+def test_ntk_needs_two_turns_to_tell_apart():
+    """Of heads of 4 the faster turn is kept; in heads of 2 the only one is both."""
+    two, four = (
+        GPT(GPTConfig(V, BLOCK, 1, n_head, 8, position="rotary")) for n_head in (4, 2)
+    )
+    assert with_context(four, 2 * BLOCK, "ntk").config.rotary_base == 10_000 * 2**2
+    with pytest.raises(ValueError, match=r"heads of at least 4; .* heads of 2"):
+        with_context(two, 2 * BLOCK, "ntk")
+
+
 @pytest.mark.parametrize(
     ("position", "method"),
     [*product(("learned", "rotary"), ("none", "interpolate")), ("rotary", "ntk")],
@@ -404,12 +414,12 @@ def test_losses_of_a_model_in_16_bits_are_float32():
     torch.testing.assert_close(mean.double(), losses.mean(0), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("tokens_at_once", [1, 20, 10**6])
-def test_overlapping_windows_in_batches_of_any_size(tokens_at_once):
+@pytest.mark.parametrize(("tokens_at_once", "stride"), [(1, 2), (20, 1), (10**6, 3)])
+def test_overlapping_windows_in_batches_of_any_size(tokens_at_once, stride):
     model, ids = make_model(), some_ids(1, 40)[0]
-    mean, _ = loss_by_position(model, ids, 4, 2, tokens_at_once)
+    mean, _ = loss_by_position(model, ids, 4, stride, tokens_at_once)
     with torch.no_grad():
-        starts = range(0, 40 - 4, 2)
+        starts = range(0, 40 - 4, stride)
         windows = torch.stack([ids[s : s + 5] for s in starts])
         log_p = model(windows[:, :-1]).log_softmax(-1)
     losses = -log_p.gather(-1, windows[:, 1:, None])[..., 0]
