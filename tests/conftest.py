@@ -1,5 +1,6 @@
 """Settings for every test."""
 
+import itertools
 import os
 from types import SimpleNamespace
 
@@ -43,6 +44,24 @@ def tiny_gpt(song):
         return GPT(GPTConfig(song.tokenizer.vocab_size, **tiny))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def covering():
+    """Of all combinations of choices, so many that any three choices meet in one."""
+
+    def cover(**choices):
+        meetings = {
+            combination: set(itertools.combinations(enumerate(combination), 3))
+            for combination in itertools.product(*choices.values())
+        }
+        left = set().union(*meetings.values())
+        while left:
+            best = max(meetings, key=lambda c: len(left & meetings[c]))
+            left -= meetings[best]
+            yield dict(zip(choices, best, strict=True))
+
+    return cover
 
 
 @pytest.fixture

@@ -79,6 +79,12 @@ def test_feed_forward_equals_two_linears(bias):
     torch.testing.assert_close(ours(x[:, 2:3]), ours(x)[:, 2:3])  # each by itself
 
 
+def test_without_being_told_otherwise_parts_have_biases():
+    for part in (FeedForward(C), LayerNorm(C), Block(C, 2)):
+        names = [name for name, _ in part.named_parameters()]
+        assert len([n for n in names if "bias" in n]) == len(names) / 2
+
+
 def test_feed_forward_takes_another_activation():
     ours, x = FeedForward(C, activation=F.relu), draw(B, T, C)
     expected = ours.output(F.relu(ours.widen(x)))

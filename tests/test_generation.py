@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tinygpt_lib import generation
 from tinygpt_lib.generation import KVCache, LayerCache, generate, pick
 from tinygpt_lib.gpt import GPT, GPTConfig
 
@@ -19,13 +20,13 @@ def seeded(seed=0):
 
 
 def make_model(dropout=0.0, **settings):
-    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, dropout=dropout, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return model
+    return model.double()
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,16 @@ def test_the_mode_is_restored_when_generating_is_interrupted(model):
     assert stopped.training
 
 
+def test_a_model_in_16_bits_is_drawn_from_in_32(monkeypatch):
+    """Where probabilities in bfloat16 would be off by up to 1 in 256, and their sum."""
+    seen, real = [], generation.pick
+    spy = lambda logits, *more: seen.append(logits.dtype) or real(logits, *more)  # noqa: E731
+    monkeypatch.setattr(generation, "pick", spy)
+    for use_cache in (True, False):
+        generate(make_model().bfloat16(), some_ids(1, 3), 2, use_cache=use_cache)
+    assert seen == [torch.float32] * 4
+
+
 def test_no_gradient_is_recorded():
     model, recording = make_model(), []
     model.register_forward_hook(lambda m, args, y: recording.append(y.requires_grad))
@@ -303,6 +314,15 @@ def test_top_p_keeps_the_fewest_that_reach_it(logits, percent):
     assert_drawn(shares(logits, top_p=top_p), p, smallest_set(p, top_p))
 
 
+def test_top_p_is_enough_where_it_is_reached_exactly():
+    """Four equals of a quarter each, in numbers that a float holds: half is two."""
+    equals = torch.zeros(4)
+    for top_p, n in ((0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
+        assert (shares(equals, top_p=top_p) > 0).tolist() == [True] * n + [False] * (
+            4 - n
+        )
+
+
 @settings(max_examples=40)
 @given(rows, st.integers(1, 100), st.integers(1, 6))
 # Of the two that top_k keeps, the first has over half; of all, it has not.
@@ -355,7 +375,7 @@ def test_a_cache_filled_in_pieces_equals_the_whole(model):
                 logits.append(model(piece, cache))
             assert cache.length == WINDOW
             torch.testing.assert_close(
-                torch.cat(logits, 1), whole, atol=1e-5, rtol=1e-5
+                torch.cat(logits, 1), whole, atol=1e-9, rtol=1e-9
             )
 
 
@@ -366,6 +386,23 @@ def test_a_layer_s_cache_gives_back_all_that_was_put_in():
         all_k, all_v = cache.append(k[:, :, start:end], v[:, :, start:end])
         assert torch.equal(all_k, k[:, :, :end]) and torch.equal(all_v, v[:, :, :end])
         assert cache.length == end
+
+
+def test_a_step_between_queries_and_keys_hears_where_the_text_goes_on():
+    class Listener(nn.Module):
+        def forward(self, q, k, start):
+            heard.append((start, q.shape[2]))
+            return q, k
+
+    heard, model = [], make_model()
+    for block in model.blocks:
+        block.attention.steps.append(Listener())
+    cache = KVCache(model.config)
+    with torch.no_grad():
+        for piece in some_ids(1, 6).split([3, 1, 2], dim=1):
+            model(piece, cache)
+        model(some_ids(1, 5))  # without a cache it begins at 0
+    assert heard == [(0, 3)] * 2 + [(3, 1)] * 2 + [(4, 2)] * 2 + [(0, 5)] * 2
 
 
 @pytest.mark.parametrize("before", [0, 3, 4])

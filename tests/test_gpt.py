@@ -4,12 +4,15 @@ import importlib.util
 import json
 import math
 import warnings
+from dataclasses import fields
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tinygpt_lib.blocks import Dropout
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.modern_parts import angles
 from tinygpt_lib.multi_head import ATTENTIONS
 
 NEEDS = "GPT-2 as the reference needs transformers: pip install transformers"
@@ -144,9 +147,7 @@ def test_a_gpt2_sized_model_has_as_many_parameters_as_gpt2():
     assert model.n_parameters() - 50257 * 768 == 124_439_808  # GPT-2 has no own head
 
 
-@pytest.mark.parametrize("V", [13, 65, 1000])
-@pytest.mark.parametrize("C", [32, 64, 128])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("seed", "C", "V"), [(0, 128, 13), (1, 32, 65), (2, 64, 999)])
 def test_the_first_loss_is_that_of_a_guess(seed, C, V):
     torch.manual_seed(seed)
     config = GPTConfig(V, block_size=32, n_layer=3, n_head=4, n_embd=C)
@@ -155,6 +156,73 @@ def test_the_first_loss_is_that_of_a_guess(seed, C, V):
         logits = GPT(config)(ids[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
     assert abs(loss - math.log(V)) < 0.05
+
+
+STARTS = {  # standard deviation of the first weights, for L layers, C wide
+    "token_embedding": lambda L, C: 1.0,
+    "position_embedding": lambda L, C: 1.0,
+    "attention.to_qkv": lambda L, C: C**-0.5,
+    "attention.output": lambda L, C: (2 * L * C) ** -0.5,
+    "feed_forward.widen": lambda L, C: C**-0.5,
+    "feed_forward.output": lambda L, C: (2 * L * 4 * C) ** -0.5,
+    "head": lambda L, C: 0.2 * C**-0.5,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, {"zero_outputs": True}])
+def test_each_matrix_starts_at_its_scale_biases_at_0_and_norms_at_1(changes):
+    L, C = 3, 48
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(67, 40, L, 4, C, **changes))
+    for name, p in model.named_parameters():
+        part, kind = name.rsplit(".", 1)
+        part = part.removeprefix("blocks.").lstrip("0123456789").lstrip(".")
+        if kind == "bias":
+            assert p.eq(0).all(), name
+        elif "norm" in part:
+            assert p.eq(1).all(), name
+        elif part.endswith("output") and model.config.zero_outputs:
+            assert p.eq(0).all(), name
+        else:
+            tied = part == "token_embedding" and model.config.tie_weights
+            expected = C**-0.5 if tied else STARTS[part](L, C)
+            # n numbers know their deviation to one part in sqrt(2n): five of these.
+            off = 5 * (2 * p.numel()) ** -0.5
+            assert p.std().item() == pytest.approx(expected, rel=off), name
+            assert abs(p.mean().item()) < 5 * expected * p.numel() ** -0.5, name
+
+
+def test_with_tied_weights_it_starts_as_a_parrot_and_knows_nothing_of_the_rest():
+    """The stream still holds the token itself, and the head asks for the like of it."""
+    torch.manual_seed(0)
+    config = GPTConfig(65, 32, n_layer=3, n_head=4, n_embd=64, tie_weights=True)
+    model, ids = GPT(config), some_ids(config, B=32)
+    with torch.no_grad():
+        logits = model(ids)
+        assert model.embed(ids).std().item() == pytest.approx(2**0.5, rel=0.1)
+    echo = logits.gather(-1, ids[..., None])[..., 0]
+    # The token's share of the stream: with the place's it is half, and all blocks add
+    # up to one more at most. Normed, the stream is sqrt(64) long, the head's rows 1.
+    assert 0.95 * 8 / 3**0.5 < echo.mean().item() < 1.05 * 8 / 2**0.5
+    others = logits.scatter(-1, ids[..., None], float("nan"))
+    assert others[~others.isnan()].std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_the_embedding_is_dropped_out_before_the_first_block_as_in_each():
+    model = loud(tiny(dropout=0.3, zero_outputs=True, n_embd=64, n_head=4))
+    ids, stream = (
+        some_ids(model.config, B=20),
+        model.embed(some_ids(model.config, B=20)),
+    )
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    model.train()(ids)
+    dropped = seen[0] == 0
+    deviation = (0.3 * 0.7 / dropped.numel()) ** 0.5
+    assert abs(dropped.float().mean().item() - 0.3) < 5 * deviation
+    torch.testing.assert_close(seen[0][~dropped], stream[~dropped] / 0.7)
+    shares = [part.p for part in model.modules() if isinstance(part, Dropout)]
+    assert shares == [0.3] * 3  # once here, and in each of two blocks
 
 
 def test_the_stream_starts_as_loud_in_a_deep_model():
@@ -211,11 +279,76 @@ def test_explicit_and_fused_models_agree(settings):
     torch.testing.assert_close(fused(ids), explicit(ids), atol=1e-5, rtol=1e-5)
 
 
-def test_the_config_s_feed_forward_is_the_one_used():
-    gelu, relu = loud(tiny()), GPT(tiny(feed_forward="relu"))
-    relu.load_state_dict(gelu.state_dict())
-    ids = some_ids(gelu.config)
-    assert (gelu(ids) - relu(ids)).abs().max() > 1e-3
+ROTARY = {"position": "rotary"}
+SLIDING = {"attention": "sliding", "window": 4}
+# For each setting: what is set in both models, what in the other one, what differs.
+ANOTHER = {
+    "vocab_size": ({}, {"vocab_size": 12}, "logits parts"),
+    "block_size": ({}, {"block_size": 11}, "logits parts room"),  # its places are new
+    "n_layer": ({}, {"n_layer": 3}, "logits parts"),
+    "n_head": ({}, {"n_head": 4}, "logits"),
+    "n_embd": ({}, {"n_embd": 18}, "logits parts"),
+    "dropout": ({}, {"dropout": 0.2}, "logits"),
+    "bias": ({}, {"bias": False}, "logits parts"),
+    "embedding": ({}, {"embedding": "ngrams"}, "logits parts"),
+    "attention": ({}, {"attention": "explicit"}, "attention"),
+    "norm": ({"bias": False}, {"norm": "rms"}, "logits"),
+    "feed_forward": ({}, {"feed_forward": "relu"}, "logits"),
+    "position": ({}, {"position": "rotary"}, "logits parts room"),
+    "rotary_base": (ROTARY, {"rotary_base": 20.0}, "logits"),
+    "rotary_scale": (ROTARY, {"rotary_scale": 2.0}, "logits"),
+    "qk_norm": ({}, {"qk_norm": "rms"}, "logits parts"),
+    "tie_weights": ({}, {"tie_weights": True}, "logits parts"),
+    "zero_outputs": ({}, {"zero_outputs": True}, "start"),
+    "window": (SLIDING, {"window": 3}, "logits"),
+}
+
+
+def test_every_setting_makes_another_model():
+    assert ANOTHER.keys() == {field.name for field in fields(GPTConfig)}
+    ids = some_ids(tiny(vocab_size=12), T=9)
+
+    def facts(config, weights):
+        model = loud(config)
+        parts = {name: p.shape for name, p in model.named_parameters()}
+        known = {k: v for k, v in weights.items() if parts.get(k) == v.shape}
+        model.load_state_dict(known, strict=False)
+        try:
+            model(some_ids(config, T=11))
+            room = True
+        except ValueError:
+            room = False
+        attention = model.blocks[0].attention.attention
+        start = GPT(config).blocks[0].attention.output.weight
+        found = {"logits": model.train()(ids), "parts": parts, "room": room}
+        found["start"] = start.abs().max() > 0
+        # With a window it is the same function, told how far to look.
+        return found | {"attention": getattr(attention, "func", attention)}, model
+
+    def same(one, other):
+        if not torch.is_tensor(one):
+            return one == other
+        return one.shape == other.shape and torch.allclose(one, other, atol=1e-4)
+
+    for name, (both, change, differs) in ANOTHER.items():
+        first, model = facts(tiny(**both), {})
+        second, _ = facts(tiny(**both | change), model.state_dict())
+        unlike = {what for what in first if not same(first[what], second[what])}
+        assert unlike == set(differs.split()), name
+
+
+def test_the_config_s_turns_are_those_of_its_base_and_scale():
+    """In the table and past it, of which there are ROWS rows at most."""
+    config = tiny(position="rotary", rotary_base=123.0, rotary_scale=3.0)
+    (turn,) = GPT(config).position_embedding.steps
+    for start, end in ((0, 10), (7, 12), (50_000, 50_003)):
+        places = torch.arange(start, end, dtype=torch.float64)[:, None] / 3
+        turns = places * 123.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
+        torch.testing.assert_close(angles(start, end, 8, 123.0, 3.0), turns)
+        for ours, expected in zip(
+            turn.table(start, end), (turns.cos(), turns.sin()), strict=True
+        ):
+            torch.testing.assert_close(ours, expected.float())
 
 
 @pytest.mark.parametrize("T", [11, 50])
@@ -288,12 +421,26 @@ def test_a_count_that_makes_no_sense_is_named(field, value):
         ("attention", ["flash", None, ["fused"]], "'explicit', 'fused'"),
         ("norm", ["batch", None, {}], "'layer'"),
         ("feed_forward", ["swish", None, 3], "'gelu', .*'relu'"),
+        ("qk_norm", ["batch", True, None], "'none'"),
+        ("tie_weights", [0, 1, None], "True or False"),
+        ("zero_outputs", [0, 1, "no"], "True or False"),
+        ("rotary_base", [0.5, 1.1e9, math.nan, "1e4"], "at least 1 and at most 1e9"),
+        ("rotary_scale", [0, 1.1e9, math.inf, None], "at least 1 and at most 1e9"),
+        ("window", [-1, 11, 1.0, False], r"0\.\.10"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(field, values, allowed):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{field} is .*{allowed}"):
             tiny(**{field: value})
+
+
+def test_the_limits_themselves_are_allowed():
+    tiny(rotary_base=1, rotary_scale=1e9, n_layer=1, n_head=1, n_embd=1, block_size=1)
+    tiny(attention="sliding", window=10)
+    for settings in ({"attention": "sliding"}, {"window": 1}):
+        with pytest.raises(ValueError, match=r"^window is .* needs"):
+            tiny(**settings)
 
 
 def test_heads_that_do_not_divide_the_width_are_named():

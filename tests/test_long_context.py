@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,13 +34,13 @@ def seeded(seed=0):
 
 
 def make_model(block_size=BLOCK, **settings):
-    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(V, block_size, 2, 2, 16, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return model.eval()
+    return model.double().eval()
 
 
 def some_ids(B, T, seed=0):
@@ -246,7 +247,9 @@ def test_the_memory_of_a_model_stays_within_the_window():
         for piece in (30, 1, 1, 5, 1):
             model(some_ids(2, piece), cache)
             for layer in cache.layers:
-                assert storage(layer) <= 2 * 2 * 3 * 16 * 4  # k, v; B, window, C
+                assert (
+                    storage(layer) <= 2 * 2 * 3 * 16 * 8
+                )  # k, v; B, window, C; float64
     assert cache.length == 38 and cache.has_room(10**9)
 
 
@@ -300,6 +303,31 @@ def test_ntk_keeps_the_fastest_turn_and_slows_the_slowest_by_the_ratio():
     assert slowest_old / slowest_new == pytest.approx(ratio)
     turn, longer_turn = (m.position_embedding.steps[0] for m in (model, longer))
     assert torch.equal(turn.table(0, 8)[0][:, 0], longer_turn.table(0, 8)[0][:, 0])
+
+
+@pytest.mark.parametrize("method", ["interpolate", "ntk"])
+def test_twice_longer_and_again_is_four_times_longer(method):
+    """Each goes on from the model's own base and scale, whatever they are."""
+    model = make_model(position="rotary", rotary_base=300.0, rotary_scale=1.5)
+    step = with_context(model, 2 * BLOCK, method)
+    twice, once = (with_context(m, 4 * BLOCK, method) for m in (step, model))
+    ids = some_ids(2, 4 * BLOCK)
+    with torch.no_grad():
+        torch.testing.assert_close(twice(ids), once(ids), atol=1e-4, rtol=1e-4)
+    scale, base = (6.0, 300.0) if method == "interpolate" else (1.5, 300 * 4 ** (8 / 6))
+    assert once.config.rotary_scale == twice.config.rotary_scale == scale
+    for config in (once.config, twice.config):
+        assert config.rotary_base == pytest.approx(base)
+
+
+def test_ntk_needs_two_turns_to_tell_apart():
+    """Of heads of 4 the faster turn is kept; in heads of 2 the only one is both."""
+    two, four = (
+        GPT(GPTConfig(V, BLOCK, 1, n_head, 8, position="rotary")) for n_head in (4, 2)
+    )
+    assert with_context(four, 2 * BLOCK, "ntk").config.rotary_base == 10_000 * 2**2
+    with pytest.raises(ValueError, match=r"heads of at least 4; .* heads of 2"):
+        with_context(two, 2 * BLOCK, "ntk")
 
 
 @pytest.mark.parametrize(
@@ -372,20 +400,30 @@ def test_loss_by_position_is_the_mean_over_windows():
         losses.append(-log_p[torch.arange(BLOCK), targets])
     losses = torch.stack(losses)
     assert mean.shape == error.shape == (BLOCK,)
-    torch.testing.assert_close(mean, losses.mean(0))
-    torch.testing.assert_close(error, losses.std(0) / 6**0.5)
+    torch.testing.assert_close(mean, losses.mean(0).float())
+    torch.testing.assert_close(error, (losses.std(0) / 6**0.5).float())
 
 
-@pytest.mark.parametrize("tokens_at_once", [1, 20, 10**6])
-def test_overlapping_windows_in_batches_of_any_size(tokens_at_once):
-    model, ids = make_model(), some_ids(1, 40)[0]
-    mean, _ = loss_by_position(model, ids, 4, 2, tokens_at_once)
+def test_losses_of_a_model_in_16_bits_are_float32():
+    model, ids = make_model().bfloat16(), some_ids(1, 6 * BLOCK + 1)[0]
+    mean, error = loss_by_position(model, ids)
     with torch.no_grad():
-        starts = range(0, 40 - 4, 2)
+        logits = model(ids[:-1].view(6, BLOCK)).double().transpose(1, 2)
+    losses = F.cross_entropy(logits, ids[1:].view(6, BLOCK), reduction="none")
+    assert mean.dtype == error.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), losses.mean(0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("tokens_at_once", "stride"), [(1, 2), (20, 1), (10**6, 3)])
+def test_overlapping_windows_in_batches_of_any_size(tokens_at_once, stride):
+    model, ids = make_model(), some_ids(1, 40)[0]
+    mean, _ = loss_by_position(model, ids, 4, stride, tokens_at_once)
+    with torch.no_grad():
+        starts = range(0, 40 - 4, stride)
         windows = torch.stack([ids[s : s + 5] for s in starts])
         log_p = model(windows[:, :-1]).log_softmax(-1)
     losses = -log_p.gather(-1, windows[:, 1:, None])[..., 0]
-    torch.testing.assert_close(mean, losses.mean(0))
+    torch.testing.assert_close(mean, losses.mean(0).float())
 
 
 def test_loss_by_position_restores_the_mode_and_refuses_too_little_text():

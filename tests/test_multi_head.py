@@ -31,12 +31,14 @@ def module(n_head=3, bias=True, **settings):
     return ours
 
 
-@pytest.mark.parametrize("Tq", range(1, T + 1))
-def test_fused_equals_explicit_gradients_too(Tq):
+@pytest.mark.parametrize(
+    ("Tq", "Tk"), [(1, 1), (2, 2), (2, 3), *((Tq, T) for Tq in range(1, T + 1))]
+)
+def test_fused_equals_explicit_gradients_too(Tq, Tk):
     generator = torch.Generator().manual_seed(Tq)
     q, k, v = (
         torch.randn(B, 3, n, 4, generator=generator).requires_grad_()
-        for n in (Tq, T, T)
+        for n in (Tq, Tk, Tk)
     )
     fast, slow = fused_attention(q, k, v), attention(q, k, v)
     torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)

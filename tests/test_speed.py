@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
-from itertools import product
 
 import pytest
 import torch
@@ -57,13 +56,13 @@ def seeded(seed=0):
 
 
 def make_model(**settings):
-    """A GPT with opinions: a new one has near-ties, and rounding may turn those."""
+    """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, **settings)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return model
+    return model.double()
 
 
 def some_ids(B, T):
@@ -203,7 +202,7 @@ def test_muon_learns_more_from_the_same_batches(song):
         plan = TrainConfig(steps=60, optimizer=name, eval_every=0)
         history = train(GPT(config), song.train_ids, song.val_ids, plan, progress=False)
         losses[name] = sum(history.losses[-10:]) / 10
-    assert losses["muon"] < losses["adamw"]
+    assert losses["muon"] < losses["adamw"]  # by 0.2 to 0.28, over five seeds
 
 
 def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
@@ -355,7 +354,7 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
 
 def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
     monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
-    model, ids = make_model(), some_ids(2, WINDOW)
+    model, ids = make_model().float(), some_ids(2, WINDOW)
     near = ENGINES["bfloat16"](model, TrainConfig())(ids)
     exact = model(ids)
     assert near.dtype == torch.float32
@@ -388,7 +387,7 @@ def test_the_compiled_engine_learns_the_same(song, monkeypatch, settings):
 @pytest.mark.parametrize("name", ["speedrun", "cpu", "best"])
 def test_presets_train_save_and_load(song, tmp_path, name):
     model_config, config = PRESETS[name](song.tokenizer.vocab_size)
-    config.steps, config.batch_size = 3, 2
+    config.steps, config.batch_size = 2, 2
     out = tmp_path / "run"
     ids = song.train_ids.repeat(10), song.val_ids
     train(
@@ -400,13 +399,10 @@ def test_presets_train_save_and_load(song, tmp_path, name):
         progress=False,
     )
     model, tokenizer = load_checkpoint(out)
-    text = generate(model, tokenizer.encode(song.text[:3])[None], 70, temperature=0)
-    uncached = generate(
-        model,
-        tokenizer.encode(song.text[:3])[None],
-        70,
-        temperature=0,
-        use_cache=False,
+    prompt = tokenizer.encode(song.text[:3])[None]
+    text, uncached = (
+        generate(model, prompt, 8, temperature=0, use_cache=use)
+        for use in (True, False)
     )
     assert torch.equal(text, uncached)
 
@@ -452,31 +448,21 @@ def test_other_systems_are_left_alone(monkeypatch):
 
 slice_all = partial(quick_reader, large=0)  # however small
 
-SWITCHES = [
-    {
-        "attention": attention,
-        "window": 5 if attention == "sliding" else 0,
-        "norm": norm,
-        "feed_forward": feed_forward,
-        "position": position,
-        "qk_norm": qk_norm,
-        "tie_weights": tie,
-        "bias": bias,
-    }
-    for attention, norm, feed_forward, position, qk_norm, tie, bias in product(
-        ATTENTIONS,
-        NORMS,
-        FEED_FORWARDS,
-        POSITIONS,
-        QK_NORMS,
-        (True, False),
-        (True, False),
-    )
-]
+SWITCHES = {
+    "attention": ATTENTIONS,
+    "norm": NORMS,
+    "feed_forward": FEED_FORWARDS,
+    "position": POSITIONS,
+    "qk_norm": QK_NORMS,
+    "tie_weights": (True, False),
+    "bias": (True, False),
+}
 
 
-def test_every_switch_gives_the_same_logits_and_the_same_tokens(monkeypatch):
-    for settings in SWITCHES:
+def test_every_switch_gives_the_same_logits_and_the_same_tokens(covering, monkeypatch):
+    for switches in covering(**SWITCHES):
+        window = 5 if switches["attention"] == "sliding" else 0
+        settings = {**switches, "window": window}
         model, ids = make_model(**settings), some_ids(3, WINDOW)
         twin = slice_all(model)
         with torch.no_grad():
@@ -485,8 +471,8 @@ def test_every_switch_gives_the_same_logits_and_the_same_tokens(monkeypatch):
                 torch.testing.assert_close(
                     twin(piece, ours),
                     model(piece, theirs),
-                    atol=1e-5,
-                    rtol=1e-5,
+                    atol=1e-9,
+                    rtol=1e-9,
                     msg=lambda text, s=settings: f"{s}: {text}",
                 )
         texts = []
@@ -519,7 +505,7 @@ def test_the_twin_shares_every_parameter_and_follows_its_changes():
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)
-        torch.testing.assert_close(twin(ids), model(ids), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(twin(ids), model(ids), atol=1e-9, rtol=1e-9)
 
 
 def test_the_model_itself_keeps_its_parts():
@@ -678,7 +664,7 @@ def test_ngrams_reach_over_the_pieces_that_a_cache_is_given(n, settings):
     with torch.no_grad():
         pieces = [model(piece, cache) for piece in ids.split(n, dim=1)]
         torch.testing.assert_close(
-            torch.cat(pieces, dim=1), model(ids), atol=1e-5, rtol=1e-5
+            torch.cat(pieces, dim=1), model(ids), atol=1e-9, rtol=1e-9
         )
 
 

@@ -6,17 +6,19 @@ import random
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tinygpt_lib import training
-from tinygpt_lib._files import CheckpointError
+from tinygpt_lib._files import CheckpointError, read_json
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.speed import FusedAdamW
-from tinygpt_lib.text import CharTokenizer
+from tinygpt_lib.speed import FusedAdamW, newton_schulz
+from tinygpt_lib.text import CharTokenizer, get_batch
 from tinygpt_lib.training import (
+    ENGINES,
     AdamW,
     DivergedError,
     Run,
@@ -39,14 +41,15 @@ def some_parameters():
     generator = torch.Generator().manual_seed(1)
     shapes = [(5, 3), (7,), (2, 3, 4), (4, 4)]
     parameters = [torch.randn(shape, generator=generator) for shape in shapes]
-    return [p.requires_grad_() for p in parameters]
+    return [p.double().requires_grad_() for p in parameters]
 
 
 def feed(parameters, step):
     """Gradients of many sizes, the same for every call with this step."""
     generator = torch.Generator().manual_seed(step)
     for i, p in enumerate(parameters[:-1]):
-        p.grad = torch.randn(p.shape, generator=generator) * 10.0 ** (i - step % 5)
+        slope = torch.randn(p.shape, generator=generator).double()
+        p.grad = slope * 10.0 ** (i - step % 5)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -71,7 +74,7 @@ def test_adamw_equals_torch_after_50_steps(betas, eps, weight_decay):
         reference.step()
     for mine, other, before in zip(ours[:-1], theirs[:-1], start[:-1], strict=True):
         assert (mine - before).abs().max() > 1e-3
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
     # Without a gradient there is no step, and no decay either.
     assert torch.equal(ours[-1], start[-1])
 
@@ -162,9 +165,10 @@ def test_clipping_equals_torch(longest):
     before = [p.grad.clone() for p in ours[:-1]]
     length = clip_gradients(ours, longest)
     expected = torch.nn.utils.clip_grad_norm_(theirs, longest)
-    assert length == pytest.approx(expected.item(), rel=1e-6)
+    assert length == pytest.approx(expected.item(), rel=1e-12)
     for p, q, g in zip(ours[:-1], theirs[:-1], before, strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)
+        # torch divides by a length that is 1e-6 longer.
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-6 / length + 1e-12, atol=0)
         if longest > length:
             assert torch.equal(p.grad, g)
 
@@ -214,6 +218,157 @@ def run(song, model, config=QUICK, **options):
 def same(one, other):
     """The same losses and evaluations, bit for bit."""
     return (one.losses, one.evaluations) == (other.losses, other.evaluations)
+
+
+class SlowMuon:
+    """Muon, a matrix at a time."""
+
+    def __init__(self, model, config):
+        self.rate, self.decay = config.matrix_rate, config.weight_decay
+        self.parts = {}
+        for block in model.blocks:
+            both = block.attention, block.feed_forward
+            self.parts |= {part.output.weight: 1 for part in both}
+            self.parts |= {both[0].to_qkv.weight: 3, both[1].widen.weight: 1}
+        self.means = {p: torch.zeros_like(p) for p in self.parts}
+
+    @torch.no_grad()
+    def step(self, share):
+        for p, parts in self.parts.items():
+            self.means[p] = 0.95 * self.means[p] + 0.05 * p.grad
+            p *= 1 - self.rate * share * self.decay
+            ahead = 0.05 * p.grad + 0.95 * self.means[p]
+            for matrix, slope in zip(p.chunk(parts), ahead.chunk(parts), strict=True):
+                m, n = slope.shape
+                step = newton_schulz(slope) if m <= n else newton_schulz(slope.mT).mT
+                matrix -= self.rate * share * max(1, m / n) ** 0.5 * step
+
+
+def by_hand(model, ids, config):
+    """The losses of a run made of torch's own AdamW and one slow line after another."""
+    slow = SlowMuon(model, config) if config.optimizer == "muon" else None
+    rest = [p for p in model.parameters() if not slow or p not in slow.parts]
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [p for p in rest if p.dim() > 1]},
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    batches, losses = torch.Generator().manual_seed(config.seed), []
+    network = ENGINES[config.engine](model.train(), config)
+    for step in range(config.steps):
+        rate = learning_rate_at(step, config)
+        context = config.context or model.config.block_size
+        x, y = get_batch(ids, config.batch_size, context, batches)
+        model.zero_grad()
+        losses.append(0.0)
+        n = config.accumulate
+        for inputs, targets in zip(x.chunk(n), y.chunk(n), strict=True):
+            logits = network(inputs).flatten(0, 1)
+            loss = F.cross_entropy(logits, targets.flatten()) / n
+            loss.backward()
+            losses[-1] += loss.item()
+        slopes = [p.grad for p in model.parameters()]
+        length = torch.cat([slope.flatten() for slope in slopes]).norm()
+        for slope in slopes:
+            slope *= min(1, config.clip / length)
+        for group in adamw.param_groups:
+            group["lr"] = rate
+        adamw.step()
+        if slow:
+            slow.step(rate / config.learning_rate)
+    return losses
+
+
+# Another value for each setting, and what of the run it changes. Rates and decay are
+# high and the longest gradient is short, so that six steps are enough to tell.
+BASE = TrainConfig(
+    steps=6,
+    batch_size=2,
+    learning_rate=0.02,
+    warmup=0.3,
+    cooldown=0.4,
+    weight_decay=2.0,
+    clip=0.5,
+    eval_every=4,
+    save_every=4,
+)
+ANOTHER = {
+    "steps": (7, "losses looks saves"),
+    "batch_size": (4, "losses shapes"),
+    "accumulate": (2, "losses shapes"),  # dropout is drawn for each part
+    "context": (5, "losses shapes"),
+    "optimizer": ("muon", "losses"),
+    "engine": ("loud", "losses"),
+    "learning_rate": (0.01, "losses"),
+    "matrix_rate": (0.015, "losses"),
+    "warmup": (0.6, "losses"),
+    "cooldown": (0.7, "losses"),
+    "cooldown_shape": ("linear", "losses"),
+    "weight_decay": (1.0, "losses"),
+    "beta1": (0.5, "losses"),
+    "beta2": (0.5, "losses"),
+    "clip": (0.8, "losses"),
+    "eval_every": (2, "looks"),
+    "save_every": (3, "saves"),
+    "seed": (1, "losses"),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_setting_makes_another_run_the_one_written_out_by_hand(
+    song, tiny_gpt, tmp_path, monkeypatch, optimizer
+):
+    """In float64, where nothing but rounding, 1e-15 or so a step, is between them."""
+    assert ANOTHER.keys() == {field.name for field in fields(TrainConfig)}
+    monkeypatch.setitem(ENGINES, "loud", lambda model, _: lambda ids: 2 * model(ids))
+    saves, note = [], lambda self, state: saves.append(self.step)
+    monkeypatch.setattr(training.SavedRun, "save", note)
+
+    def happens(config, out):
+        def new():
+            return tiny_gpt(dropout=0.1).double().eval()
+
+        model, shapes = new(), []
+        hook = model.token_embedding.register_forward_pre_hook(
+            lambda module, args: shapes.append(tuple(args[0].shape))
+        )
+        given = {"out": out, "tokenizer": song.tokenizer}
+        saves.clear()
+        history = run(song, model, config, **given)
+        hook.remove()
+        reference = new()
+        expected = by_hand(reference, song.train_ids, config)
+        assert history.losses == pytest.approx(expected, rel=1e-9), config
+        for (name, p), q in zip(
+            model.named_parameters(), reference.parameters(), strict=True
+        ):
+            torch.testing.assert_close(
+                p, q, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}, {config}: {m}"
+            )
+        looks = [step for step, _ in history.evaluations]
+        found = {"losses": history.losses, "looks": looks, "saves": [*saves]}
+        return found | {"shapes": shapes[: config.accumulate]}
+
+    base = replace(BASE, optimizer=optimizer)
+    expected = happens(base, tmp_path / "base")
+    assert expected["looks"] == expected["saves"] == [4, 6]
+    assert expected["shapes"] == [(2, 8)]
+    for name, (value, differs) in ANOTHER.items():
+        if getattr(base, name) == value:
+            value = "adamw"
+        elif name == "matrix_rate" and optimizer == "adamw":
+            differs = ""  # there are no matrices apart
+        found = happens(replace(base, **{name: value}), tmp_path / name)
+        unlike = {what for what in found if found[what] != expected[what]}
+        assert unlike == set(differs.split()), name
+
+
+def test_a_model_in_evaluation_mode_trains_with_its_dropout(song, tiny_gpt):
+    model = tiny_gpt(dropout=0.5).eval()
+    assert same(run(song, model), run(song, tiny_gpt(dropout=0.5)))
 
 
 def test_it_learns_one_window_by_heart(song, tiny_gpt):
@@ -523,6 +678,15 @@ def test_whenever_ctrl_c_is_noticed_the_step_is_saved(
         run(song, tiny_gpt(), config, out=out, tokenizer=song.tokenizer)
     done = int(str(stop.value).removeprefix("stopped after step "))
     assert len(read_run(out).history.losses) == done
+
+
+def test_what_is_said_about_a_run_outlives_a_stop(song, tiny_gpt, tmp_path):
+    out, about = tmp_path / "run", {"why": "to see", "tries": [1, 2]}
+    with ending("before", 5):
+        run(song, tiny_gpt(), out=out, tokenizer=song.tokenizer, about=about)
+    assert read_json(out / "config.json")["about"] == about
+    run(song, tiny_gpt(), out=out, resume=True)
+    assert read_json(out / "config.json")["about"] == read_run(out).about == about
 
 
 def test_a_finished_run_returns_at_once(song, tiny_gpt, tmp_path, monkeypatch):
