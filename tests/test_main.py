@@ -105,13 +105,127 @@ def test_help_has_an_example(cli, command):
     assert f"example: python -m tinygpt_lib {name} " in " ".join(out.split())
 
 
-def test_every_setting_of_the_configs_has_its_option(cli):
-    _, out, _ = cli("train", "--help")
-    settings = vars(training.PRESETS["cpu"](65)[0]) | vars(training.TrainConfig())
-    for name in settings.keys() - {"vocab_size"}:
-        assert f"--{name.replace('_', '-')}" in out
-    for option in ("--tokenizer {bpe,byte,char,events,word}", "--vocab-size INT"):
-        assert option in out
+def options_of(cli, command):
+    """The options in the help of a command."""
+    return set(re.findall(r"^  (--[a-z0-9-]+)", cli(command, "--help")[1], re.M))
+
+
+SETTINGS = {  # another value than the preset's
+    "--block-size": 32,
+    "--n-layer": 2,
+    "--n-head": 2,
+    "--n-embd": 64,
+    "--dropout": 0.1,
+    "--bias": True,
+    "--embedding": "token",
+    "--attention": "explicit",
+    "--norm": "layer",
+    "--feed-forward": "gelu",
+    "--position": "learned",
+    "--rotary-base": 500.0,
+    "--rotary-scale": 2.0,
+    "--qk-norm": "none",
+    "--tie-weights": True,
+    "--zero-outputs": False,
+    "--window": 3,
+    "--steps": 5,
+    "--batch-size": 4,
+    "--accumulate": 2,
+    "--context": 32,
+    "--optimizer": "adamw",
+    "--engine": "compiled",
+    "--learning-rate": 0.01,
+    "--matrix-rate": 0.01,
+    "--warmup": 0.1,
+    "--cooldown": 0.3,
+    "--cooldown-shape": "cosine",
+    "--weight-decay": 0.3,
+    "--beta1": 0.5,
+    "--beta2": 0.5,
+    "--clip": 0.5,
+    "--eval-every": 7,
+    "--save-every": 7,
+    "--seed": 5,
+}
+NEEDS = {  # what has to be given besides, with and without the option
+    "--tie-weights": ["--embedding", "token"],
+    "--window": ["--attention", "sliding", "--window", 5],
+}
+
+
+def test_every_setting_is_what_the_option_says_and_no_other_is(
+    cli, song_file, tmp_path, planned
+):
+    others = set("--out --text --preset --tokenizer --vocab-size --resume".split())
+    others |= {"--shard", "--device"}
+    assert set(SETTINGS) == options_of(cli, "train") - others
+
+    def plan(*given):
+        given = ["--text", song_file, *NEEDS.get(option, ()), *given]
+        code, _, err = cli("train", "--out", tmp_path / "run", *given)
+        assert code == 0, err
+        model_config, config, _ = planned.pop()
+        return vars(model_config) | vars(config)
+
+    for option, value in SETTINGS.items():
+        flag = f"--no-{option[2:]}" if value is False else option
+        before = plan()
+        after = plan(flag, *([] if isinstance(value, bool) else [value]))
+        name = option[2:].replace("-", "_")
+        assert before[name] != value and after == {**before, name: value}, option
+
+
+def test_every_other_option_of_a_run_has_an_effect(
+    cli, song, song_file, trained, tmp_path, planned
+):
+    def outcome(out, *given):
+        code, _, err = cli("train", "--out", out, *given)
+        if not planned:
+            return code, err
+        model_config, config, options = planned.pop()
+        return model_config, config, options["tokenizer"].to_dict(), options["out"]
+
+    other = tmp_path / "other.txt"
+    other.write_text(song.text.upper())
+    run, text = tmp_path / "run", ["--text", song_file]
+    plain = outcome(run, *text)
+    assert outcome(run, "--text", other) != plain
+    assert outcome(tmp_path / "elsewhere", *text) != plain
+    for more in ("--preset best", "--tokenizer byte", "--shard", "--device nonsense"):
+        assert outcome(run, *text, *more.split()) != plain
+    words = outcome(run, *text, "--tokenizer", "word")
+    assert outcome(run, *text, "--tokenizer", "word", "--vocab-size", 9) != words
+    assert "is not empty" in outcome(trained)[1]
+    assert outcome(trained, "--resume")[3] == trained
+
+
+READING = {  # of the commands that only read: an option, and what is given besides
+    "sample": {
+        "--prompt": "98",
+        "--tokens": 9,
+        "--temperature": 5,
+        "--top-k": 1,
+        "--top-p": 1e-9,
+        "--seed": 2,
+        "--device": "nonsense",
+    },
+    "evaluate": {"--text": "other.txt", "--device": "nonsense"},
+}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_option_that_reads_a_run_has_an_effect(
+    cli, song, trained, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    Path("other.txt").write_text(song.text[1000:])
+    assert set(READING[command]) == options_of(cli, command)
+    base = ["--seed", 1, "--tokens", 99] if command == "sample" else []
+    plain = cli(command, trained, *base)
+    assert plain == cli(command, trained, *base) and plain[0] == 0
+    for option, value in READING[command].items():
+        found = cli(command, trained, *base, option, value)
+        assert found != plain and found[0] == (option == "--device"), option
 
 
 def test_version(cli):

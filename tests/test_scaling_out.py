@@ -48,7 +48,7 @@ from tinygpt_lib.training import (
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-LIMIT = 60  # seconds for any group of processes
+LIMIT = 120  # seconds for any group of processes; of itself, it waits for up to 300
 TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
 TINY = (TINY + "--optimizer adamw").split()
 
@@ -109,6 +109,8 @@ def enter(env, folder, patience, work, given):
     rank = env["RANK"]
     sys.stdout = sys.stderr = open(folder / f"log{rank}", "w", buffering=1)
     torch.set_num_threads(1)
+    # Where the tests run in the background, a process inherits a deaf ear.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if work is main:
         sys.exit(main([str(a) for a in given]))
     with processes(CPU, patience):
@@ -146,10 +148,10 @@ def weights_of(model):
     return {k: t.clone() for k, t in whole.items()}
 
 
-def learn(ids, plan, settings, sharded=False):
+def learn(ids, plan, settings, sharded=False, seed=0):
     """Weights and history of a run; `ids` are for training and for validation."""
     vocab_size = 1 + max(x.max().item() for x in ids)
-    model = new_model(vocab_size, **settings)
+    model = new_model(vocab_size, seed, **settings)
     history = train(shard(model) if sharded else model, *ids, plan, progress=False)
     return weights_of(model), history
 
@@ -187,6 +189,20 @@ def test_processes_and_parts_do_not_change_what_is_learnt(song, tmp_path, settin
     for results in together(2, tmp_path, learn_four_ways, ids, settings):
         for way, found in results.items():
             assert_close(found, expected), way
+
+
+def learn_from_weights_of_its_own(ids):
+    """Replicated and sharded, each process with other weights to begin with."""
+    seed = process_rank()
+    return [learn(ids, PLAN, {}, sharded, seed) for sharded in (False, True)]
+
+
+def test_all_begin_with_the_weights_of_the_first(song, tmp_path):
+    ids = song.train_ids, song.val_ids
+    expected = learn(ids, PLAN, {})
+    for results in together(2, tmp_path, learn_from_weights_of_its_own, ids):
+        for found in results:
+            assert_close(found, expected)
 
 
 def test_an_uneven_cut_of_the_weights(song, tmp_path):
@@ -571,7 +587,7 @@ def test_a_process_that_does_not_answer(tmp_path):
     wait_for(lambda: all(log.exists() and "working" in log.read_text() for log in logs))
     frozen = group.members[1]
     os.kill(frozen.pid, signal.SIGSTOP)
-    group.members[0].join(20)
+    group.members[0].join(LIMIT)
     assert group.members[0].exitcode == 1
     frozen.kill()
     group.wait()
@@ -603,9 +619,7 @@ def test_killed_and_gone_on(song_file, tmp_path, victim, sharded):
     group = Group(2, tmp_path, main, *given)
     wait_for(lambda: out.exists() and len(read_run(out).history.losses) > 4)
     group.members[victim].kill()
-    began = time.monotonic()
-    codes = group.wait(20)
-    assert time.monotonic() - began < 10
+    codes = group.wait()
     assert codes == [-9 if rank == victim else 1 for rank in range(2)]
     (line,) = [x for x in group.said()[1 - victim].splitlines() if "error: " in x]
     died = f"another process of this run died, or the run was told to end; {out} holds "
@@ -615,6 +629,20 @@ def test_killed_and_gone_on(song_file, tmp_path, victim, sharded):
     load_checkpoint(out)
     assert len(read_run(out).history.losses) % 5 == 0
     assert not list(out.glob(".lock.*"))
+
+
+def test_ctrl_c_in_one_of_them_stops_all_after_the_same_step(song_file, tmp_path):
+    out = tmp_path / "run"
+    given = ["train", "--out", out, "--text", song_file, *TINY, "--steps", 100_000]
+    given += ["--save-every", 100_000, "--eval-every", 0]
+    group = Group(2, tmp_path, main, *given)
+    log = tmp_path / "log0"
+    wait_for(lambda: log.exists() and "loss" in log.read_text())
+    os.kill(group.members[1].pid, signal.SIGINT)
+    assert group.wait() == [130, 130]
+    text, done = "".join(group.said()), len(read_run(out).history.losses)
+    assert 0 < done < 100_000 and "Traceback" not in text
+    assert text.count(f"stopped after step {done}; {out} holds the last") == 1
 
 
 @pytest.mark.parametrize(
@@ -705,7 +733,7 @@ def test_ctrl_c_ends_all_saved(song_file, tmp_path):
     with torchrun(log, "train", "--out", out, *given, "--eval-every", 0) as process:
         wait_for(lambda: ", loss" in log.read_text() or "loss " in log.read_text())
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(LIMIT)
     text = log.read_text()
     done = len(read_run(out).history.losses)
     assert 0 < done < 100_000
@@ -723,9 +751,7 @@ def test_a_process_killed_under_torchrun_ends_the_run(song_file, tmp_path):
     with torchrun(log, "train", "--out", out, *given, "--eval-every", 0) as process:
         wait_for(lambda: out.exists() and len(read_run(out).history.losses) > 4)
         os.kill(max(children(process.pid)), signal.SIGKILL)
-        began = time.monotonic()
-        assert process.wait(30) == 1
-        assert time.monotonic() - began < 20
+        assert process.wait(LIMIT) == 1
     text = log.read_text()
     assert text.count("error: another process of this run died, or the run was") == 1
     assert f"{out} holds the last checkpoint, go on with: torchrun" in text
