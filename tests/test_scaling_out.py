@@ -27,7 +27,6 @@ from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.scaling_out import (
-    LostProcessError,
     SavedSharedRun,
     SharedRun,
     evaluate_together,
@@ -233,7 +232,12 @@ class Listing(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def count_sums(ids, parts):
+def count_sums(ids):
+    """In one part, and in three."""
+    return [count_sums_of(ids, parts) for parts in (1, 3)]
+
+
+def count_sums_of(ids, parts):
     """Numbers sent in one step, replicated; and sums scattered in one, sharded."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -257,10 +261,8 @@ def count_sums(ids, parts):
 def test_parts_are_summed_here_and_sent_once(song, tmp_path):
     ids = song.train_ids, song.val_ids
     n = new_model(40).n_parameters()
-    for parts in (1, 3):
-        folder = tmp_path / str(parts)
-        folder.mkdir()
-        for sent, scattered in together(2, folder, count_sums, ids, parts):
+    for counts in together(2, tmp_path, count_sums, ids):
+        for sent, scattered in counts:
             assert sent == n  # each gradient once
             assert scattered == MODEL["n_layer"] + 1  # each block once, and the rest
 
@@ -410,27 +412,43 @@ def test_stopped_and_gone_on_by_others(song, tmp_path):
         assert_close((saved_weights(folder / "run"), expected[1]), expected)
 
 
-def draw_after_going_on(ids, tokenizer, out, settings):
-    model = new_model(tokenizer.vocab_size, **settings)
-    run = SavedSharedRun(model, *ids, PLAN, out, tokenizer)
-    run.restore()
-    return torch.rand(8)
+DROPPING = [{}, {"dropout": 0.2}]
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.2}], ids=["plain", "dropout"])
-@pytest.mark.parametrize("before", [1, 2])
-def test_new_processes_draw_what_nobody_drew(song, tmp_path, before, settings):
-    ids, out = (song.train_ids, song.val_ids), tmp_path / "run"
-    together(before, tmp_path, begin, ids, song.tokenizer, out, settings)
+def begin_each(ids, tokenizer, folder):
+    """A run that draws random numbers, and one that doesn't."""
+    for i, settings in enumerate(DROPPING):
+        begin(ids, tokenizer, folder / str(i), settings)
+
+
+def draw_after_going_on(ids, tokenizer, folders):
+    """What each of these runs would draw first."""
+    drawn = []
+    for folder in folders:
+        for i, settings in enumerate(DROPPING):
+            model = new_model(tokenizer.vocab_size, **settings)
+            run = SavedSharedRun(model, *ids, PLAN, folder / str(i), tokenizer)
+            run.restore()
+            drawn.append(torch.rand(8))
+    return drawn
+
+
+def test_new_processes_draw_what_nobody_drew(song, tmp_path):
+    """Three, after one or two, with and without dropout."""
+    ids, folders = (song.train_ids, song.val_ids), [tmp_path / "1", tmp_path / "2"]
+    for before, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        together(before, folder, begin_each, ids, song.tokenizer, folder)
     fresh = [numbers for numbers, _ in together(3, tmp_path, drawn, ids)]
-    given = ids, song.tokenizer, out, settings
-    later = together(3, tmp_path, draw_after_going_on, *given)
-    if not settings and before == 2:  # it drew nothing, and is where it began
-        assert torch.equal(later[1], fresh[1])
-        later.pop(1)
-    numbers = torch.stack([*fresh[1:], *later])
-    assert len(numbers.unique(dim=0)) == len(numbers)
-    assert all(len(column.unique()) == len(column) for column in numbers.T)
+    given = ids, song.tokenizer, folders
+    ranks = together(3, tmp_path, draw_after_going_on, *given)
+    for i, later in enumerate(map(list, zip(*ranks, strict=True))):
+        if i == 2:  # two that drew nothing: the second is where it began
+            assert torch.equal(later[1], fresh[1])
+            later.pop(1)
+        numbers = torch.stack([*fresh[1:], *later])
+        assert len(numbers.unique(dim=0)) == len(numbers)
+        assert all(len(column.unique()) == len(column) for column in numbers.T)
 
 
 def touched(ids, tokenizer, out):
@@ -758,27 +776,23 @@ def test_a_process_killed_under_torchrun_ends_the_run(song_file, tmp_path):
     load_checkpoint(out)
 
 
-IMPORT = """
-import sys, tinygpt_lib
+LEAVE = """
+import atexit, sys
+from tinygpt_lib.__main__ import leave
 shards = "torch.distributed.fsdp", "torch.distributed.tensor"
 print([name for name in shards if name in sys.modules])
+atexit.register(print, "taken down")
+print("said", end=" ")
+leave(3)
 """
 
 
-def test_the_import_brings_nothing_that_only_shards_need():
-    assert subprocess.check_output([sys.executable, "-c", IMPORT]).split() == [b"[]"]
-    assert LostProcessError.__doc__
-
-
 def test_a_process_of_several_leaves_at_once_and_loses_no_word():
-    code = (
-        "import atexit; from tinygpt_lib.__main__ import leave; "
-        "atexit.register(print, 'taken down'); print('said', end=' '); leave(3)"
-    )
+    """And the import brings nothing that only shards need."""
     ranked = dict.fromkeys(scaling_out.TORCHRUN, "0")
     for more, said in (ranked, "said "), ({}, "said taken down\n"):
         environment = {k: v for k, v in os.environ.items() if k not in ranked} | more
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, stdout=-1, text=True
+            [sys.executable, "-c", LEAVE], env=environment, stdout=-1, text=True
         )
-        assert (done.returncode, done.stdout) == (3, said)
+        assert (done.returncode, done.stdout) == (3, f"[]\n{said}")
