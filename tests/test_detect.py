@@ -401,10 +401,21 @@ class Clock:
 
 @pytest.fixture
 def followed(cli, monkeypatch):
-    """What is told of timed lines: (id, anomalous, ended, line), and the words."""
+    """What is told of timed lines: (id, anomalous, ended, line), and the words.
+
+    And when (`times`), the words after the rest.
+    """
+    show_now = _detect.show_now
 
     def run(folder, timed, *more):
         clock = Clock(*timed)
+        shown, run.times = show_now, []
+
+        def timed_show(options, name, *more, **others):
+            run.times.append((clock.now, name))
+            shown(options, name, *more, **others)
+
+        monkeypatch.setattr(_detect, "show_now", timed_show)
         monkeypatch.setattr(_detect, "time", clock)
         monkeypatch.setattr(_detect, "growing", clock.lines)
         score = ["score", folder, "x", "--follow", *more]
@@ -429,6 +440,7 @@ def test_a_session_that_is_silent_is_over_and_its_id_may_come_again(followed, ga
         ("7000", True, True, 8),
         ("1", False, True, 11),
     ]
+    assert followed.times[:2] == [(606, "1"), (701, "7000")]  # not with the next line
     assert words.count("7000: p") == 2 and words.count("\n1: p") == 0
     assert words.startswith("1: p") and "an end there is worth" in words
     told, words = followed(gate, timed[:4], "--open-ends")
