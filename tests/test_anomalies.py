@@ -44,11 +44,14 @@ from tinygpt_lib.logs import (
 from tinygpt_lib.training import CheckpointError
 
 
-def quick(vocab_size):
+def quick(vocab_size, steps=150):
     """A preset that takes a second."""
     model, training = log_preset(vocab_size)
     model = replace(model, block_size=8, n_layer=1, n_head=2, n_embd=16)
-    return model, replace(training, steps=150, batch_size=16)
+    return model, replace(training, steps=steps, batch_size=16)
+
+
+untaught = partial(quick, steps=1)  # where it doesn't matter what was learnt
 
 
 def normal_session(rng):
@@ -378,7 +381,7 @@ def test_nonsense_about_what_was_met_is_refused(rare, tmp_path, change, message)
 def test_a_log_of_nothing_but_new_lines_does_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr(anomalies, "MOST_EVENTS", 4)
     sessions = [["open", "read", f"at {i:02}", "close"] for i in range(40)]
-    found = AnomalyDetector.fit(sessions, preset=quick, folds=2, false_alarms=0.1)
+    found = AnomalyDetector.fit(sessions, preset=untaught, folds=2, false_alarms=0.1)
     assert found.tokenizer.events == ["at 00", "close", "open", "read"]
     assert found.news == 1 and found.score(sessions[1:2])[0].n_unknown == 1
 
@@ -439,7 +442,7 @@ def test_ends_of_sessions_that_were_cut_off_are_not_learnt(normal):
     """Half of the sessions break off; that is normal only if it is taken for an end."""
     cut = [session[: 1 + i % 2] for i, session in enumerate(normal)]
     sessions, ended = normal + cut, [True] * len(normal) + [False] * len(cut)
-    fit = partial(AnomalyDetector.fit, false_alarms=0.01, folds=3, preset=quick)
+    fit = partial(AnomalyDetector.fit, false_alarms=0.01, folds=2, preset=quick)
     knows, all_ended = fit(sessions, ended=ended), fit(sessions)
     assert knows.n_held_out == len(normal) and all_ended.n_held_out == len(sessions)
     assert sum(map(len, knows.held_out["max", False])) == len(sessions)
@@ -512,7 +515,7 @@ def test_news_are_estimated_from_the_other_sessions():
 
 def test_unknown_events_leave_the_promised_rate_alone(normal):
     odd = [*normal[:-6], *([*s, f"once {i}"] for i, s in enumerate(normal[-6:]))]
-    found = AnomalyDetector.fit(odd, false_alarms=0.01, folds=3, preset=quick)
+    found = AnomalyDetector.fit(odd, false_alarms=0.01, folds=2, preset=quick)
     assert found.news == pytest.approx(6 / 240)
     report = found.score([["open", "read", "write", "close"]])[0]
     assert report.n_unknown == 0 and report.anomalous
@@ -538,6 +541,35 @@ def test_recalibration_moves_the_threshold_and_keeps_the_size(kept):
     kept.recalibrate([])
     kept.recalibrate([["open", "read"]] * 3, ended=False)
     assert kept.n_held_out == 240
+
+
+def test_each_calibration_is_renewed_by_its_own_sessions(kept):
+    """Those without an end tell nothing of sessions whose end counts."""
+    kept.turn = 1
+    before, sessions = kept.held_out, [["open"], ["close"], ["read", "read"], ["write"]]
+    ended = [False, True, False, False]
+    readings = [kept.read([session])[0] for session in sessions]
+    kept.recalibrate(sessions, ended)
+    for (name, with_end), by_member in kept.held_out.items():
+        for k, scores in enumerate(by_member):
+            own = [
+                score_of(name, r.nats[k] if with_end else r.nats[k, :-1])
+                for i, r in enumerate(readings)
+                if (i + 1) % 3 == k and (ended[i] or not with_end)
+            ]
+            old = before[name, with_end][k]
+            expected = torch.cat([old, torch.tensor(own).double()])[len(own) :]
+            assert torch.allclose(scores, expected, atol=1e-4)
+    assert kept.turn == 2
+
+
+def test_a_p_value_that_is_the_rate_raises_the_alarm(kept):
+    kept.held_out = {key: [torch.linspace(0, 9, 80)] * 3 for key in kept.held_out}
+    session = ["open", "read", "close"]
+    kept.false_alarms = p = kept.score([session])[0].p_value
+    assert 0.01 < p < 1 and kept.score([session])[0].anomalous
+    kept.false_alarms = math.nextafter(p, 0)
+    assert not kept.score([session])[0].anomalous
 
 
 def test_one_by_one_the_members_take_turns(kept):
@@ -592,7 +624,7 @@ def test_members_of_another_save_are_refused(detector, rare, tmp_path):
 def test_fitting_leaves_random_numbers_alone(normal):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    AnomalyDetector.fit(normal[:40], false_alarms=0.1, folds=2, preset=quick)
+    AnomalyDetector.fit(normal[:40], false_alarms=0.1, folds=2, preset=untaught)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -664,7 +696,7 @@ def test_a_stream_says_what_a_batch_says(detector):
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_a_stream_forgets_nothing_of_a_long_session(kept, name):
     kept.score_name = name
-    session = ["open", "panic", *["read"] * 3000, "write", *["read"] * 30, "close"]
+    session = ["open", "panic", *["read"] * 300, "write", *["read"] * 30, "close"]
     stream = kept.stream()
     for event in session:
         stream.push("long", event)
@@ -715,11 +747,26 @@ def test_sessions_are_closed_by_age_and_by_room(detector):
             unknown("a")
 
 
+def test_an_age_counts_from_the_last_event(detector):
+    closed = []
+    stream = detector.stream(max_age=10, on_close=lambda *told: closed.append(told))
+    stream.push("a", "open", now=0)
+    stream.push("a", "read", now=8)
+    stream.expire(now=18)  # silent for 10, and not for more
+    assert not closed
+    stream.push("b", "open", now=18.5)  # whoever comes, the silent ones are closed
+    assert [(name, r.n_events) for name, r, _ in closed] == [("a", 2)]
+    stream.push("b", "open", now=30)  # an old name, and a session that begins anew
+    assert [name for name, *_ in closed] == ["a", "b"]
+    assert stream.report("b").n_events == 1
+
+
 # When a session is over
 
 
 def test_pauses_and_ends():
-    sessions, times = [["a", "b", "a"], ["a", "b"]], [[0, 5, 6], [0, 9]]
+    sessions = [["a", "b", "a"], ["a", "b"], ["a", "b", "b"]]
+    times = [[0, 5, 6], [0, 9], [0, 7, 7]]  # the longest is neither first nor last
     pauses = longest_pauses(sessions, times)
     assert pauses == {"a": 9, "b": 1}
     assert has_ended(["b", "a"], 9.5, pauses) and not has_ended(["b", "a"], 9, pauses)

@@ -4,36 +4,48 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from tinygpt_lib import _detect
 from tinygpt_lib.__main__ import main
+from tinygpt_lib._files import checksum, read_tensors
 from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.logs import MASKS, log_preset
 
 
-def quick(vocab_size):
+def quick(vocab_size, steps=150):
     """A preset that takes a second."""
     model, training = log_preset(vocab_size)
     model = replace(model, block_size=16, n_layer=1, n_head=2, n_embd=16)
-    return model, replace(training, steps=150, batch_size=16)
+    return model, replace(training, steps=steps, batch_size=16)
+
+
+SETTINGS = AnomalyDetector.fit.__func__.__kwdefaults__
 
 
 @pytest.fixture(autouse=True, scope="module")
 def fast():
     """Detectors that are small, so that fitting takes a second."""
-    settings = AnomalyDetector.fit.__func__.__kwdefaults__
-    before = settings["preset"]
-    settings["preset"] = quick
-    yield
-    settings["preset"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SETTINGS, "preset", quick)
+        yield
+
+
+@pytest.fixture
+def untaught(monkeypatch):
+    """Detectors that learn next to nothing, where that is not what is asked."""
+    monkeypatch.setitem(SETTINGS, "preset", partial(quick, steps=1))
 
 
 def lines_of(number, rng, texts=None):
@@ -133,7 +145,7 @@ def test_the_listing_shows_the_line_and_why(cli, gate, tmp_path):
     assert "12 sessions, alarms: 1," in out
 
 
-def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path):
+def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path, untaught):
     torn = lines_of(7, Random(7))[:2]
     log = write_log(tmp_path / "log", 120, torn)
     fit = ["fit", *SSHD, "--false-alarms", "0.01", "--folds", "2", "--normal"]
@@ -156,7 +168,7 @@ def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path):
     assert "can't be used with --events" in said
 
 
-def test_of_windows_of_time_the_last_may_go_on(cli, tmp_path):
+def test_of_windows_of_time_the_last_may_go_on(cli, tmp_path, untaught):
     times = [f"2026-11-25T{h:02}:{m:02}:07" for h in range(8) for m in range(60)]
     log = tmp_path / "log"
     log.write_text("".join(f"{t} tick\n{t} tock\n" for t in times))
@@ -243,7 +255,7 @@ def test_score_may_group_otherwise(cli, ids, tmp_path):
     assert code == 0 and [f["id"] for f in found] == ["a", "b"]
 
 
-def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path):
+def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path, untaught):
     lines = [
         f"2026-11-25 03:{m:02}:{s:02} user {name} came"
         for m in range(60)
@@ -260,7 +272,7 @@ def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path):
     assert "exists already" in fails(cli, *fit)
 
 
-def test_lines_that_are_never_the_same_ask_for_a_mask(cli, tmp_path):
+def test_lines_that_are_never_the_same_ask_for_a_mask(cli, tmp_path, untaught):
     names = [f"{a}{b}" for a in "abcdefgh" for b in "mnopqrst"]
     lines = [
         f"2026-11-25 03:{i:02}:01 user {name} came" for i, name in enumerate(names)
@@ -372,6 +384,97 @@ def test_follow_tells_at_once_and_when_a_session_is_over(cli, gate, monkeypatch)
     assert [t["worst"]["line"] for t in told[:1]] == [5]
 
 
+class Clock:
+    """Lines as they come, each at its own time."""
+
+    def __init__(self, *timed):
+        self.timed, self.now = timed, 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def lines(self, path):
+        for number, (now, line) in enumerate(self.timed, start=1):
+            self.now = now
+            yield number, line
+
+
+@pytest.fixture
+def followed(cli, monkeypatch):
+    """What is told of timed lines: (id, anomalous, ended, line), and the words.
+
+    And when (`times`), the words after the rest.
+    """
+    show_now = _detect.show_now
+
+    def run(folder, timed, *more):
+        clock = Clock(*timed)
+        shown, run.times = show_now, []
+
+        def timed_show(options, name, *more, **others):
+            run.times.append((clock.now, name))
+            shown(options, name, *more, **others)
+
+        monkeypatch.setattr(_detect, "show_now", timed_show)
+        monkeypatch.setattr(_detect, "time", clock)
+        monkeypatch.setattr(_detect, "growing", clock.lines)
+        score = ["score", folder, "x", "--follow", *more]
+        told = [json.loads(line) for line in cli(*score, "--json")[1].splitlines()]
+        told = [(t["id"], t["anomalous"], t["ended"], t["worst"]["line"]) for t in told]
+        return told, cli(*score)[1]
+
+    return run
+
+
+def test_a_session_that_is_silent_is_over_and_its_id_may_come_again(followed, gate):
+    first, rest, last = lines_of(1, Random(0))
+    timed = [(0, first), (5, rest), (604, None), (606, None)]  # 600 s after the 5th
+    timed += [(700, ODD[0]), (701, ODD[1]), (1302, ODD[0]), (1303, ODD[1])]
+    timed += [(1304, first), (1305, rest), (1306, last)]
+    told, words = followed(gate, timed)
+    assert told == [
+        ("1", True, True, 2),  # its end is missed
+        ("7000", True, False, 6),
+        ("7000", True, True, 6),
+        ("7000", True, False, 8),  # of the same id, and told of anew
+        ("7000", True, True, 8),
+        ("1", False, True, 11),
+    ]
+    assert followed.times[:2] == [(606, "1"), (701, "7000")]  # not with the next line
+    assert words.count("7000: p") == 2 and words.count("\n1: p") == 0
+    assert words.startswith("1: p") and "an end there is worth" in words
+    told, words = followed(gate, timed[:4], "--open-ends")
+    assert told == [("1", False, False, 2)] and not words
+    told, _ = followed(gate, timed[:4], "--idle", 602)
+    assert [ended for *_, ended, _ in told] == [True]  # when there is no more to read
+    told, _ = followed(gate, timed, "--idle", 1)
+    assert [name for name, *_, ended, _ in told if ended][:3] == ["1", "1", "7000"]
+
+
+def test_an_alarm_is_early_only_where_it_stays_one(followed, gate, tmp_path):
+    """The largest surprisal only grows; a mean may fall again."""
+    first, second, third = lines_of(1, Random(0))
+    timed = [(0, third), (1, first), (2, second), (3, third)]
+    told, _ = followed(gate, timed)
+    assert told == [("1", True, False, 1), ("1", True, True, 1)]
+    detector = AnomalyDetector.load(gate)
+    detector.score_name = "mean"
+    detector.save(tmp_path / "mean")
+    told, _ = followed(tmp_path / "mean", timed)
+    assert [ended for *_, ended, _ in told] == [True]
+    # By what ends are judged by, unless no end will be.
+    detector.score_name = "max"
+    detector.held_out = {
+        (name, ended): [s + 99 * ended for s in scores]
+        for (name, ended), scores in detector.held_out.items()
+    }
+    detector.save(tmp_path / "ends")
+    told, _ = followed(tmp_path / "ends", timed)
+    assert told[0] == ("1", False, True, told[0][-1]) and len(told) == 1
+    told, _ = followed(tmp_path / "ends", timed, "--open-ends")
+    assert told == [("1", True, False, 1), ("1", True, False, 1)]
+
+
 def test_follow_in_words_tells_once(cli, gate, monkeypatch):
     lines = enumerate([*lines_of(1, Random(0)), *ODD], start=1)
     monkeypatch.setattr(_detect, "growing", lambda path: lines)
@@ -380,36 +483,36 @@ def test_follow_in_words_tells_once(cli, gate, monkeypatch):
     assert ODD[1] in out and ODD[2] in out and "1: p" not in out.split("7000")[0]
 
 
-def test_follow_runs_as_a_program_until_it_is_stopped(gate, tmp_path):
-    log = write_log(tmp_path / "log", 2, ODD[:2])
-    command = [sys.executable, "-m", "tinygpt_lib", "detect", "score", str(gate)]
-    run = subprocess.Popen(
-        [*command, str(log), "--follow"],
-        stdout=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, a process inherits a deaf ear.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    watchdog = threading.Timer(60, run.kill)
-    watchdog.start()
-    try:
-        assert run.stdout.readline().startswith("7000: p ")  # it is there and reads
+@pytest.fixture
+def foreground():
+    """Ctrl-C as in the foreground, wherever the tests run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_file_is_followed_until_it_is_stopped(
+    cli, gate, tmp_path, monkeypatch, foreground
+):
+    log, naps = write_log(tmp_path / "log", 2, ODD[:2]), []
+
+    def nap(seconds):
+        """Before it looks again the log grows, and the second time Ctrl-C comes."""
+        naps.append(seconds)
+        if len(naps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
         with open(log, "a") as file:
             file.write("\n".join(ODD[:2]).replace("7000", "7002") + "\n")
-        rest = iter(run.stdout.readline, "")
-        assert any(line.startswith("7002: p ") for line in rest)
-        run.send_signal(signal.SIGINT)
-        assert run.wait() == 130
-    finally:
-        watchdog.cancel()
-        run.kill()
-        run.communicate()
+
+    monkeypatch.setattr(_detect.time, "sleep", nap)
+    code, out, err = cli("score", gate, log, "--follow")
+    assert (code, err, naps) == (130, "\ninterrupted\n", [_detect.POLL] * 2)
+    told = [line.split(";")[0].split(": p")[0] for line in out.splitlines()]
+    assert [name for name in told if name.isdecimal()] == ["7000", "7002"]
 
 
-def test_ctrl_c_waits_until_an_event_is_read(cli, gate, monkeypatch):
+def test_ctrl_c_waits_until_an_event_is_read(cli, gate, monkeypatch, foreground):
     """In the middle of one, its session would be there and not be known yet."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the foreground
     push = EventStream.push
 
     def interrupted(self, name, *rest):
@@ -420,10 +523,7 @@ def test_ctrl_c_waits_until_an_event_is_read(cli, gate, monkeypatch):
     monkeypatch.setattr(EventStream, "push", interrupted)
     lines = enumerate([*lines_of(1, Random(0))[:2], *ODD], start=1)
     monkeypatch.setattr(_detect, "growing", lambda path: lines)
-    try:
-        code, out, _ = cli("score", gate, "x", "--follow", "--json")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    code, out, _ = cli("score", gate, "x", "--follow", "--json")
     told = [json.loads(line) for line in out.splitlines()]
     assert code == 130
     assert [(t["id"], t["ended"]) for t in told] == [("1", False), ("7000", False)]
@@ -516,7 +616,7 @@ def test_what_could_act_on_a_terminal_is_escaped(cli, gate, tmp_path):
     assert "\x1b" not in out and r"\x1b[2Jowned\x07" in out
 
 
-def test_options_of_time_go_with_the_rule_that_was_kept(cli, tmp_path):
+def test_options_of_time_go_with_the_rule_that_was_kept(cli, tmp_path, untaught):
     lines = [f"2026-11-25 03:{m:02}:01 up" for m in range(60)]
     (tmp_path / "log").write_text("\n".join(lines))
     fit = ["fit", "--normal", tmp_path / "log", "--out", tmp_path / "run"]
@@ -531,6 +631,45 @@ def test_options_of_time_go_with_the_rule_that_was_kept(cli, tmp_path):
     assert "these are not" in fails(cli, *score, *regex, *time_regex)
 
 
+TIMED, NAMED, WHOLE = {"seconds": 60.0}, {"session_regex": "x"}, {"events": True}
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "rule"),
+    [
+        (TIMED, {}, TIMED),
+        (NAMED, {}, NAMED),
+        (WHOLE, {}, WHOLE),
+        (TIMED, {"seconds": 5.0}, {"seconds": 5.0}),
+        (NAMED, {"seconds": 5.0}, {"seconds": 5.0}),
+        (WHOLE, {"seconds": 5.0}, {"seconds": 5.0}),
+        (
+            {**TIMED, "time_regex": "t"},
+            {"seconds": 5.0},
+            {"seconds": 5.0, "time_regex": "t"},
+        ),
+        (TIMED, {"time_format": "f"}, {**TIMED, "time_format": "f"}),
+        (TIMED, {"events": True}, WHOLE),
+        (NAMED, {"events": True}, WHOLE),
+        (TIMED, {"session_regex": "y"}, {"session_regex": "y"}),
+        (WHOLE, {"session_regex": "y"}, {"session_regex": "y"}),
+        (NAMED, {"time_regex": "t"}, "--time-regex is for lines that are grouped by"),
+        (WHOLE, {"time_format": "f"}, "--time-format is for lines that are grouped"),
+        ({}, {}, {}),
+    ],
+)
+def test_a_rule_that_is_given_goes_before_the_one_that_was_kept(kept, given, rule):
+    names = ("session_regex", "seconds", "time_regex", "time_format")
+    options = SimpleNamespace(**{**dict.fromkeys(names), "events": False, **given})
+    before = dict(kept)
+    if isinstance(rule, str):
+        with pytest.raises(ValueError, match=rule):
+            _detect.grouping(options, kept)
+    else:
+        assert _detect.grouping(options, kept) == rule
+    assert kept == before
+
+
 def test_masks_of_ones_own_join_the_usual_ones():
     class Options:
         mask = ("<id>=u[0-9]x", "<user>=alice", "<user>=bob")
@@ -540,13 +679,15 @@ def test_masks_of_ones_own_join_the_usual_ones():
     assert list(masks.patterns)[-6:] == list(MASKS)
 
 
-def test_nobody_reads_any_more(gate, tmp_path):
-    log = write_log(tmp_path / "log", 2000)
-    command = f"{sys.executable} -m tinygpt_lib detect score {gate} {log} --json"
-    run = subprocess.run(
-        f"{command} | head -1", shell=True, capture_output=True, text=True
-    )
-    assert run.stderr == "" and run.stdout.count("\n") == 1
+def test_nobody_reads_any_more(cli, gate, tmp_path, monkeypatch):
+    """As of `| head -1`: no message, not even when Python closes the output."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        arguments = [str(gate), str(write_log(tmp_path / "log", 2000)), "--json"]
+        assert main(["detect", "score", *arguments]) == 1
+        monkeypatch.undo()  # what is still to be written goes nowhere
 
 
 def test_room_for_few_sessions(cli, gate, monkeypatch):
@@ -558,3 +699,108 @@ def test_room_for_few_sessions(cli, gate, monkeypatch):
         ("1", False, False),
         ("2", True, False),
     ]
+
+
+# Every option has an effect
+
+DAY = r"--time-regex=day (\S+)", "--time-format=%d.%m.%Y"
+FIT = {  # what is given besides, and then the option
+    "--device": ((), ["nonsense"]),
+    "--normal": ((), ["old", "more"]),
+    "--out": ((), ["elsewhere"]),
+    "--session-regex": ((), [r"s(\d)\d*"]),
+    "--seconds": ((), [120]),
+    "--events": ((), []),
+    "--time-regex": (("--seconds=60",), [r"at (\S+)"]),
+    "--time-format": ((*DAY[:1], "--seconds=60"), ["%d.%m.%Y"]),
+    "--mask": ((), ["<day>=day .*"]),
+    "--open-ends": ((), []),
+    "--false-alarms": ((), [0.2]),
+    "--score": ((), ["mean"]),
+    "--folds": ((), [3]),
+    "--seed": ((), [1]),
+}
+SCORE = {
+    "--device": ((), ["nonsense"]),
+    "--before": ((), ["old"]),
+    "--session-regex": ((), [r"s(\d)\d*"]),
+    "--seconds": ((), [120]),
+    "--events": ((), []),
+    "--time-regex": (("--seconds=60",), [r"at (\S+)"]),
+    "--time-format": ((*DAY[:1], "--seconds=60"), ["%d.%m.%Y"]),
+    "--false-alarms": ((), [0.9]),
+    "--open-ends": (("--json",), []),
+    "--json": ((), []),
+    "--follow": ((), []),
+    "--idle": (("--follow", "--json"), [1]),
+    "--max-sessions": (("--follow", "--json"), [1]),
+}
+
+
+def options_of(capsys, command):
+    """The options in the help of a command."""
+    with pytest.raises(SystemExit):
+        main(["detect", command, "--help"])
+    return set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.M))
+
+
+def write_days(path, names):
+    """Two lines for each session, with times of three kinds."""
+    lines = (
+        f"2026-11-25 03:{i % 60:02}:07 at 2026-11-2{i % 4}T03:{i % 7:02} s{name} "
+        f"{what} day {1 + i % 9}.11.2026"
+        for i, name in enumerate(names)
+        for what in ("up", "down")
+    )
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_every_option_of_fit_has_an_effect(
+    cli, capsys, tmp_path, monkeypatch, untaught
+):
+    assert set(FIT) == options_of(capsys, "fit")
+
+    def outcome(place, *given):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        write_days(Path("old"), [f"{i}0" for i in range(30)])
+        write_days(Path("more"), ["x"] * 9)
+        required = ["--normal", "old", "--out", "run", "--false-alarms", 0.1]
+        told = cli("fit", *required, "--folds", 2, *given)
+        files = {path: read_tensors(path) for path in Path().rglob("*.safetensors")}
+        return told, {
+            path: checksum(tensors, json.dumps(about))
+            for path, (tensors, about) in files.items()
+        }
+
+    kept = {(): outcome("first")}
+    assert kept[()] == outcome("again") and kept[()][0][0] == 0
+    for i, (option, (base, value)) in enumerate(FIT.items()):
+        if base not in kept:
+            kept[base] = outcome(f"{i} base", *base)
+        found = outcome(f"{i}", *base, option, *value)
+        assert found != kept[base] and found[0][0] == (option == "--device"), option
+
+
+def test_every_option_of_score_has_an_effect(
+    cli, capsys, tmp_path, monkeypatch, untaught
+):
+    assert set(SCORE) == options_of(capsys, "score")
+    monkeypatch.chdir(tmp_path)
+    write_days(Path("old"), [f"{i}0" for i in range(30)])
+    write_days(Path("new"), ["290", "7", "8", "7", "8"])
+    fit = ["--normal", "old", "--out", "run", "--session-regex", r"s(\d+)"]
+    assert cli("fit", *fit, "--false-alarms", 0.1, "--folds", 2)[0] == 0
+
+    def outcome(*given):
+        hours = enumerate(Path("new").read_text().splitlines())
+        clock = Clock(*((3600.0 * hour / 9, line) for hour, line in hours))
+        monkeypatch.setattr(_detect, "time", clock)
+        monkeypatch.setattr(_detect, "growing", clock.lines)
+        return cli("score", "run", "new", *given)
+
+    for option, (base, value) in SCORE.items():
+        plain = outcome(*base)
+        assert plain[0] == 0 and plain == outcome(*base)
+        found = outcome(*base, option, *value)
+        assert found != plain and found[0] == (option == "--device"), option

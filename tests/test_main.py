@@ -4,10 +4,9 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from tinygpt_lib.text import split
 from tinygpt_lib.tokenizers import score_text
 from tinygpt_lib.training import History, load_checkpoint, read_run
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = "--n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2".split()
 
 
@@ -70,8 +68,8 @@ def trained(song_file):
     return out
 
 
-@pytest.fixture
-def stopped(song_file, tmp_path, monkeypatch):
+@pytest.fixture(scope="session")
+def kept_stopped(song_file):
     """A run of 20 steps that ended after 9, of which 7 were saved."""
     real, steps = training.training_step, []
 
@@ -81,13 +79,19 @@ def stopped(song_file, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    out = tmp_path / "stopped"
+    out = song_file.parent / "stopped"
     given = ["--text", song_file, *TINY, "--steps", 20, "--save-every", 7]
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "training_step", step)
         assert main([str(a) for a in ("train", "--out", out, *given)]) == 130
     assert len(read_run(out).history.losses) == 7
     return out
+
+
+@pytest.fixture
+def stopped(kept_stopped, tmp_path):
+    """Such a run, to go on with."""
+    return Path(shutil.copytree(kept_stopped, tmp_path / "stopped"))
 
 
 # --- Help ---
@@ -105,13 +109,127 @@ def test_help_has_an_example(cli, command):
     assert f"example: python -m tinygpt_lib {name} " in " ".join(out.split())
 
 
-def test_every_setting_of_the_configs_has_its_option(cli):
-    _, out, _ = cli("train", "--help")
-    settings = vars(training.PRESETS["cpu"](65)[0]) | vars(training.TrainConfig())
-    for name in settings.keys() - {"vocab_size"}:
-        assert f"--{name.replace('_', '-')}" in out
-    for option in ("--tokenizer {bpe,byte,char,events,word}", "--vocab-size INT"):
-        assert option in out
+def options_of(cli, command):
+    """The options in the help of a command."""
+    return set(re.findall(r"^  (--[a-z0-9-]+)", cli(command, "--help")[1], re.M))
+
+
+SETTINGS = {  # another value than the preset's
+    "--block-size": 32,
+    "--n-layer": 2,
+    "--n-head": 2,
+    "--n-embd": 64,
+    "--dropout": 0.1,
+    "--bias": True,
+    "--embedding": "token",
+    "--attention": "explicit",
+    "--norm": "layer",
+    "--feed-forward": "gelu",
+    "--position": "learned",
+    "--rotary-base": 500.0,
+    "--rotary-scale": 2.0,
+    "--qk-norm": "none",
+    "--tie-weights": True,
+    "--zero-outputs": False,
+    "--window": 3,
+    "--steps": 5,
+    "--batch-size": 4,
+    "--accumulate": 2,
+    "--context": 32,
+    "--optimizer": "adamw",
+    "--engine": "compiled",
+    "--learning-rate": 0.01,
+    "--matrix-rate": 0.01,
+    "--warmup": 0.1,
+    "--cooldown": 0.3,
+    "--cooldown-shape": "cosine",
+    "--weight-decay": 0.3,
+    "--beta1": 0.5,
+    "--beta2": 0.5,
+    "--clip": 0.5,
+    "--eval-every": 7,
+    "--save-every": 7,
+    "--seed": 5,
+}
+NEEDS = {  # what has to be given besides, with and without the option
+    "--tie-weights": ["--embedding", "token"],
+    "--window": ["--attention", "sliding", "--window", 5],
+}
+
+
+def test_every_setting_is_what_the_option_says_and_no_other_is(
+    cli, song_file, tmp_path, planned
+):
+    others = set("--out --text --preset --tokenizer --vocab-size --resume".split())
+    others |= {"--shard", "--device"}
+    assert set(SETTINGS) == options_of(cli, "train") - others
+
+    def plan(*given):
+        given = ["--text", song_file, *NEEDS.get(option, ()), *given]
+        code, _, err = cli("train", "--out", tmp_path / "run", *given)
+        assert code == 0, err
+        model_config, config, _ = planned.pop()
+        return vars(model_config) | vars(config)
+
+    for option, value in SETTINGS.items():
+        flag = f"--no-{option[2:]}" if value is False else option
+        before = plan()
+        after = plan(flag, *([] if isinstance(value, bool) else [value]))
+        name = option[2:].replace("-", "_")
+        assert before[name] != value and after == {**before, name: value}, option
+
+
+def test_every_other_option_of_a_run_has_an_effect(
+    cli, song, song_file, trained, tmp_path, planned
+):
+    def outcome(out, *given):
+        code, _, err = cli("train", "--out", out, *given)
+        if not planned:
+            return code, err
+        model_config, config, options = planned.pop()
+        return model_config, config, options["tokenizer"].to_dict(), options["out"]
+
+    other = tmp_path / "other.txt"
+    other.write_text(song.text.upper())
+    run, text = tmp_path / "run", ["--text", song_file]
+    plain = outcome(run, *text)
+    assert outcome(run, "--text", other) != plain
+    assert outcome(tmp_path / "elsewhere", *text) != plain
+    for more in ("--preset best", "--tokenizer byte", "--shard", "--device nonsense"):
+        assert outcome(run, *text, *more.split()) != plain
+    words = outcome(run, *text, "--tokenizer", "word")
+    assert outcome(run, *text, "--tokenizer", "word", "--vocab-size", 9) != words
+    assert "is not empty" in outcome(trained)[1]
+    assert outcome(trained, "--resume")[3] == trained
+
+
+READING = {  # of the commands that only read: an option, and what is given besides
+    "sample": {
+        "--prompt": "98",
+        "--tokens": 9,
+        "--temperature": 5,
+        "--top-k": 1,
+        "--top-p": 1e-9,
+        "--seed": 2,
+        "--device": "nonsense",
+    },
+    "evaluate": {"--text": "other.txt", "--device": "nonsense"},
+}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_option_that_reads_a_run_has_an_effect(
+    cli, song, trained, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    Path("other.txt").write_text(song.text[1000:])
+    assert set(READING[command]) == options_of(cli, command)
+    base = ["--seed", 1, "--tokens", 99] if command == "sample" else []
+    plain = cli(command, trained, *base)
+    assert plain == cli(command, trained, *base) and plain[0] == 0
+    for option, value in READING[command].items():
+        found = cli(command, trained, *base, option, value)
+        assert found != plain and found[0] == (option == "--device"), option
 
 
 def test_version(cli):
@@ -585,8 +703,9 @@ def test_the_same_seed_gives_the_same_text(cli, trained):
 
 
 def test_greedy_needs_no_seed(cli, trained):
-    greedy = [cli("sample", trained, "--temperature", t)[1] for t in (0, 0)]
-    one_choice = cli("sample", trained, "--top-k", 1)[1]
+    few = "sample", trained, "--tokens", 99
+    greedy = [cli(*few, "--temperature", t)[1] for t in (0, 0)]
+    one_choice = cli(*few, "--top-k", 1)[1]
     assert greedy == [one_choice, one_choice]
 
 
@@ -713,49 +832,35 @@ def test_evaluate_with_a_nonsense_note(fails, song, tiny_gpt, tmp_path):
     assert "notes 5 as its text" in fails("evaluate", tmp_path)
 
 
-# --- As a process ---
+# --- Ctrl-C ---
 
 
-def start(*arguments, **options):
-    """`python -m tinygpt_lib`, in a process in which Ctrl-C works."""
-    command = [sys.executable, "-m", "tinygpt_lib", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        encoding="utf-8",
-        # Where the tests run in the background, a process inherits a deaf ear.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **options,
-    )
-
-
-def wait_for(what, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not what():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.01)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, one_thread):
-    given = ["--text", song_file, *TINY, "--steps", 1000, "--dropout", 0.1]
+def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, monkeypatch):
+    given = ["--text", song_file, *TINY, "--steps", 30, "--dropout", 0.1]
     given += ["--save-every", 1000, "--device", "cpu"]
-    out = tmp_path / "my runs" / "one"
-    log = tmp_path / "log"
-    with open(log, "w") as file:
-        with start("train", "--out", out, *given, stderr=file) as process:
-            wait_for(lambda: "loss" in log.read_text(), process)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
-    lines = log.read_text().splitlines()
-    done = len(read_run(out).history.losses)
-    assert 0 < done < 1000
+    out, real, steps = tmp_path / "my runs" / "one", training.training_step, []
+
+    def step(*arguments):
+        steps.append(arguments)
+        if len(steps) == 9:  # in the middle of a step, which is then taken
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    # As in the foreground, wherever the tests run.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "training_step", step)
+            code, stdout, err = cli("train", "--out", out, *given)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, stdout) == (130, "") and "Traceback" not in err
+    assert len(read_run(out).history.losses) == 9
     quoted = shlex.quote(str(out))
     go_on = f"python -m tinygpt_lib train --out {quoted} --resume --device cpu"
-    last = f"stopped after step {done}; {out} holds the last checkpoint, go on with: "
-    assert lines[-1] == last + go_on
-    assert "Traceback" not in log.read_text()
+    last = f"stopped after step 9; {out} holds the last checkpoint, go on with: "
+    assert err.splitlines()[-1] == last + go_on
     load_checkpoint(out)
 
     assert cli(*shlex.split(go_on)[3:])[0] == 0

@@ -200,7 +200,7 @@ def test_long_texts_are_read_in_windows_and_each_token_counts_once(chars):
 
 def test_sessions_get_their_begin_and_end():
     tokenizer = EventTokenizer([f"event {i}" for i in range(17)])
-    model = GPT(GPTConfig(20, **SHAPE)).train()
+    model = GPT(GPTConfig(20, **SHAPE, dropout=0.5)).train()
     session = ["event 3", "unheard of", "event 5"]
     vector = embed(model, tokenizer, [session], layer=1)[0]
     assert model.training and not vector.requires_grad

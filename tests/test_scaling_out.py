@@ -27,7 +27,6 @@ from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.scaling_out import (
-    LostProcessError,
     SavedSharedRun,
     SharedRun,
     evaluate_together,
@@ -48,7 +47,7 @@ from tinygpt_lib.training import (
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-LIMIT = 60  # seconds for any group of processes
+LIMIT = 120  # seconds for any group of processes; of itself, it waits for up to 300
 TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
 TINY = (TINY + "--optimizer adamw").split()
 
@@ -109,6 +108,8 @@ def enter(env, folder, patience, work, given):
     rank = env["RANK"]
     sys.stdout = sys.stderr = open(folder / f"log{rank}", "w", buffering=1)
     torch.set_num_threads(1)
+    # Where the tests run in the background, a process inherits a deaf ear.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if work is main:
         sys.exit(main([str(a) for a in given]))
     with processes(CPU, patience):
@@ -146,10 +147,10 @@ def weights_of(model):
     return {k: t.clone() for k, t in whole.items()}
 
 
-def learn(ids, plan, settings, sharded=False):
+def learn(ids, plan, settings, sharded=False, seed=0):
     """Weights and history of a run; `ids` are for training and for validation."""
     vocab_size = 1 + max(x.max().item() for x in ids)
-    model = new_model(vocab_size, **settings)
+    model = new_model(vocab_size, seed, **settings)
     history = train(shard(model) if sharded else model, *ids, plan, progress=False)
     return weights_of(model), history
 
@@ -189,6 +190,20 @@ def test_processes_and_parts_do_not_change_what_is_learnt(song, tmp_path, settin
             assert_close(found, expected), way
 
 
+def learn_from_weights_of_its_own(ids):
+    """Replicated and sharded, each process with other weights to begin with."""
+    seed = process_rank()
+    return [learn(ids, PLAN, {}, sharded, seed) for sharded in (False, True)]
+
+
+def test_all_begin_with_the_weights_of_the_first(song, tmp_path):
+    ids = song.train_ids, song.val_ids
+    expected = learn(ids, PLAN, {})
+    for results in together(2, tmp_path, learn_from_weights_of_its_own, ids):
+        for found in results:
+            assert_close(found, expected)
+
+
 def test_an_uneven_cut_of_the_weights(song, tmp_path):
     """Three processes: no size here is a multiple of three."""
     ids = song.train_ids, song.val_ids
@@ -217,7 +232,12 @@ class Listing(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def count_sums(ids, parts):
+def count_sums(ids):
+    """In one part, and in three."""
+    return [count_sums_of(ids, parts) for parts in (1, 3)]
+
+
+def count_sums_of(ids, parts):
     """Numbers sent in one step, replicated; and sums scattered in one, sharded."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -241,10 +261,8 @@ def count_sums(ids, parts):
 def test_parts_are_summed_here_and_sent_once(song, tmp_path):
     ids = song.train_ids, song.val_ids
     n = new_model(40).n_parameters()
-    for parts in (1, 3):
-        folder = tmp_path / str(parts)
-        folder.mkdir()
-        for sent, scattered in together(2, folder, count_sums, ids, parts):
+    for counts in together(2, tmp_path, count_sums, ids):
+        for sent, scattered in counts:
             assert sent == n  # each gradient once
             assert scattered == MODEL["n_layer"] + 1  # each block once, and the rest
 
@@ -394,27 +412,43 @@ def test_stopped_and_gone_on_by_others(song, tmp_path):
         assert_close((saved_weights(folder / "run"), expected[1]), expected)
 
 
-def draw_after_going_on(ids, tokenizer, out, settings):
-    model = new_model(tokenizer.vocab_size, **settings)
-    run = SavedSharedRun(model, *ids, PLAN, out, tokenizer)
-    run.restore()
-    return torch.rand(8)
+DROPPING = [{}, {"dropout": 0.2}]
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.2}], ids=["plain", "dropout"])
-@pytest.mark.parametrize("before", [1, 2])
-def test_new_processes_draw_what_nobody_drew(song, tmp_path, before, settings):
-    ids, out = (song.train_ids, song.val_ids), tmp_path / "run"
-    together(before, tmp_path, begin, ids, song.tokenizer, out, settings)
+def begin_each(ids, tokenizer, folder):
+    """A run that draws random numbers, and one that doesn't."""
+    for i, settings in enumerate(DROPPING):
+        begin(ids, tokenizer, folder / str(i), settings)
+
+
+def draw_after_going_on(ids, tokenizer, folders):
+    """What each of these runs would draw first."""
+    drawn = []
+    for folder in folders:
+        for i, settings in enumerate(DROPPING):
+            model = new_model(tokenizer.vocab_size, **settings)
+            run = SavedSharedRun(model, *ids, PLAN, folder / str(i), tokenizer)
+            run.restore()
+            drawn.append(torch.rand(8))
+    return drawn
+
+
+def test_new_processes_draw_what_nobody_drew(song, tmp_path):
+    """Three, after one or two, with and without dropout."""
+    ids, folders = (song.train_ids, song.val_ids), [tmp_path / "1", tmp_path / "2"]
+    for before, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        together(before, folder, begin_each, ids, song.tokenizer, folder)
     fresh = [numbers for numbers, _ in together(3, tmp_path, drawn, ids)]
-    given = ids, song.tokenizer, out, settings
-    later = together(3, tmp_path, draw_after_going_on, *given)
-    if not settings and before == 2:  # it drew nothing, and is where it began
-        assert torch.equal(later[1], fresh[1])
-        later.pop(1)
-    numbers = torch.stack([*fresh[1:], *later])
-    assert len(numbers.unique(dim=0)) == len(numbers)
-    assert all(len(column.unique()) == len(column) for column in numbers.T)
+    given = ids, song.tokenizer, folders
+    ranks = together(3, tmp_path, draw_after_going_on, *given)
+    for i, later in enumerate(map(list, zip(*ranks, strict=True))):
+        if i == 2:  # two that drew nothing: the second is where it began
+            assert torch.equal(later[1], fresh[1])
+            later.pop(1)
+        numbers = torch.stack([*fresh[1:], *later])
+        assert len(numbers.unique(dim=0)) == len(numbers)
+        assert all(len(column.unique()) == len(column) for column in numbers.T)
 
 
 def touched(ids, tokenizer, out):
@@ -571,7 +605,7 @@ def test_a_process_that_does_not_answer(tmp_path):
     wait_for(lambda: all(log.exists() and "working" in log.read_text() for log in logs))
     frozen = group.members[1]
     os.kill(frozen.pid, signal.SIGSTOP)
-    group.members[0].join(20)
+    group.members[0].join(LIMIT)
     assert group.members[0].exitcode == 1
     frozen.kill()
     group.wait()
@@ -603,9 +637,7 @@ def test_killed_and_gone_on(song_file, tmp_path, victim, sharded):
     group = Group(2, tmp_path, main, *given)
     wait_for(lambda: out.exists() and len(read_run(out).history.losses) > 4)
     group.members[victim].kill()
-    began = time.monotonic()
-    codes = group.wait(20)
-    assert time.monotonic() - began < 10
+    codes = group.wait()
     assert codes == [-9 if rank == victim else 1 for rank in range(2)]
     (line,) = [x for x in group.said()[1 - victim].splitlines() if "error: " in x]
     died = f"another process of this run died, or the run was told to end; {out} holds "
@@ -615,6 +647,20 @@ def test_killed_and_gone_on(song_file, tmp_path, victim, sharded):
     load_checkpoint(out)
     assert len(read_run(out).history.losses) % 5 == 0
     assert not list(out.glob(".lock.*"))
+
+
+def test_ctrl_c_in_one_of_them_stops_all_after_the_same_step(song_file, tmp_path):
+    out = tmp_path / "run"
+    given = ["train", "--out", out, "--text", song_file, *TINY, "--steps", 100_000]
+    given += ["--save-every", 100_000, "--eval-every", 0]
+    group = Group(2, tmp_path, main, *given)
+    log = tmp_path / "log0"
+    wait_for(lambda: log.exists() and "loss" in log.read_text())
+    os.kill(group.members[1].pid, signal.SIGINT)
+    assert group.wait() == [130, 130]
+    text, done = "".join(group.said()), len(read_run(out).history.losses)
+    assert 0 < done < 100_000 and "Traceback" not in text
+    assert text.count(f"stopped after step {done}; {out} holds the last") == 1
 
 
 @pytest.mark.parametrize(
@@ -705,7 +751,7 @@ def test_ctrl_c_ends_all_saved(song_file, tmp_path):
     with torchrun(log, "train", "--out", out, *given, "--eval-every", 0) as process:
         wait_for(lambda: ", loss" in log.read_text() or "loss " in log.read_text())
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(LIMIT)
     text = log.read_text()
     done = len(read_run(out).history.losses)
     assert 0 < done < 100_000
@@ -723,36 +769,30 @@ def test_a_process_killed_under_torchrun_ends_the_run(song_file, tmp_path):
     with torchrun(log, "train", "--out", out, *given, "--eval-every", 0) as process:
         wait_for(lambda: out.exists() and len(read_run(out).history.losses) > 4)
         os.kill(max(children(process.pid)), signal.SIGKILL)
-        began = time.monotonic()
-        assert process.wait(30) == 1
-        assert time.monotonic() - began < 20
+        assert process.wait(LIMIT) == 1
     text = log.read_text()
     assert text.count("error: another process of this run died, or the run was") == 1
     assert f"{out} holds the last checkpoint, go on with: torchrun" in text
     load_checkpoint(out)
 
 
-IMPORT = """
-import sys, tinygpt_lib
+LEAVE = """
+import atexit, sys
+from tinygpt_lib.__main__ import leave
 shards = "torch.distributed.fsdp", "torch.distributed.tensor"
 print([name for name in shards if name in sys.modules])
+atexit.register(print, "taken down")
+print("said", end=" ")
+leave(3)
 """
 
 
-def test_the_import_brings_nothing_that_only_shards_need():
-    assert subprocess.check_output([sys.executable, "-c", IMPORT]).split() == [b"[]"]
-    assert LostProcessError.__doc__
-
-
 def test_a_process_of_several_leaves_at_once_and_loses_no_word():
-    code = (
-        "import atexit; from tinygpt_lib.__main__ import leave; "
-        "atexit.register(print, 'taken down'); print('said', end=' '); leave(3)"
-    )
+    """And the import brings nothing that only shards need."""
     ranked = dict.fromkeys(scaling_out.TORCHRUN, "0")
     for more, said in (ranked, "said "), ({}, "said taken down\n"):
         environment = {k: v for k, v in os.environ.items() if k not in ranked} | more
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, stdout=-1, text=True
+            [sys.executable, "-c", LEAVE], env=environment, stdout=-1, text=True
         )
-        assert (done.returncode, done.stdout) == (3, said)
+        assert (done.returncode, done.stdout) == (3, f"[]\n{said}")
