@@ -7,9 +7,9 @@ from pen import INK, TALK, THINK, Pen
 drawing = pen = Pen(
     640,
     606,
-    "Above, an arrow, two of a query's numbers, turns with its position: a fast pair "
-    "far at each step, a slow pair hardly; below, a query two places after a key, at "
-    "two points of a text: both have turned, the angle between them is the same.",
+    "Above, two of a query's numbers as an arrow that turns with its position, a fast "
+    "pair far at each step, a slow pair hardly; below, a query two places after a key, "
+    "early and then later: both have turned, the angle between them is the same.",
 )
 
 
