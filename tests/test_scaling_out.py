@@ -26,10 +26,11 @@ from tinygpt_lib.__main__ import main
 from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
+from tinygpt_lib.runs.run import Run, SavedRun, train
+from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.scaling_out import (
     LostProcessError,
-    SavedSharedRun,
-    SharedRun,
     evaluate_together,
     first_to_say,
     from_first,
@@ -37,13 +38,6 @@ from tinygpt_lib.scaling_out import (
     processes,
     shard,
     threads_each,
-)
-from tinygpt_lib.training import (
-    ENGINES,
-    TrainConfig,
-    load_checkpoint,
-    read_run,
-    train,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,7 +216,7 @@ def count_sums(ids, parts):
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     plan = replace(PLAN, accumulate=parts)
-    run = SharedRun(new_model(40), *ids, plan)
+    run = Run(new_model(40), *ids, plan)
     buckets = []
 
     def hook(state, bucket):
@@ -231,7 +225,7 @@ def count_sums(ids, parts):
 
     run.network.register_comm_hook(None, hook)
     run.take_step()
-    sharded = SharedRun(shard(new_model(40)), *ids, plan)
+    sharded = Run(shard(new_model(40)), *ids, plan)
     sharded.take_step()
     with Listing() as called:
         sharded.take_step()
@@ -299,7 +293,7 @@ def test_shared_evaluation_is_the_same_to_the_last_bit(tmp_path, n):
 
 def drawn(ids):
     """What dropout would draw first in this process."""
-    run = SharedRun(new_model(40), *ids, PLAN)
+    run = Run(new_model(40), *ids, PLAN)
     return torch.rand(8), run.batches.get_state()
 
 
@@ -321,7 +315,7 @@ class StoppedError(Exception):
     """Stands for whatever ends a run."""
 
 
-class Stopping(SavedSharedRun):
+class Stopping(SavedRun):
     """A run that ends before its seventh step; the last save was after the fourth."""
 
     def take_step(self):
@@ -396,7 +390,7 @@ def test_stopped_and_gone_on_by_others(song, tmp_path):
 
 def draw_after_going_on(ids, tokenizer, out, settings):
     model = new_model(tokenizer.vocab_size, **settings)
-    run = SavedSharedRun(model, *ids, PLAN, out, tokenizer)
+    run = SavedRun(model, *ids, PLAN, out, tokenizer)
     run.restore()
     return torch.rand(8)
 

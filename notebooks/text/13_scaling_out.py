@@ -38,6 +38,7 @@ f"{operations / 100e9 / 86400 / 365:,.0f} years"
 # forecasts for one that it has not seen. The number to be forecast is 1.611 nats.
 
 # %%
+import inspect
 import json
 import subprocess
 import tempfile
@@ -51,9 +52,11 @@ from tinygpt_lib._device import shapes_only
 from tinygpt_lib._figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, plt, show
 from tinygpt_lib.bigram import training_step
 from tinygpt_lib.gpt import GPTConfig
+from tinygpt_lib.runs.checkpoints import read_run
+from tinygpt_lib.runs.run import Run
 from tinygpt_lib.speed import step_operations
 from tinygpt_lib.text import CharTokenizer, get_batch, split
-from tinygpt_lib.training import AdamW, read_run
+from tinygpt_lib.training import AdamW
 
 tokenizer = CharTokenizer.from_text(load_shakespeare())
 train_ids, val_ids = split(tokenizer.encode(load_shakespeare()))
@@ -67,10 +70,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from inspect import signature
 from itertools import pairwise
 
@@ -82,7 +83,6 @@ from torch import Tensor, nn
 from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate, most_tokens
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.training import OPTIMIZERS, RUNS, Run, RunState, SavedRun, TrainConfig
 
 # %% [markdown]
 # ## Two halves of a batch
@@ -444,117 +444,15 @@ alone, n_processes(), process_rank()
 
 
 # %%
-#| export
-class SharedRun(Run):
-    """A run whose batches are gone through in parts and shared out among processes.
-
-    The number of either does not change what is learnt, but for rounding, and for
-    dropout: that draws from random numbers of its own in each process.
-    """
-
-    def __init__(self, model, train_ids, val_ids, config, *more):
-        self.sharded = is_sharded(model)
-        check_shares(config, self.sharded)
-        super().__init__(model, train_ids, val_ids, config, *more)
-        self.stop, self.pressed = False, lambda: False
-        if n_processes() > 1 and not self.sharded:
-            self.network = replicated(self.model, self.network)
-            self.rehearse()
-        if process_rank() > 0:
-            torch.manual_seed(own_seed(config.seed, 0))
-
-    def rehearse(self) -> None:
-        """A pass for nothing else: DDP arranges its buckets anew after the first."""
-        gpu = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpu):
-            self.network(self.train_ids[None, : self.context]).sum().backward()
-        self.optimizer.zero_grad()
-
-    def learn(self, inputs: Tensor, targets: Tensor) -> float:
-        parts = self.config.accumulate
-        if n_processes() == parts == 1:
-            return super().learn(inputs, targets)
-        # 1. The slice of this process, in parts.
-        n = len(inputs) // n_processes()
-        mine = slice(n * process_rank(), n * (process_rank() + 1))
-        batches = zip(
-            inputs[mine].chunk(parts), targets[mine].chunk(parts), strict=True
-        )
-        # 2. The gradient of its mean loss; with the last part, everybody's mean.
-        self.optimizer.zero_grad()
-        total = 0.0
-        for i, (x, y) in enumerate(batches):
-            with ExitStack() as stack:
-                if i < parts - 1:
-                    stack.enter_context(self.keeping_quiet())
-                logits = self.network(x)  # (B, T, V)
-                loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / parts
-                loss.backward()
-            total += loss.detach()
-        # 3. Every process knows everybody's loss, and takes the same step.
-        total = self.agree(total.item())
-        self.brake()
-        self.optimizer.step()
-        return total
-
-    @contextmanager
-    def keeping_quiet(self) -> Iterator[None]:
-        """Within, gradients are added up here and sent to nobody."""
-        if self.sharded:
-            self.model.set_requires_gradient_sync(False)
-            yield
-            self.model.set_requires_gradient_sync(True)
-        elif n_processes() > 1:
-            with self.network.no_sync():
-                yield
-        else:
-            yield
-
-    def agree(self, loss: float) -> float:
-        """The mean of everybody's losses; also, whether anybody wants to stop."""
-        if n_processes() > 1:
-            numbers = torch.tensor([loss, self.pressed()], dtype=torch.float64)
-            dist.all_reduce(numbers)
-            loss = numbers[0].item() / n_processes()
-            self.stop = numbers[1].item() > 0
-        return loss
-
-    @contextmanager
-    def interrupts(self):
-        with super().interrupts() as self.pressed:
-            yield self.pressed if n_processes() == 1 else lambda: self.stop
-
-    def go(self, progress: bool = True):
-        return super().go(progress and process_rank() == 0)
-
-    def validate(self) -> float:
-        if n_processes() == 1:
-            return super().validate()
-        return evaluate_together(self.model, self.val_ids)
-
+print(inspect.getsource(Run.learn))
 
 # %% [markdown]
-# What it calls: the refusals; DDP, told not to send buffers around before every step (ours are tables
-# of cosines, the same everywhere); and seeds.
+# That is how the library's run learns from a batch (`tinygpt_lib/runs/run.py`). What it stands on: DDP, told not to
+# send buffers around before every step (ours are tables of cosines, the same everywhere), and seeds.
 
 
 # %%
 #| export
-def check_shares(config: TrainConfig, sharded: bool) -> None:
-    """ValueError for a run that can't be shared out among the processes there are."""
-    n, parts = n_processes(), config.accumulate
-    if config.batch_size % (n * parts):
-        raise ValueError(
-            f"batch_size {config.batch_size} can't be shared out: it must be a "
-            f"multiple of {n} (processes) times {parts} (accumulate)"
-        )
-    if sharded and not getattr(OPTIMIZERS[config.optimizer], "shards", True):
-        raise ValueError(
-            f"optimizer {config.optimizer!r} needs whole matrices, and a sharded model "
-            "has none; choose another optimizer, or leave the model whole"
-        )
-
-
 def replicated(model: GPT, network: Callable) -> nn.Module:
     """The network, so that its backward pass also averages over all processes."""
     if not isinstance(network, nn.Module):
@@ -688,7 +586,7 @@ from functools import partial
 from pathlib import Path
 from torch.utils.checkpoint import checkpoint
 from tinygpt_lib import GPT, GPTConfig, TrainConfig
-from tinygpt_lib.training import RUNS
+from tinygpt_lib.runs.run import Run
 from tinygpt_lib.scaling_out import processes, process_rank, shard
 
 def peak():
@@ -702,7 +600,7 @@ def begin(width, layers, windows, how="whole"):
     model = shard(model) if how == "shard" else model
     for block in model.blocks if how == "again" else ():
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    return RUNS["memory"](model, ids, ids, TrainConfig(batch_size=windows))
+    return Run(model, ids, ids, TrainConfig(batch_size=windows))
 
 with processes(torch.device("cpu")):
     ids = torch.randint(65, (10_000,), generator=torch.Generator().manual_seed(0))
@@ -772,73 +670,6 @@ assert abs(2 * needs["sharded"][0][0] / needs["alone"][0][0] - 1) < 0.01
 
 # %%
 #| export
-RANDOM = {"random.cpu": "cpu", "random.cuda": "cuda"}  # states, and whose they are
-
-
-# %%
-#| export
-class SavedSharedRun(SharedRun, SavedRun):
-    """A shared run that keeps whole checkpoints, written by the first process alone."""
-
-    def state(self) -> RunState:
-        state, tensors = super().state(), {}
-        for name, part in state.tensors.items():
-            tensor = part.full_tensor() if hasattr(part, "full_tensor") else part
-            if process_rank() == 0:  # the others hold no more than one at a time
-                tensors[name] = tensor.cpu()
-        if n_processes() > 1:
-            random = {k: t for k, t in state.tensors.items() if k in RANDOM}
-            everyones = [None] * n_processes()
-            dist.all_gather_object(everyones, random)
-            for rank, states in enumerate(everyones[1:], 1):
-                tensors |= {f"{k}.{rank}": t for k, t in states.items()}
-        return replace(state, tensors=tensors)
-
-    def largest_weight(self, state: RunState) -> float:
-        return from_first(partial(super().largest_weight, state))
-
-    def take_over(self, state: RunState) -> None:
-        super().take_over(replace(state, tensors=self.own_part(state)))
-
-    def own_part(self, state: RunState) -> dict[str, Tensor]:
-        """The saved tensors, cut as this run's own are; its own random numbers."""
-        tensors, rank = dict(state.tensors), process_rank()
-        if self.sharded:
-            for name, mine in super().state().tensors.items():
-                if hasattr(mine, "full_tensor") and name in tensors:
-                    tensors[name] = cut_as(mine, tensors[name])
-        seed = own_seed(self.config.seed, len(state.history.losses))
-        for name, device in RANDOM.items():
-            if rank > 0 and name in tensors:
-                fresh = torch.Generator(device).manual_seed(seed).get_state()
-                tensors[name] = tensors.get(f"{name}.{rank}", fresh)
-        return tensors
-
-    def save(self, state: RunState) -> None:
-        from_first(partial(super().save, state))
-
-    def make_folder(self, state: RunState) -> None:
-        from_first(partial(super().make_folder, state))
-
-    def check_started(self) -> None:
-        from_first(super().check_started)
-
-    def read(self) -> RunState:
-        return from_first(super().read)
-
-    def mend(self, state: RunState) -> None:
-        from_first(partial(super().mend, state))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        lock = super().locked()
-        with ExitStack() as stack:
-            from_first(lambda: stack.enter_context(lock))
-            yield
-
-
-# %%
-#| export
 def cut_as(part: Tensor, tensor: Tensor) -> Tensor:
     """This process's part of a whole tensor, which all have, cut like `part`."""
     from torch.distributed.tensor import distribute_tensor
@@ -846,14 +677,6 @@ def cut_as(part: Tensor, tensor: Tensor) -> Tensor:
     tensor = tensor.to(part.device)
     return distribute_tensor(tensor, part.device_mesh, part.placements)
 
-
-# %% [markdown]
-# From now on these are the runs that `train` makes. Alone, and without parts, they do what those of
-# chapter 07 did, step for step; within `processes` they share.
-
-# %%
-#| export
-RUNS["memory"], RUNS["folder"] = SharedRun, SavedSharedRun
 
 # %% [markdown]
 # ## The command
@@ -978,16 +801,17 @@ as_lost(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer
 script = """
 import os, signal, sys
 from tinygpt_lib.__main__ import main
-from tinygpt_lib.scaling_out import SavedSharedRun, process_rank
-from tinygpt_lib.training import RUNS
+from tinygpt_lib.runs.run import SavedRun
+from tinygpt_lib.scaling_out import process_rank
 
-class Dying(SavedSharedRun):
-    def take_step(self):
-        if self.step == 25 and process_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().take_step()
+learn = SavedRun.learn
 
-RUNS["folder"] = Dying
+def dying(run, *batch):
+    if run.step == 25 and process_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(run, *batch)
+
+SavedRun.learn = dying
 sys.exit(main(sys.argv[1:]))
 """
 (folder / "dying.py").write_text(script)
