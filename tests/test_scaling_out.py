@@ -21,24 +21,22 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinygpt_lib import scaling_out
 from tinygpt_lib.__main__ import main
 from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs import processes as processes_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
-from tinygpt_lib.runs.run import Run, SavedRun, train
-from tinygpt_lib.runs.settings import ENGINES, TrainConfig
-from tinygpt_lib.scaling_out import (
+from tinygpt_lib.runs.processes import (
     LostProcessError,
-    evaluate_together,
     first_to_say,
     from_first,
-    process_rank,
     processes,
-    shard,
     threads_each,
 )
+from tinygpt_lib.runs.run import Run, SavedRun, train
+from tinygpt_lib.runs.settings import ENGINES, TrainConfig
+from tinygpt_lib.scaling_out import evaluate_together, process_rank, shard
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -478,7 +476,7 @@ def test_parts_that_make_no_sense(parts):
 
 @pytest.mark.parametrize("name", ["mps", "cuda:1", "cuda"])
 def test_devices_that_are_not_shared_out(monkeypatch, name):
-    for variable in scaling_out.TORCHRUN:
+    for variable in processes_module.TORCHRUN:
         monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     expected = "finds only 1 GPUs" if name == "cuda" else "can't be shared out"
@@ -487,9 +485,9 @@ def test_devices_that_are_not_shared_out(monkeypatch, name):
 
 
 def test_windows_is_refused(monkeypatch):
-    for variable in scaling_out.TORCHRUN:
+    for variable in processes_module.TORCHRUN:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(scaling_out.sys, "platform", "win32")
+    monkeypatch.setattr(processes_module.sys, "platform", "win32")
     with pytest.raises(DeviceError, match="WSL"), processes(CPU):
         pass
 
@@ -743,7 +741,7 @@ def test_a_process_of_several_leaves_at_once_and_loses_no_word():
         "import atexit; from tinygpt_lib.__main__ import leave; "
         "atexit.register(print, 'taken down'); print('said', end=' '); leave(3)"
     )
-    ranked = dict.fromkeys(scaling_out.TORCHRUN, "0")
+    ranked = dict.fromkeys(processes_module.TORCHRUN, "0")
     for more, said in (ranked, "said "), ({}, "said taken down\n"):
         environment = {k: v for k, v in os.environ.items() if k not in ranked} | more
         done = subprocess.run(

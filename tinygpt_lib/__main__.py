@@ -25,16 +25,15 @@ from tinygpt_lib.runs.checkpoints import (
     read_run,
 )
 from tinygpt_lib.runs.presets import PRESETS
-from tinygpt_lib.runs.run import train
-from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
-from tinygpt_lib.scaling_out import (
+from tinygpt_lib.runs.processes import (
     LostProcessError,
     by_torchrun,
     from_first,
-    process_rank,
     processes,
-    shard,
 )
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
+from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import keep_freed_memory
 from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer, score_text

@@ -11,7 +11,7 @@ from tinygpt_lib._checks import check_choice, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.gpt import GPT
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
 
 __all__ = [

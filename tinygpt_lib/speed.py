@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 
 import torch

@@ -39,6 +39,7 @@ from tinygpt_lib.runs.checkpoints import (
     write_model,
     write_run,
 )
+from tinygpt_lib.runs.processes import cut_as, from_first
 from tinygpt_lib.runs.settings import (
     ENGINES,
     MAY_CHANGE,
@@ -47,9 +48,7 @@ from tinygpt_lib.runs.settings import (
     TrainConfig,
 )
 from tinygpt_lib.scaling_out import (
-    cut_as,
     evaluate_together,
-    from_first,
     is_sharded,
     n_processes,
     own_seed,
