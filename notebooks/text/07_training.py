@@ -33,6 +33,7 @@
 import copy
 
 from tinygpt_lib import load_shakespeare
+from tinygpt_lib._course import trained
 from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import SGD, training_step
 from tinygpt_lib.text import CharTokenizer, split
@@ -552,7 +553,7 @@ bare = bare_loop(small_gpt(), config)
 bare[0], bare[-1]
 
 # %% [markdown]
-# ![The loop as a circle: text, batch, model, loss, gradients, optimizer, weights](drawings/loop.svg)
+# ![The loop as a circle: text, batch, model, loss, gradients, optimizer, weights](drawings/training.svg)
 #
 # Read it once more, line by line. A rate from the plan, a batch, logits, a loss; the old gradients go, the new ones come,
 # the brake looks at them, the optimizer moves the weights. Every training script you will ever read has these lines in it,
@@ -856,49 +857,55 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
 
 
 # %% [markdown]
-# While it trains, we let it write: a line of 60 characters each time, drawn one after the other as in chapter 02, always from the same prompt.
+# We take the first quarter of it by hand, so that we can stop on the way and let the model write: 60 characters each time, drawn one
+# after the other as in chapter 02, always from the same prompt.
 
 
 # %%
 def write(model, length=60, prompt="ROMEO:\n"):
-    """The prompt and what the model makes of it, drawn with the same random numbers."""
+    """The prompt and what the model makes of it, with the same random numbers."""
     ids, generator = tokenizer.encode(prompt)[None], torch.Generator().manual_seed(1)
-    model.eval()
     with torch.no_grad():
         for _ in range(length):
             p = model(ids[:, -64:])[0, -1].softmax(-1)
-            ids = torch.cat(
-                [ids, torch.multinomial(p, 1, generator=generator)[None]], dim=1
-            )
-    model.train()
+            drawn = torch.multinomial(p, 1, generator=generator)
+            ids = torch.cat([ids, drawn[None]], dim=1)
     return tokenizer.decode(ids[0])
 
 
 model_config, train_config = cpu_preset(V)
 torch.manual_seed(0)
-model = GPT(model_config)
-trainer, evaluations = Trainer(model, train_ids, train_config), []
-while trainer.step < train_config.steps:
-    if trainer.step in (0, 100, 350):
-        print(f"--- step {trainer.step}\n{write(model)}\n")
-    trainer.take_step()
-    if trainer.step % 350 == 0:
-        evaluations.append((trainer.step, evaluate(model, val_ids)))
+trainer = Trainer(GPT(model_config), train_ids, train_config)
+for stop in (0, 100, 350):
+    while trainer.step < stop:
+        trainer.take_step()
+    print(f"--- step {stop}\n{write(trainer.model)}\n")
 
 # %% [markdown]
 # SAMPLES PROSE
+#
+# The whole run is the library's business: `trained` calls `train` with a folder to keep it in, and later chapters that need this
+# model load it from there instead of training it again.
 
 # %%
-final = evaluations[-1][1]
+model, history = trained(
+    "cpu", model_config, train_config, train_ids, val_ids, tokenizer
+)
+final = history.evaluations[-1][1]
 assert final < 1.85
 fig, ax = plt.subplots(figsize=(7, 3.4))
 ax.plot(
-    *smooth(trainer.history.losses, 20),
+    *smooth(history.losses, 20),
     color=BLUE,
     lw=1,
     label="training (mean of 20 batches)",
 )
-ax.plot(*zip(*evaluations, strict=True), "o-", color=RED, label="whole validation text")
+ax.plot(
+    *zip(*history.evaluations, strict=True),
+    "o-",
+    color=RED,
+    label="whole validation text",
+)
 for loss, name in (
     (2.48, "bigram"),
     (2.04, "three blocks, chapter 05"),
