@@ -38,7 +38,7 @@ from peers import (
 )
 
 from tinygpt_lib import GPT, GPTConfig, evaluate, generate, load_checkpoint
-from tinygpt_lib.training import PRESETS
+from tinygpt_lib.runs.presets import PRESETS
 
 PEERS_PY = Path(__file__).with_name("peers.py")
 

@@ -30,7 +30,8 @@ import torch
 from harness import corpus, machine
 
 from tinygpt_lib import GPT, TrainConfig, evaluate, loss_by_position, train
-from tinygpt_lib.training import PRESETS, Run
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.run import Run
 
 RESULTS = Path(__file__).with_suffix(".json")
 CONTEXTS = (64, 128, 256, 512, 1024, 2048, 4096)

@@ -25,8 +25,8 @@ from harness import commit, corpus, versions
 from torch import nn
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, load_shakespeare
+from tinygpt_lib.runs.run import Run
 from tinygpt_lib.text import get_batch
-from tinygpt_lib.training import Run
 
 VOCAB = 65  # Tiny Shakespeare's characters
 SMALL = {"block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}

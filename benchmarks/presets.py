@@ -20,7 +20,8 @@ from harness import corpus, machine, update
 
 from tinygpt_lib import GPT, evaluate, generate, keep_freed_memory, train
 from tinygpt_lib._corpus import plays_from_wheel, rebuild
-from tinygpt_lib.training import PRESETS, cpu_preset
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.training import cpu_preset
 
 RESULTS = Path(__file__).with_suffix(".json")
 RECIPES = {**PRESETS, "chapter 07": cpu_preset}

@@ -46,8 +46,10 @@ from tinygpt_lib.representations import (
     on_vectors,
     probe,
 )
-from tinygpt_lib.speed import MODERN, WITH_MUON
-from tinygpt_lib.training import TrainConfig, train
+from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import MODERN
 
 OUT = Path(__file__).with_name("representations.json")
 SEEDS = range(3)

@@ -16,8 +16,8 @@ from harness import corpus, ratios, significant, spread, take_turns
 from peers import LARGE, VOCAB, Peers
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, keep_freed_memory
+from tinygpt_lib.runs.run import Run
 from tinygpt_lib.speed import step_operations
-from tinygpt_lib.training import Run
 
 # --- What the machine can do ---
 

@@ -17,7 +17,7 @@ import torch
 from harness import corpus, machine, update
 
 from tinygpt_lib import GPT, evaluate, keep_freed_memory, train
-from tinygpt_lib.training import PRESETS
+from tinygpt_lib.runs.presets import PRESETS
 
 RESULTS = Path(__file__).with_suffix(".json")
 TEXT, HELD_OUT = 125_000, 100_000  # characters

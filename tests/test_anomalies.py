@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt_lib import _logdata, anomalies
-from tinygpt_lib._files import read_tensors, write_tensors
+from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
@@ -41,7 +41,6 @@ from tinygpt_lib.logs import (
     log_preset,
     surprisals,
 )
-from tinygpt_lib.training import CheckpointError
 
 
 def quick(vocab_size, steps=150):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tinygpt_lib.__main__ import main
-from tinygpt_lib.training import load_checkpoint, read_run
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 
 KILLS = int(os.environ.get("KILLS", "4"))
 SEED = int(os.environ.get("SEED", "0"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib import _files, training
+from tinygpt_lib import _files
 from tinygpt_lib._files import (
     CheckpointError,
     json_file,
@@ -26,14 +26,11 @@ from tinygpt_lib._files import (
     write_atomically,
     write_tensors,
 )
+from tinygpt_lib.runs import checkpoints, run
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.run import Run, train
+from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer
-from tinygpt_lib.training import (
-    TrainConfig,
-    load_checkpoint,
-    read_run,
-    save_checkpoint,
-    train,
-)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json"]
@@ -81,7 +78,7 @@ def folder(kept, tmp_path):
 def kept_run(song, tiny_gpt, tmp_path_factory):
     """A run that is half done, to spoil copies of."""
     out = tmp_path_factory.mktemp("kept") / "run"
-    real, calls = training.training_step, []
+    real, calls = Run.learn, []
 
     def step(*args):
         calls.append(args)
@@ -90,7 +87,7 @@ def kept_run(song, tiny_gpt, tmp_path_factory):
         return real(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "training_step", step)
+        patch.setattr(Run, "learn", step)
         with pytest.raises(KeyboardInterrupt):
             train_in(out, song, tiny_gpt())
     return out
@@ -770,9 +767,14 @@ def test_the_first_save_fails_and_nothing_stays(song, tiny_gpt, tmp_path, monkey
     def broken(*args):
         raise RuntimeError("a bug")
 
-    for name in ("write_tensors", "json_file", "write_together", "write_run"):
+    for module, name in (
+        (checkpoints, "write_tensors"),
+        (checkpoints, "json_file"),
+        (checkpoints, "write_together"),
+        (run, "write_run"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(training, name, broken)
+            patch.setattr(module, name, broken)
             with pytest.raises(RuntimeError, match="a bug"):
                 train_in(tmp_path / "run", song, tiny_gpt())
         assert list(tmp_path.iterdir()) == []
@@ -788,7 +790,7 @@ def test_out_holds_a_checkpoint_before_the_first_step(
         seen.append(same_model(load_checkpoint(tmp_path / "run")[0], model))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "training_step", look)
+    monkeypatch.setattr(Run, "learn", look)
     with pytest.raises(KeyboardInterrupt):
         train_in(tmp_path / "run", song, model)
     assert seen == [True]

@@ -38,9 +38,10 @@ from tinygpt_lib.logs import (
     stream,
     surprisals,
 )
+from tinygpt_lib.runs.checkpoints import save_checkpoint
+from tinygpt_lib.runs.run import train
 from tinygpt_lib.text import tokenizer_from_dict
 from tinygpt_lib.tokenizers import score_text
-from tinygpt_lib.training import save_checkpoint, train
 
 # Masks
 

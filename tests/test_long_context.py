@@ -17,14 +17,11 @@ from tinygpt_lib.long_context import (
     with_context,
 )
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
+from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.run import train
 from tinygpt_lib.text import CharTokenizer
-from tinygpt_lib.training import (
-    PRESETS,
-    cpu_preset,
-    load_checkpoint,
-    save_checkpoint,
-    train,
-)
+from tinygpt_lib.training import cpu_preset
 
 V, BLOCK = 11, 8
 

@@ -13,12 +13,16 @@ import pytest
 import torch
 
 from tinygpt_lib import __main__ as command_line
-from tinygpt_lib import training
 from tinygpt_lib.__main__ import main
 from tinygpt_lib._files import json_file, read_json, read_tensors, write_tensors
+from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.runs import run
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.run import Run
 from tinygpt_lib.text import split
 from tinygpt_lib.tokenizers import score_text
-from tinygpt_lib.training import History, load_checkpoint, read_run
+from tinygpt_lib.training import History, cpu_preset
 
 TINY = "--n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2".split()
 
@@ -71,7 +75,7 @@ def trained(song_file):
 @pytest.fixture(scope="session")
 def kept_stopped(song_file):
     """A run of 20 steps that ended after 9, of which 7 were saved."""
-    real, steps = training.training_step, []
+    real, steps = Run.learn, []
 
     def step(*arguments):
         steps.append(arguments)
@@ -82,7 +86,7 @@ def kept_stopped(song_file):
     out = song_file.parent / "stopped"
     given = ["--text", song_file, *TINY, "--steps", 20, "--save-every", 7]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "training_step", step)
+        patch.setattr(Run, "learn", step)
         assert main([str(a) for a in ("train", "--out", out, *given)]) == 130
     assert len(read_run(out).history.losses) == 7
     return out
@@ -282,7 +286,7 @@ def test_train_on_a_text_of_ones_own(cli, song, song_file, tmp_path):
     expected = rf"{re.escape(str(out))}: 12 steps in \d+ s, {loss:.4f} nats per token"
     assert re.match(expected, stdout)
     model, tokenizer = load_checkpoint(out)
-    assert training.evaluate(model, song.val_ids) == pytest.approx(loss)
+    assert evaluate(model, song.val_ids) == pytest.approx(loss)
     assert tokenizer.to_dict() == song.tokenizer.to_dict()
 
 
@@ -313,7 +317,7 @@ def test_the_preset_and_what_differs_from_it(cli, song, song_file, tmp_path, pla
     given = ["--preset", "cpu", "--text", song_file, "--steps", 120, "--save-every", 10]
     assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
     model_config, config, options = planned[0]
-    preset_model, preset = training.PRESETS["cpu"](song.tokenizer.vocab_size)
+    preset_model, preset = PRESETS["cpu"](song.tokenizer.vocab_size)
     assert model_config == preset_model
     preset.steps, preset.save_every = 120, 10
     assert config == preset
@@ -488,7 +492,7 @@ KINDS = {
 
 def stop_after(monkeypatch, steps):
     """Ctrl-C in the middle of a run; undone by `monkeypatch.undo()`."""
-    real, done = training.training_step, []
+    real, done = Run.learn, []
 
     def step(*arguments):
         done.append(arguments)
@@ -496,7 +500,7 @@ def stop_after(monkeypatch, steps):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(training, "training_step", step)
+    monkeypatch.setattr(Run, "learn", step)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -633,7 +637,7 @@ def test_going_on_otherwise_is_refused(fails, stopped, given, was):
 
 
 def test_going_on_with_another_preset_is_refused(fails, stopped, monkeypatch):
-    presets = {**training.PRESETS, "gpu": training.cpu_preset}
+    presets = {**PRESETS, "gpu": cpu_preset}
     monkeypatch.setattr(command_line, "PRESETS", presets)
     error = fails("train", "--out", stopped, "--resume", "--preset", "gpu")
     assert "--preset is gpu, but the run in" in error
@@ -668,7 +672,7 @@ def test_going_on_with_no_run(fails, song, tiny_gpt, tmp_path):
     out = tmp_path / "nowhere"
     assert str(out) in fails("train", "--out", out, "--resume")
     assert not out.exists()
-    training.save_checkpoint(tmp_path / "model", tiny_gpt(), song.tokenizer)
+    save_checkpoint(tmp_path / "model", tiny_gpt(), song.tokenizer)
     error = fails("train", "--out", tmp_path / "model", "--resume")
     assert "training.safetensors can't be read: No such file" in error
 
@@ -755,7 +759,7 @@ def test_a_folder_without_a_checkpoint(fails, tmp_path, command):
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_a_damaged_checkpoint(fails, song, tiny_gpt, tmp_path, command):
-    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
+    save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     error = fails(command, tmp_path)
@@ -810,7 +814,7 @@ def test_evaluate_without_a_noted_text_takes_the_plays(
     cli, song, tiny_gpt, tmp_path, monkeypatch, about
 ):
     monkeypatch.setattr(command_line, "load_shakespeare", lambda: song.text)
-    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
+    save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
     config = read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(json_file({**config, "about": about}))
     assert cli("evaluate", tmp_path)[0] == 0
@@ -828,7 +832,7 @@ def test_evaluate_notices_that_the_text_has_changed(cli, fails, song, tmp_path):
 
 
 def test_evaluate_with_a_nonsense_note(fails, song, tiny_gpt, tmp_path):
-    training.save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer, {"text": 5})
+    save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer, {"text": 5})
     assert "notes 5 as its text" in fails("evaluate", tmp_path)
 
 
@@ -838,7 +842,7 @@ def test_evaluate_with_a_nonsense_note(fails, song, tiny_gpt, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, monkeypatch):
     given = ["--text", song_file, *TINY, "--steps", 30, "--dropout", 0.1]
     given += ["--save-every", 1000, "--device", "cpu"]
-    out, real, steps = tmp_path / "my runs" / "one", training.training_step, []
+    out, real, steps = tmp_path / "my runs" / "one", Run.learn, []
 
     def step(*arguments):
         steps.append(arguments)
@@ -850,7 +854,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli, song_file, tmp_path, monkeypatc
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(training, "training_step", step)
+            patch.setattr(Run, "learn", step)
             code, stdout, err = cli("train", "--out", out, *given)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
@@ -877,7 +881,7 @@ def test_ctrl_c_in_the_middle_of_a_save(cli, stopped, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_run", interrupted)
+    monkeypatch.setattr(run, "write_run", interrupted)
     code, out, err = cli("train", "--out", stopped, "--resume")
     assert (code, out) == (130, "")
     assert f"\ninterrupted; {stopped} holds the last checkpoint, go on with" in err

@@ -24,15 +24,10 @@ from tinygpt_lib.modern_parts import (
     squared_relu,
 )
 from tinygpt_lib.multi_head import ATTENTIONS
-from tinygpt_lib.training import (
-    AdamW,
-    SavedRun,
-    TrainConfig,
-    load_checkpoint,
-    read_run,
-    save_checkpoint,
-    train,
-)
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.run import SavedRun, train
+from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.training import AdamW
 
 PARTS = {
     "norm": sorted(NORMS),

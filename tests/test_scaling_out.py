@@ -21,29 +21,16 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinygpt_lib import scaling_out
 from tinygpt_lib.__main__ import main
 from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.scaling_out import (
-    SavedSharedRun,
-    SharedRun,
-    evaluate_together,
-    first_to_say,
-    from_first,
-    process_rank,
-    processes,
-    shard,
-    threads_each,
-)
-from tinygpt_lib.training import (
-    ENGINES,
-    TrainConfig,
-    load_checkpoint,
-    read_run,
-    train,
-)
+from tinygpt_lib.runs import processes as processes_module
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
+from tinygpt_lib.runs.processes import first_to_say, from_first, processes, threads_each
+from tinygpt_lib.runs.run import Run, SavedRun, train
+from tinygpt_lib.runs.settings import ENGINES, TrainConfig
+from tinygpt_lib.scaling_out import evaluate_together, process_rank, shard
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -242,7 +229,7 @@ def count_sums_of(ids, parts):
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     plan = replace(PLAN, accumulate=parts)
-    run = SharedRun(new_model(40), *ids, plan)
+    run = Run(new_model(40), *ids, plan)
     buckets = []
 
     def hook(state, bucket):
@@ -251,7 +238,7 @@ def count_sums_of(ids, parts):
 
     run.network.register_comm_hook(None, hook)
     run.take_step()
-    sharded = SharedRun(shard(new_model(40)), *ids, plan)
+    sharded = Run(shard(new_model(40)), *ids, plan)
     sharded.take_step()
     with Listing() as called:
         sharded.take_step()
@@ -317,7 +304,7 @@ def test_shared_evaluation_is_the_same_to_the_last_bit(tmp_path, n):
 
 def drawn(ids):
     """What dropout would draw first in this process."""
-    run = SharedRun(new_model(40), *ids, PLAN)
+    run = Run(new_model(40), *ids, PLAN)
     return torch.rand(8), run.batches.get_state()
 
 
@@ -339,7 +326,7 @@ class StoppedError(Exception):
     """Stands for whatever ends a run."""
 
 
-class Stopping(SavedSharedRun):
+class Stopping(SavedRun):
     """A run that ends before its seventh step; the last save was after the fourth."""
 
     def take_step(self):
@@ -427,7 +414,7 @@ def draw_after_going_on(ids, tokenizer, folders):
     for folder in folders:
         for i, settings in enumerate(DROPPING):
             model = new_model(tokenizer.vocab_size, **settings)
-            run = SavedSharedRun(model, *ids, PLAN, folder / str(i), tokenizer)
+            run = SavedRun(model, *ids, PLAN, folder / str(i), tokenizer)
             run.restore()
             drawn.append(torch.rand(8))
     return drawn
@@ -518,7 +505,7 @@ def test_parts_that_make_no_sense(parts):
 
 @pytest.mark.parametrize("name", ["mps", "cuda:1", "cuda"])
 def test_devices_that_are_not_shared_out(monkeypatch, name):
-    for variable in scaling_out.TORCHRUN:
+    for variable in processes_module.TORCHRUN:
         monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     expected = "finds only 1 GPUs" if name == "cuda" else "can't be shared out"
@@ -527,9 +514,9 @@ def test_devices_that_are_not_shared_out(monkeypatch, name):
 
 
 def test_windows_is_refused(monkeypatch):
-    for variable in scaling_out.TORCHRUN:
+    for variable in processes_module.TORCHRUN:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(scaling_out.sys, "platform", "win32")
+    monkeypatch.setattr(processes_module.sys, "platform", "win32")
     with pytest.raises(DeviceError, match="WSL"), processes(CPU):
         pass
 
@@ -789,7 +776,7 @@ leave(3)
 
 def test_a_process_of_several_leaves_at_once_and_loses_no_word():
     """And the import brings nothing that only shards need."""
-    ranked = dict.fromkeys(scaling_out.TORCHRUN, "0")
+    ranked = dict.fromkeys(processes_module.TORCHRUN, "0")
     for more, said in (ranked, "said "), ({}, "said taken down\n"):
         environment = {k: v for k, v in os.environ.items() if k not in ranked} | more
         done = subprocess.run(

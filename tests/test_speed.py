@@ -23,6 +23,9 @@ from tinygpt_lib.generation import READERS, KVCache, generate
 from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
 from tinygpt_lib.modern_parts import angles, rotate, squared_relu
 from tinygpt_lib.multi_head import ATTENTIONS
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.run import SavedRun
+from tinygpt_lib.runs.settings import ENGINES, OPTIMIZERS, TrainConfig
 from tinygpt_lib.speed import (
     MODERN,
     FusedAdamW,
@@ -38,15 +41,7 @@ from tinygpt_lib.speed import (
     step_operations,
     turned,
 )
-from tinygpt_lib.training import (
-    ENGINES,
-    OPTIMIZERS,
-    PRESETS,
-    RUNS,
-    AdamW,
-    SavedRun,
-    TrainConfig,
-)
+from tinygpt_lib.training import AdamW
 
 V, WINDOW = 11, 12
 
@@ -332,14 +327,14 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
     given = {"out": out, "tokenizer": song.tokenizer, "progress": False}
     plan = TrainConfig(steps=4, save_every=2, eval_every=0, engine="bfloat16")
 
-    class Stopping(SavedRun):
-        def take_step(self):
-            if self.step == 3:
-                raise KeyboardInterrupt
-            return super().take_step()
+    def stop_at_3(run, *batch):
+        if run.step == 3:
+            raise KeyboardInterrupt
+        return learn(run, *batch)
 
+    learn = SavedRun.learn
     config = GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8)
-    monkeypatch.setitem(RUNS, "folder", Stopping)
+    monkeypatch.setattr(SavedRun, "learn", stop_at_3)
     with pytest.raises(KeyboardInterrupt):
         train(GPT(config), *data, plan, **given)
     monkeypatch.undo()

@@ -20,8 +20,10 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from transformers import GPT2Tokenizer
 
 from tinygpt_lib import tokenizers
+from tinygpt_lib._files import CheckpointError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
 from tinygpt_lib.text import CharTokenizer, tokenizer_from_dict
 from tinygpt_lib.tokenizers import (
     BPETokenizer,
@@ -33,7 +35,6 @@ from tinygpt_lib.tokenizers import (
     pieces_of,
     score_text,
 )
-from tinygpt_lib.training import CheckpointError, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

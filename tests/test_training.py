@@ -1,12 +1,15 @@
 """Training: torch's own AdamW beside ours, and a run that is stopped and goes on."""
 
+import json
 import math
 import os
 import random
+import shutil
 import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +18,16 @@ import torch.nn.functional as F
 from tinygpt_lib import training
 from tinygpt_lib._files import CheckpointError, read_json
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.speed import FusedAdamW, newton_schulz
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs import run as run_module
+from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
+from tinygpt_lib.runs.run import Run, train
+from tinygpt_lib.runs.settings import ENGINES, TrainConfig
+from tinygpt_lib.speed import FusedAdamW, NGramEmbedding, newton_schulz
 from tinygpt_lib.text import CharTokenizer, get_batch
-from tinygpt_lib.training import (
-    ENGINES,
-    AdamW,
-    DivergedError,
-    Run,
-    TrainConfig,
-    clip_gradients,
-    learning_rate_at,
-    load_checkpoint,
-    read_run,
-    train,
-)
+from tinygpt_lib.training import AdamW, DivergedError, clip_gradients, learning_rate_at
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = TrainConfig(steps=12, batch_size=2, eval_every=5, save_every=3, seed=7)
 
 
@@ -325,7 +323,7 @@ def test_every_setting_makes_another_run_the_one_written_out_by_hand(
     assert ANOTHER.keys() == {field.name for field in fields(TrainConfig)}
     monkeypatch.setitem(ENGINES, "loud", lambda model, _: lambda ids: 2 * model(ids))
     saves, note = [], lambda self, state: saves.append(self.step)
-    monkeypatch.setattr(training.SavedRun, "save", note)
+    monkeypatch.setattr(run_module.SavedRun, "save", note)
 
     def happens(config, out):
         def new():
@@ -448,6 +446,32 @@ def test_it_trains_outside_the_main_thread(song, tiny_gpt):
     thread.start()
     thread.join()
     assert same(histories[0], run(song, tiny_gpt()))
+
+
+def bare_loop(train_ids):
+    """The loop of chapter 07, as it stands there."""
+    text = (ROOT / "notebooks" / "text" / "07_training.py").read_text("utf-8")
+    (cell,) = [part for part in text.split("# %%") if "\ndef bare_loop(" in part]
+    names = vars(training) | {"train_ids": train_ids}
+    exec(cell.partition("\n\n\nconfig =")[0].partition("\n")[2], names)
+    return names["bare_loop"]
+
+
+def test_the_bare_loop_and_a_run_find_the_same_losses(song, tiny_gpt, tmp_path):
+    """Whatever is wrapped around the lesson, it is the lesson that trains."""
+    config = replace(QUICK, learning_rate=1e-2, clip=0.5)
+    bare = bare_loop(song.train_ids)(tiny_gpt(dropout=0.1), config)
+    lesson = training.train(tiny_gpt(dropout=0.1), song.train_ids, song.val_ids, config)
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "new_optimizer", training.Trainer.new_optimizer)
+        kept = run(song, tiny_gpt(dropout=0.1), config, **options)
+    assert bare == lesson.losses == kept.losses
+    assert lesson.evaluations == kept.evaluations
+    fused = run(
+        song, tiny_gpt(dropout=0.1), config
+    )  # AdamW in one pass rounds otherwise
+    assert fused.losses == pytest.approx(bare, abs=1e-4)
 
 
 # --- What can't work is refused before anything is done ---
@@ -671,7 +695,7 @@ def test_whenever_ctrl_c_is_noticed_the_step_is_saved(
         looks = []
         yield lambda: looks.append(1) or len(looks) >= look
 
-    monkeypatch.setattr(training, "held_interrupt", noticed_at_look)
+    monkeypatch.setattr(run_module, "held_interrupt", noticed_at_look)
     config = replace(QUICK, steps=100, save_every=100)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt) as stop:
@@ -789,14 +813,16 @@ def test_the_first_bad_number_ends_the_run(
     song, tiny_gpt, tmp_path, monkeypatch, bad, what
 ):
     """The step is named, and nothing bad is ever written over what is good."""
-    name = {"loss": "training_step", "gradient": "clip_gradients"}[what]
-    real, calls = getattr(training, name), []
+    place, name = {"loss": (Run, "learn"), "gradient": (training, "clip_gradients")}[
+        what
+    ]
+    real, calls = getattr(place, name), []
 
     def spoilt(*args):
         calls.append(args)
         return bad if len(calls) == 8 else real(*args)  # step 7, counted from 0
 
-    monkeypatch.setattr(training, name, spoilt)
+    monkeypatch.setattr(place, name, spoilt)
     out = tmp_path / "run"
     with pytest.raises(
         DivergedError, match=rf"{what} .* at step 7: .* rate \(0\.003\)"
@@ -837,9 +863,9 @@ def test_finite_weights_are_saved_if_all_of_the_text_gets_numbers(
     """The line: a row so large that its letter, which comes late, gets none."""
     model, out = tiny_gpt(), tmp_path / "run"
     monkeypatch.setattr(FusedAdamW, "step", with_row(model, FusedAdamW.step, size))
-    looks, real = [], training.evaluate
+    looks, real = [], evaluate
     monkeypatch.setattr(
-        training, "evaluate", lambda *given: looks.append(1) or real(*given)
+        run_module, "evaluate", lambda *given: looks.append(1) or real(*given)
     )
     # Each letter of the song but the last; that stands in the last window alone.
     V = song.tokenizer.vocab_size
@@ -865,7 +891,7 @@ def test_finite_weights_are_saved_if_all_of_the_text_gets_numbers(
 
 def test_float16_overflows_sooner(song, tiny_gpt, tmp_path, monkeypatch):
     model, looks = tiny_gpt().half(), []
-    monkeypatch.setattr(training, "evaluate", lambda *given: looks.append(1) or 1.0)
+    monkeypatch.setattr(run_module, "evaluate", lambda *given: looks.append(1) or 1.0)
     options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
     run(song, model, replace(QUICK, steps=1), **options)
     assert len(looks) == 2  # the fresh weights, and the last step
@@ -910,3 +936,25 @@ def test_windows_may_be_shorter_than_the_model_allows(song, tiny_gpt, monkeypatc
         train(tiny_gpt(), *ids, TrainConfig(context=9), progress=False)
     with pytest.raises(ValueError, match="context is -1"):
         TrainConfig(context=-1)
+
+
+# --- Runs of before ---
+
+
+@pytest.mark.parametrize("kind", ["plain", "modern"])
+def test_a_run_of_an_older_version_loads_and_goes_on(
+    song, tiny_gpt, tmp_path, monkeypatch, kind
+):
+    """Written in November 2026: half a run, and the losses of all of it."""
+    monkeypatch.setattr(NGramEmbedding, "ROWS", 31)
+    kept, out = ROOT / "tests" / "data" / kind, tmp_path / "run"
+    shutil.copytree(kept, out)
+    state = read_run(out)
+    assert len(state.history.losses) == 6
+    assert math.isfinite(evaluate(load_checkpoint(out)[0], song.val_ids))
+    model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
+    history = run(song, model, config, out=out, resume=True)
+    expected = json.loads(kept.with_suffix(".json").read_text())
+    assert history.losses == pytest.approx(expected["losses"], abs=1e-3)
+    (_, last), *_ = reversed(history.evaluations)
+    assert last == pytest.approx(expected["evaluations"][-1][1], abs=1e-3)

@@ -6,6 +6,7 @@ the notebook of the same name, which explains it line by line.
 
 from tinygpt_lib._corpus import CorpusError, load_shakespeare
 from tinygpt_lib._device import choose_device
+from tinygpt_lib._files import CheckpointError
 from tinygpt_lib._version import __version__
 from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.bigram import NGram, evaluate, training_step
@@ -30,19 +31,16 @@ from tinygpt_lib.long_context import (
 from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.representations import attention_maps, embed, hidden_states
-from tinygpt_lib.scaling_out import processes, shard
+from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.processes import processes
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.scaling_out import shard
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.speed import Muon, keep_freed_memory
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 from tinygpt_lib.tokenizers import BPETokenizer, ByteTokenizer, WordTokenizer
-from tinygpt_lib.training import (
-    AdamW,
-    CheckpointError,
-    TrainConfig,
-    load_checkpoint,
-    save_checkpoint,
-    train,
-)
+from tinygpt_lib.training import AdamW
 
 __all__ = [
     "GPT",

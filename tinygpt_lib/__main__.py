@@ -17,30 +17,27 @@ from tinygpt_lib._files import read_json
 from tinygpt_lib._version import __version__
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.scaling_out import (
-    LostProcessError,
-    by_torchrun,
-    from_first,
-    process_rank,
-    processes,
-    shard,
-)
-from tinygpt_lib.speed import keep_freed_memory
-from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
-from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer, score_text
-from tinygpt_lib.training import (
-    MAY_CHANGE,
-    PRESETS,
-    DivergedError,
-    History,
+from tinygpt_lib.runs.checkpoints import (
     RunState,
-    TrainConfig,
     check_free,
     fingerprint,
     load_checkpoint,
     read_run,
-    train,
 )
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.processes import (
+    LostProcessError,
+    by_torchrun,
+    from_first,
+    processes,
+)
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
+from tinygpt_lib.scaling_out import process_rank, shard
+from tinygpt_lib.speed import keep_freed_memory
+from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
+from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer, score_text
+from tinygpt_lib.training import DivergedError, History
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 OURS = (CorpusError, DeviceError, DivergedError, LostProcessError)

@@ -20,7 +20,8 @@ from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, TokenEmbedding
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset
 from tinygpt_lib.modern_parts import RMSNorm
-from tinygpt_lib.training import fingerprint, load_checkpoint, save_checkpoint, train
+from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.run import train
 
 __all__ = [
     "MOST_EVENTS",

@@ -22,9 +22,10 @@ from tinygpt_lib._checks import check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPTConfig
-from tinygpt_lib.speed import MODERN, WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import MODERN
 from tinygpt_lib.text import TOKENIZERS, checked_ids
-from tinygpt_lib.training import TrainConfig
 
 __all__ = [
     "BEGIN",

@@ -11,14 +11,12 @@ from tinygpt_lib._checks import check_choice, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.gpt import GPT
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
-from tinygpt_lib.training import PRESETS, TrainConfig
 
 __all__ = [
     "CONTEXT_METHODS",
     "WindowCache",
-    "long_preset",
     "longer_table",
     "loss_by_position",
     "sliding_attention",
@@ -188,39 +186,3 @@ def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
         state[name] = longer_table(state[name], longer.state_dict()[name], method)
     longer.to(next(model.parameters())).load_state_dict(state)
     return longer.train(model.training)
-
-
-# --- Is it worth it? ---
-
-
-def long_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns from 64 tokens and reads 512 at once.
-
-    A token looks at 64; through three layers it hears of 190.
-    """
-    return (
-        GPTConfig(
-            vocab_size,
-            block_size=512,
-            n_layer=3,
-            n_head=4,
-            n_embd=144,
-            bias=False,
-            attention="sliding",
-            window=64,
-            norm="rms",
-            feed_forward="swiglu",
-            position="rotary",
-            qk_norm="rms",
-        ),
-        TrainConfig(
-            steps=4000,
-            batch_size=16,
-            context=64,
-            learning_rate=5e-3,
-            eval_every=500,
-        ),
-    )
-
-
-PRESETS["long"] = long_preset

@@ -2,65 +2,29 @@
 """Scaling out: what if one machine is not enough?"""
 
 import hashlib
-import os
-import signal
-import socket
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import timedelta
-from functools import partial
+from collections.abc import Callable
 from inspect import signature
 from itertools import pairwise
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinygpt_lib._device import DeviceError
 from tinygpt_lib.bigram import evaluate, most_tokens
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.training import OPTIMIZERS, RUNS, Run, RunState, SavedRun, TrainConfig
 
 __all__ = [
-    "ENDED",
-    "RANDOM",
-    "TORCHRUN",
-    "LostProcessError",
-    "SavedSharedRun",
-    "SharedRun",
     "Wrapped",
-    "as_lost",
-    "by_torchrun",
-    "check_joining",
-    "check_shares",
-    "cut_as",
     "evaluate_together",
-    "first_to_say",
-    "from_first",
     "is_sharded",
-    "loopback",
     "n_processes",
     "own_seed",
     "process_rank",
-    "processes",
     "replicated",
     "shard",
-    "threads_each",
-    "told_to_end",
 ]
 
 # --- Joining ---
-
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def by_torchrun() -> bool:
-    """Whether `torchrun` started this process."""
-    return all(name in os.environ for name in TORCHRUN)
 
 
 def process_rank() -> int:
@@ -73,201 +37,7 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def threads_each(n: int) -> int:
-    """Threads for each of n processes: the cores shared out, unless told otherwise.
-
-    That is by OMP_NUM_THREADS, but not by a 1: torchrun sets that by itself.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") != "1":
-        return torch.get_num_threads()
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return max(1, len(os.sched_getaffinity(0)) // n)
-    return max(1, (os.cpu_count() or 1) // n)
-
-
-def loopback() -> str:
-    """The name of the interface by which a machine talks to itself."""
-    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-
-
-def check_joining(device: torch.device) -> None:
-    """DeviceError unless this process can have `device` for itself; a GPU is taken."""
-    if sys.platform == "win32" or not dist.is_available():
-        raise DeviceError("training in several processes needs Linux, macOS or WSL")
-    if device.type not in ("cpu", "cuda") or device.index is not None:
-        raise DeviceError(
-            f"device {str(device)!r} can't be shared out among processes; use 'cpu' "
-            "or 'cuda', of which each process takes one for itself"
-        )
-    local = int(os.environ["LOCAL_RANK"])
-    if device.type == "cuda":
-        if local >= torch.cuda.device_count():
-            raise DeviceError(
-                f"process {local} of this machine finds only "
-                f"{torch.cuda.device_count()} GPUs: start no more processes than that"
-            )
-        torch.cuda.set_device(local)
-
-
-@contextmanager
-def processes(device: torch.device, patience: float = 300.0) -> Iterator[None]:
-    """Joins the processes that `torchrun` started; for one alone it does nothing.
-
-    All processes of the run must do so, and train within. Where all are on this
-    machine they talk over its loopback interface: no network is needed. They wait for
-    each other for at most `patience` seconds. DeviceError for a device that can't be
-    shared out; LostProcessError when a process has died. Of an error that all have, one
-    process tells, and the others exit.
-    """
-    if not by_torchrun():
-        yield
-        return
-    check_joining(device)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    torch.set_num_threads(threads_each(here))
-    if here == int(os.environ["WORLD_SIZE"]):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback())
-    limit = timedelta(seconds=patience)
-    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
-    engine = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    join = {"store": store, "rank": rank, "world_size": size, "timeout": limit}
-    with told_to_end():
-        joined = False
-        try:
-            dist.init_process_group(engine, **join)
-            joined = True
-            yield
-        except BaseException as raised:
-            error = as_lost(raised, patience) if joined else raised
-            if joined and not isinstance(error, LostProcessError):
-                dist.destroy_process_group()
-            if first_to_say(store, error):
-                raise error from None if error is raised else raised
-            code = 130 if isinstance(error, KeyboardInterrupt) else 1
-            raise SystemExit(code) from None
-        dist.destroy_process_group()
-
-
-def from_first(function: Callable[[], object]):
-    """What `function` returns on the first process, on all of them; its error too."""
-    if n_processes() == 1:
-        return function()
-    told = [None, None]
-    if process_rank() == 0:
-        try:
-            told[0] = function()
-        except Exception as error:
-            told[1] = error
-    dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
-
-
 # --- A run of many ---
-
-
-class SharedRun(Run):
-    """A run whose batches are gone through in parts and shared out among processes.
-
-    The number of either does not change what is learnt, but for rounding, and for
-    dropout: that draws from random numbers of its own in each process.
-    """
-
-    def __init__(self, model, train_ids, val_ids, config, *more):
-        self.sharded = is_sharded(model)
-        check_shares(config, self.sharded)
-        super().__init__(model, train_ids, val_ids, config, *more)
-        self.stop, self.pressed = False, lambda: False
-        if n_processes() > 1 and not self.sharded:
-            self.network = replicated(self.model, self.network)
-            self.rehearse()
-        if process_rank() > 0:
-            torch.manual_seed(own_seed(config.seed, 0))
-
-    def rehearse(self) -> None:
-        """A pass for nothing else: DDP arranges its buckets anew after the first."""
-        gpu = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpu):
-            self.network(self.train_ids[None, : self.context]).sum().backward()
-        self.optimizer.zero_grad()
-
-    def learn(self, inputs: Tensor, targets: Tensor) -> float:
-        parts = self.config.accumulate
-        if n_processes() == parts == 1:
-            return super().learn(inputs, targets)
-        # 1. The slice of this process, in parts.
-        n = len(inputs) // n_processes()
-        mine = slice(n * process_rank(), n * (process_rank() + 1))
-        batches = zip(
-            inputs[mine].chunk(parts), targets[mine].chunk(parts), strict=True
-        )
-        # 2. The gradient of its mean loss; with the last part, everybody's mean.
-        self.optimizer.zero_grad()
-        total = 0.0
-        for i, (x, y) in enumerate(batches):
-            with ExitStack() as stack:
-                if i < parts - 1:
-                    stack.enter_context(self.keeping_quiet())
-                logits = self.network(x)  # (B, T, V)
-                loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / parts
-                loss.backward()
-            total += loss.detach()
-        # 3. Every process knows everybody's loss, and takes the same step.
-        total = self.agree(total.item())
-        self.brake()
-        self.optimizer.step()
-        return total
-
-    @contextmanager
-    def keeping_quiet(self) -> Iterator[None]:
-        """Within, gradients are added up here and sent to nobody."""
-        if self.sharded:
-            self.model.set_requires_gradient_sync(False)
-            yield
-            self.model.set_requires_gradient_sync(True)
-        elif n_processes() > 1:
-            with self.network.no_sync():
-                yield
-        else:
-            yield
-
-    def agree(self, loss: float) -> float:
-        """The mean of everybody's losses; also, whether anybody wants to stop."""
-        if n_processes() > 1:
-            numbers = torch.tensor([loss, self.pressed()], dtype=torch.float64)
-            dist.all_reduce(numbers)
-            loss = numbers[0].item() / n_processes()
-            self.stop = numbers[1].item() > 0
-        return loss
-
-    @contextmanager
-    def interrupts(self):
-        with super().interrupts() as self.pressed:
-            yield self.pressed if n_processes() == 1 else lambda: self.stop
-
-    def go(self, progress: bool = True):
-        return super().go(progress and process_rank() == 0)
-
-    def validate(self) -> float:
-        if n_processes() == 1:
-            return super().validate()
-        return evaluate_together(self.model, self.val_ids)
-
-
-def check_shares(config: TrainConfig, sharded: bool) -> None:
-    """ValueError for a run that can't be shared out among the processes there are."""
-    n, parts = n_processes(), config.accumulate
-    if config.batch_size % (n * parts):
-        raise ValueError(
-            f"batch_size {config.batch_size} can't be shared out: it must be a "
-            f"multiple of {n} (processes) times {parts} (accumulate)"
-        )
-    if sharded and not getattr(OPTIMIZERS[config.optimizer], "shards", True):
-        raise ValueError(
-            f"optimizer {config.optimizer!r} needs whole matrices, and a sharded model "
-            "has none; choose another optimizer, or leave the model whole"
-        )
 
 
 def replicated(model: GPT, network: Callable) -> nn.Module:
@@ -350,132 +120,3 @@ def shard(model: GPT) -> GPT:
 def is_sharded(model: GPT) -> bool:
     """Whether `shard` has been there."""
     return any(hasattr(p, "full_tensor") for p in model.parameters())
-
-
-# --- A run of many, in a folder ---
-
-RANDOM = {"random.cpu": "cpu", "random.cuda": "cuda"}  # states, and whose they are
-
-
-class SavedSharedRun(SharedRun, SavedRun):
-    """A shared run that keeps whole checkpoints, written by the first process alone."""
-
-    def state(self) -> RunState:
-        state, tensors = super().state(), {}
-        for name, part in state.tensors.items():
-            tensor = part.full_tensor() if hasattr(part, "full_tensor") else part
-            if process_rank() == 0:  # the others hold no more than one at a time
-                tensors[name] = tensor.cpu()
-        if n_processes() > 1:
-            random = {k: t for k, t in state.tensors.items() if k in RANDOM}
-            everyones = [None] * n_processes()
-            dist.all_gather_object(everyones, random)
-            for rank, states in enumerate(everyones[1:], 1):
-                tensors |= {f"{k}.{rank}": t for k, t in states.items()}
-        return replace(state, tensors=tensors)
-
-    def largest_weight(self, state: RunState) -> float:
-        return from_first(partial(super().largest_weight, state))
-
-    def take_over(self, state: RunState) -> None:
-        super().take_over(replace(state, tensors=self.own_part(state)))
-
-    def own_part(self, state: RunState) -> dict[str, Tensor]:
-        """The saved tensors, cut as this run's own are; its own random numbers."""
-        tensors, rank = dict(state.tensors), process_rank()
-        if self.sharded:
-            for name, mine in super().state().tensors.items():
-                if hasattr(mine, "full_tensor") and name in tensors:
-                    tensors[name] = cut_as(mine, tensors[name])
-        seed = own_seed(self.config.seed, len(state.history.losses))
-        for name, device in RANDOM.items():
-            if rank > 0 and name in tensors:
-                fresh = torch.Generator(device).manual_seed(seed).get_state()
-                tensors[name] = tensors.get(f"{name}.{rank}", fresh)
-        return tensors
-
-    def save(self, state: RunState) -> None:
-        from_first(partial(super().save, state))
-
-    def make_folder(self, state: RunState) -> None:
-        from_first(partial(super().make_folder, state))
-
-    def check_started(self) -> None:
-        from_first(super().check_started)
-
-    def read(self) -> RunState:
-        return from_first(super().read)
-
-    def mend(self, state: RunState) -> None:
-        from_first(partial(super().mend, state))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        lock = super().locked()
-        with ExitStack() as stack:
-            from_first(lambda: stack.enter_context(lock))
-            yield
-
-
-def cut_as(part: Tensor, tensor: Tensor) -> Tensor:
-    """This process's part of a whole tensor, which all have, cut like `part`."""
-    from torch.distributed.tensor import distribute_tensor
-
-    tensor = tensor.to(part.device)
-    return distribute_tensor(tensor, part.device_mesh, part.placements)
-
-
-RUNS["memory"], RUNS["folder"] = SharedRun, SavedSharedRun
-
-# --- When one of them dies ---
-
-
-class LostProcessError(RuntimeError):
-    """Another process of the run died, or does not answer any more."""
-
-
-ENDED = "another process of this run died, or the run was told to end"
-
-
-def as_lost(error: BaseException, patience: float) -> BaseException:
-    """LostProcessError for what torch raises when others don't answer; else `error`."""
-    text = str(error)
-    network = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in text
-    if not isinstance(error, RuntimeError) or not network:
-        return error
-    if "imed out" in text or "imeout" in text:
-        return LostProcessError(
-            f"another process of this run has not answered for {patience:g} s"
-        )
-    return LostProcessError(ENDED)
-
-
-def first_to_say(store, error: BaseException) -> bool:
-    """Whether no other process has told of the same error before."""
-    text = f"{type(error).__name__}: {error}"
-    try:
-        return store.add(hashlib.sha256(text.encode()).hexdigest(), 1) == 1
-    except RuntimeError:  # who kept the table is gone
-        return True
-
-
-@contextmanager
-def told_to_end() -> Iterator[None]:
-    """Within, SIGTERM is a LostProcessError; after that, it is not heard any more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum, frame):
-        raise LostProcessError(ENDED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except LostProcessError:  # a second one would cut the explanation short
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise
-    except BaseException:
-        signal.signal(signal.SIGTERM, before)
-        raise
-    signal.signal(signal.SIGTERM, before)

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -36,19 +35,10 @@ from tinygpt_lib.modern_parts import (
     RotaryPositions,
 )
 from tinygpt_lib.multi_head import MultiHeadAttention
-from tinygpt_lib.training import (
-    ENGINES,
-    MAY_CHANGE,
-    OPTIMIZERS,
-    PRESETS,
-    AdamW,
-    TrainConfig,
-    strip,
-)
+from tinygpt_lib.training import AdamW
 
 __all__ = [
     "MODERN",
-    "WITH_MUON",
     "FusedAdamW",
     "Muon",
     "NGramEmbedding",
@@ -57,16 +47,13 @@ __all__ = [
     "Rotate",
     "SlicedLinear",
     "SquaredReLU",
-    "best_preset",
     "bfloat16",
     "compiled",
-    "cpu_preset_with_muon",
     "has_bfloat16",
     "keep_freed_memory",
     "muon",
     "newton_schulz",
     "quick_reader",
-    "speedrun_preset",
     "step_operations",
     "turned",
 ]
@@ -157,14 +144,6 @@ class FusedAdamW(AdamW):
                 eps=self.eps,
             )
         self.steps += 1
-
-
-OPTIMIZERS["adamw"] = lambda model, config: FusedAdamW(
-    model.parameters(),
-    config.learning_rate,
-    (config.beta1, config.beta2),
-    weight_decay=config.weight_decay,
-)
 
 
 class SquaredReLU(torch.autograd.Function):
@@ -327,10 +306,13 @@ class Muon:
         """Takes over what `state_dict` gave."""
         for i, mean in enumerate(self.means):
             mean.copy_(state[f"matrices.{i}"])
-        self.others.load_state_dict(strip("others.", state))
+        others = {k: v for k, v in state.items() if k.startswith("others.")}
+        self.others.load_state_dict(
+            {k.removeprefix("others."): v for k, v in others.items()}
+        )
 
 
-def muon(model: GPT, config: TrainConfig) -> Muon:
+def muon(model: GPT, config) -> Muon:
     """Muon for the matrices of a GPT's blocks, AdamW for all else."""
     matrices = {}
     for module in model.blocks.modules():
@@ -350,9 +332,6 @@ def muon(model: GPT, config: TrainConfig) -> Muon:
     rate, decay = config.matrix_rate, config.weight_decay
     return Muon(matrices.items(), others, rate, weight_decay=decay)
 
-
-muon.shards = False  # it needs whole matrices
-OPTIMIZERS["muon"] = muon
 
 # --- Is it worth it? ---
 
@@ -407,64 +386,6 @@ class NGramEmbedding(TokenEmbedding):
 
 EMBEDDINGS["ngrams"] = NGramEmbedding
 
-# --- The run again ---
-
-WITH_MUON = TrainConfig(
-    optimizer="muon",
-    matrix_rate=0.03,
-    weight_decay=0.0,
-    beta2=0.95,
-    warmup=0.02,
-    cooldown=0.6,
-    cooldown_shape="linear",
-)
-
-
-def speedrun_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """Two small blocks on tables of n-grams: the shortest way below 1.898 nats."""
-    shape = {"block_size": 64, "n_layer": 2, "n_head": 3, "n_embd": 96}
-    return (
-        GPTConfig(vocab_size, **shape, embedding="ngrams", **MODERN),
-        replace(WITH_MUON, steps=140, learning_rate=0.03, cooldown=0.5, eval_every=0),
-    )
-
-
-PRESETS["speedrun"] = speedrun_preset
-
-# --- More for the minute ---
-
-
-def cpu_preset_with_muon(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns in a minute or two on two cores.
-
-    Its tables hold 2.7 million more, of which a token fetches three rows.
-    """
-    shape = {"block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}
-    return (
-        GPTConfig(vocab_size, **shape, embedding="ngrams", **MODERN),
-        replace(WITH_MUON, steps=750, learning_rate=0.02, eval_every=250),
-    )
-
-
-PRESETS["cpu"] = cpu_preset_with_muon
-
-# --- More for half an hour ---
-
-
-def best_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """Six blocks and much weight decay: half an hour on two cores with AVX-512."""
-    shape = {"block_size": 256, "n_layer": 6, "n_head": 4, "n_embd": 256}
-    plan = {"steps": 1200, "batch_size": 32, "learning_rate": 0.003, "eval_every": 300}
-    return (
-        GPTConfig(
-            vocab_size, **shape, **MODERN | {"norm": "layer", "qk_norm": "layer"}
-        ),
-        replace(WITH_MUON, **plan, matrix_rate=0.02, weight_decay=1.2, cooldown=0.7),
-    )
-
-
-PRESETS["best"] = best_preset
-
 # --- Two engines ---
 
 
@@ -487,7 +408,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return min(taken[torch.bfloat16]) < min(taken[torch.float32])
 
 
-def bfloat16(model: GPT, config: TrainConfig):
+def bfloat16(model: GPT, config=None):
     """Matrix products in bfloat16, all else in float32; ValueError where that is slow.
 
     Micikevicius et al., 2017 (with float16); Kalamkar et al., 2019.
@@ -507,16 +428,13 @@ def bfloat16(model: GPT, config: TrainConfig):
     return network
 
 
-def compiled(model: GPT, config: TrainConfig):
+def compiled(model: GPT, config=None):
     """The model as a program made for it; ValueError where nothing can compile it."""
     compiler = os.environ.get("CXX") or "g++ clang++ c++ cl"
     if not any(shutil.which(name) for name in compiler.split()):
         raise ValueError("engine 'compiled' needs a C++ compiler, such as g++")
     return torch.compile(model)
 
-
-ENGINES.update(bfloat16=bfloat16, compiled=compiled)
-MAY_CHANGE.add("engine")  # the next machine may lack what this one has
 
 # --- One token at a time ---
 

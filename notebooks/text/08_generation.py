@@ -35,8 +35,10 @@ from tinygpt_lib import load_shakespeare
 from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.multi_head import MultiHeadAttention
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.training import TrainConfig, cpu_preset, train
+from tinygpt_lib.training import cpu_preset
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)

@@ -34,8 +34,10 @@ from tinygpt_lib import load_shakespeare
 from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer, split, tokenizer_from_dict
-from tinygpt_lib.training import TrainConfig, cpu_preset, train
+from tinygpt_lib.training import cpu_preset
 
 text = load_shakespeare()
 train_text, val_text = split(text)

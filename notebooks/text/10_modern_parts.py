@@ -38,9 +38,10 @@ from tinygpt_lib._figures import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.single_head import attention_weights
 from tinygpt_lib.text import CharTokenizer, get_batch, split
-from tinygpt_lib.training import TrainConfig, train
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)

@@ -29,6 +29,7 @@
 # trained for 160 seconds and evaluated side by side: 2.23 bits per byte.
 
 # %%
+import inspect
 import json
 import math
 import os
@@ -45,9 +46,11 @@ from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import KVCache, generate
 from tinygpt_lib.modern_parts import angles
+from tinygpt_lib.runs.presets import PRESETS
+from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.training import train
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)
@@ -68,7 +71,6 @@ from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
-from tinygpt_lib.training import PRESETS, TrainConfig
 
 # %% [markdown]
 # ## How much of the window is used
@@ -957,38 +959,7 @@ for b in budgets:
 
 
 # %%
-#| export
-def long_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns from 64 tokens and reads 512 at once.
-
-    A token looks at 64; through three layers it hears of 190.
-    """
-    return (
-        GPTConfig(
-            vocab_size,
-            block_size=512,
-            n_layer=3,
-            n_head=4,
-            n_embd=144,
-            bias=False,
-            attention="sliding",
-            window=64,
-            norm="rms",
-            feed_forward="swiglu",
-            position="rotary",
-            qk_norm="rms",
-        ),
-        TrainConfig(
-            steps=4000,
-            batch_size=16,
-            context=64,
-            learning_rate=5e-3,
-            eval_every=500,
-        ),
-    )
-
-
-PRESETS["long"] = long_preset
+print(inspect.getsource(PRESETS["long"]))
 
 # %%
 model = GPT(PRESETS["long"](V)[0])

@@ -28,6 +28,7 @@
 # the program included?
 
 # %%
+import inspect
 import json
 import statistics
 from collections import Counter
@@ -44,8 +45,10 @@ from tinygpt_lib.blocks import fast_gelu
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import NORMS
 from tinygpt_lib.modern_parts import rotate, squared_relu
+from tinygpt_lib.runs.presets import PRESETS, WITH_MUON, best_preset, speedrun_preset
+from tinygpt_lib.runs.run import Run, train
+from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.training import Run, train
 
 text = load_shakespeare()
 tokenizer = CharTokenizer.from_text(text)
@@ -89,15 +92,7 @@ from tinygpt_lib.modern_parts import (
     RotaryPositions,
 )
 from tinygpt_lib.multi_head import MultiHeadAttention
-from tinygpt_lib.training import (
-    ENGINES,
-    MAY_CHANGE,
-    OPTIMIZERS,
-    PRESETS,
-    AdamW,
-    TrainConfig,
-    strip,
-)
+from tinygpt_lib.training import AdamW
 
 # %% [markdown]
 # ## The roof
@@ -388,13 +383,6 @@ class FusedAdamW(AdamW):
             )
         self.steps += 1
 
-
-OPTIMIZERS["adamw"] = lambda model, config: FusedAdamW(
-    model.parameters(),
-    config.learning_rate,
-    (config.beta1, config.beta2),
-    weight_decay=config.weight_decay,
-)
 
 # %% [markdown]
 # Ten steps of each from the same place, and their times, for two million numbers:
@@ -800,7 +788,10 @@ class Muon:
         """Takes over what `state_dict` gave."""
         for i, mean in enumerate(self.means):
             mean.copy_(state[f"matrices.{i}"])
-        self.others.load_state_dict(strip("others.", state))
+        others = {k: v for k, v in state.items() if k.startswith("others.")}
+        self.others.load_state_dict(
+            {k.removeprefix("others."): v for k, v in others.items()}
+        )
 
 
 # %% [markdown]
@@ -811,7 +802,7 @@ class Muon:
 
 # %%
 #| export
-def muon(model: GPT, config: TrainConfig) -> Muon:
+def muon(model: GPT, config) -> Muon:
     """Muon for the matrices of a GPT's blocks, AdamW for all else."""
     matrices = {}
     for module in model.blocks.modules():
@@ -831,9 +822,6 @@ def muon(model: GPT, config: TrainConfig) -> Muon:
     rate, decay = config.matrix_rate, config.weight_decay
     return Muon(matrices.items(), others, rate, weight_decay=decay)
 
-
-muon.shards = False  # it needs whole matrices
-OPTIMIZERS["muon"] = muon
 
 # %% [markdown]
 # Does it do what it says? Without memory of earlier gradients, each of three parts must take the step $U
@@ -1057,28 +1045,8 @@ taken["muon, tables"] = seconds(with_tables.take_step, 20)
 
 
 # %%
-#| export
-WITH_MUON = TrainConfig(
-    optimizer="muon",
-    matrix_rate=0.03,
-    weight_decay=0.0,
-    beta2=0.95,
-    warmup=0.02,
-    cooldown=0.6,
-    cooldown_shape="linear",
-)
-
-
-def speedrun_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """Two small blocks on tables of n-grams: the shortest way below 1.898 nats."""
-    shape = {"block_size": 64, "n_layer": 2, "n_head": 3, "n_embd": 96}
-    return (
-        GPTConfig(vocab_size, **shape, embedding="ngrams", **MODERN),
-        replace(WITH_MUON, steps=140, learning_rate=0.03, cooldown=0.5, eval_every=0),
-    )
-
-
-PRESETS["speedrun"] = speedrun_preset
+print(WITH_MUON)
+print(inspect.getsource(speedrun_preset))
 
 # %% [markdown]
 # Its settings were found on the end of the *training* text: more blocks and fewer, wider and
@@ -1119,20 +1087,7 @@ assert duel["times as fast"]["nanoGPT"]["min"] > 5
 
 
 # %%
-#| export
-def cpu_preset_with_muon(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns in a minute or two on two cores.
-
-    Its tables hold 2.7 million more, of which a token fetches three rows.
-    """
-    shape = {"block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}
-    return (
-        GPTConfig(vocab_size, **shape, embedding="ngrams", **MODERN),
-        replace(WITH_MUON, steps=750, learning_rate=0.02, eval_every=250),
-    )
-
-
-PRESETS["cpu"] = cpu_preset_with_muon
+print(inspect.getsource(PRESETS["cpu"]))
 
 # %% [markdown]
 # It was run beside chapter 07's recipe, three seeds each
@@ -1228,20 +1183,7 @@ print("\n".join(f"{label}: {losses}" for label, losses in held_out.items()))
 
 
 # %%
-#| export
-def best_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """Six blocks and much weight decay: half an hour on two cores with AVX-512."""
-    shape = {"block_size": 256, "n_layer": 6, "n_head": 4, "n_embd": 256}
-    plan = {"steps": 1200, "batch_size": 32, "learning_rate": 0.003, "eval_every": 300}
-    return (
-        GPTConfig(
-            vocab_size, **shape, **MODERN | {"norm": "layer", "qk_norm": "layer"}
-        ),
-        replace(WITH_MUON, **plan, matrix_rate=0.02, weight_decay=1.2, cooldown=0.7),
-    )
-
-
-PRESETS["best"] = best_preset
+print(inspect.getsource(best_preset))
 
 # %% [markdown]
 # How long should it take? Estimate by the roof of this machine (Muon's own products left out), then see what
@@ -1334,7 +1276,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 # %%
 #| export
-def bfloat16(model: GPT, config: TrainConfig):
+def bfloat16(model: GPT, config=None):
     """Matrix products in bfloat16, all else in float32; ValueError where that is slow.
 
     Micikevicius et al., 2017 (with float16); Kalamkar et al., 2019.
@@ -1354,16 +1296,13 @@ def bfloat16(model: GPT, config: TrainConfig):
     return network
 
 
-def compiled(model: GPT, config: TrainConfig):
+def compiled(model: GPT, config=None):
     """The model as a program made for it; ValueError where nothing can compile it."""
     compiler = os.environ.get("CXX") or "g++ clang++ c++ cl"
     if not any(shutil.which(name) for name in compiler.split()):
         raise ValueError("engine 'compiled' needs a C++ compiler, such as g++")
     return torch.compile(model)
 
-
-ENGINES.update(bfloat16=bfloat16, compiled=compiled)
-MAY_CHANGE.add("engine")  # the next machine may lack what this one has
 
 # %% [markdown]
 # Here is what this machine has:

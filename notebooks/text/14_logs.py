@@ -44,8 +44,9 @@ from tinygpt_lib._logdata import load_log
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
+from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.run import train
 from tinygpt_lib.text import split
-from tinygpt_lib.training import load_checkpoint, save_checkpoint, train
 
 log = load_log()
 log.origin
@@ -73,9 +74,10 @@ from tinygpt_lib._checks import check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPTConfig
-from tinygpt_lib.speed import MODERN, WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import MODERN
 from tinygpt_lib.text import TOKENIZERS, checked_ids
-from tinygpt_lib.training import TrainConfig
 
 # %% [markdown]
 # What does it look like?

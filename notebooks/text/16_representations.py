@@ -52,7 +52,8 @@ from tinygpt_lib.logs import (
     log_preset,
     stream,
 )
-from tinygpt_lib.speed import MODERN, WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.speed import MODERN
 
 log = load_log()
 log.origin

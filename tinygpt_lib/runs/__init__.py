@@ -1,0 +1,1 @@
+"""Training runs: settings with names, checkpoints, resuming, several processes."""
