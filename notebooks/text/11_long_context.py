@@ -45,6 +45,7 @@ from tinygpt_lib import load_shakespeare
 from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import KVCache, generate
+from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.modern_parts import angles
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import train
@@ -69,7 +70,7 @@ from tinygpt_lib._checks import check_choice, check_int
 from tinygpt_lib._device import device_of
 from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.gpt import GPT
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
 
 # %% [markdown]

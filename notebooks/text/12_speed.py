@@ -32,6 +32,7 @@ import inspect
 import json
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 
 import torch

@@ -40,12 +40,16 @@ f"{operations / 100e9 / 86400 / 365:,.0f} years"
 # %%
 import inspect
 import json
+import os
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib._device import shapes_only
@@ -65,16 +69,12 @@ train_ids, val_ids = split(tokenizer.encode(load_shakespeare()))
 # %%
 #| export
 import hashlib
-import os
-import socket
-import sys
 from collections.abc import Callable
 from inspect import signature
 from itertools import pairwise
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinygpt_lib.bigram import evaluate, most_tokens
