@@ -249,7 +249,7 @@ def test_gated_feed_forward_from_three_separate_matrices(bias):
 
 
 @pytest.mark.parametrize(
-    ("C", "width"), [(12, 32), (48, 128), (128, 344), (144, 384), (384, 1024)]
+    ("C", "width"), [(12, 32), (64, 176), (128, 344), (144, 384), (384, 1024)]
 )
 def test_gated_feed_forward_has_about_as_many_parameters(C, width):
     """8/3 of C or the next multiple of 8 above it, as saved checkpoints have it."""
