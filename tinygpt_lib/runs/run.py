@@ -162,6 +162,7 @@ class Run(Trainer):
     """
 
     def __init__(self, model, train_ids, val_ids, config):
+        config = TrainConfig(**asdict(config))  # chapter 07's has fewer settings
         check_data(train_ids, val_ids, config, model.config)
         self.sharded = is_sharded(model)
         check_shares(config, self.sharded)
