@@ -41,6 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinygpt_lib import CharTokenizer, load_shakespeare, train
+from tinygpt_lib._course import trained
 from tinygpt_lib._figures import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib._logdata import load_log
 from tinygpt_lib._tasks import speaker_task, workload_task
@@ -89,11 +90,10 @@ speakers = speaker_task(text)
 chars = CharTokenizer.from_text(text)
 ids = chars.encode(speakers.pretraining)
 shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
-torch.manual_seed(0)
-verse = GPT(GPTConfig(chars.vocab_size, **shape, **MODERN))
-plan = replace(WITH_MUON, steps=450, batch_size=16, learning_rate=0.02, eval_every=0)
+verse_config = GPTConfig(chars.vocab_size, **shape, **MODERN)
+plan = replace(WITH_MUON, steps=220, batch_size=16, learning_rate=0.02, eval_every=0)
 val_ids = ids[-50_000:]
-history = train(verse, ids[:-50_000], val_ids, plan, progress=False)
+verse, history = trained("16-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
 f"{history.evaluations[-1][1]:.3f} nats per character, {history.seconds:.0f} s"
 
 # %%
@@ -102,12 +102,12 @@ blocks = list(found.values())
 jobs = workload_task(log, blocks)
 events = EventTokenizer.from_sessions(jobs.pretraining)
 log_config, log_plan = log_preset(events.vocab_size)
-torch.manual_seed(0)
-logs = GPT(log_config)
 log_ids = stream(jobs.pretraining, events)
 cut = len(log_ids) * 9 // 10
-log_plan = replace(log_plan, eval_every=0)
-history = train(logs, log_ids[:cut], log_ids[cut:], log_plan, progress=False)
+log_plan = replace(log_plan, steps=300, eval_every=0)
+logs, history = trained(
+    "16-logs", log_config, log_plan, log_ids[:cut], log_ids[cut:], events
+)
 f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:.0f} s"
 
 # %% [markdown]
@@ -118,7 +118,6 @@ f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:
 torch.manual_seed(1)
 fresh_verse = GPT(replace(verse.config, zero_outputs=False)).eval()
 fresh_logs = GPT(replace(logs.config, zero_outputs=False)).eval()
-verse.eval(), logs.eval()
 f"{verse.n_parameters():,} and {logs.n_parameters():,} parameters"
 
 # %% [markdown]
@@ -212,8 +211,8 @@ show(
 #
 # One line, letter by letter. Below each character that comes stands what each state expects in its
 # place (a slash is a line break). Each guess is made after the true letters, not after the guesses
-# before it, so the rows can't be read as words. Count what is right: the embedding alone gets
-# little more than who always says a space, and each block adds some.
+# before it, so the rows can't be read as words. Count what is right: in the committed run the first two
+# states get hardly more than who always says a space, and each later block adds some.
 
 # %%
 with torch.no_grad():
@@ -535,17 +534,20 @@ losses_by_layer(mute, windows["verse"][1])[-1]
 
 # %% [markdown]
 # Worse than counting pairs (chapter 02: 2.48): the feed-forward halves rely on what the heads bring. Now
-# one head at a time, and by how much the loss of 200 windows rises:
+# one head at a time, and by how much the loss of 100 windows rises:
 
 
 # %%
-def cost(layer, head):
-    """Nats by which the loss rises without one head."""
-    less = without_heads(verse, [(layer, head)])
-    return losses_by_layer(less, windows["verse"][1])[-1] - lens["verse"][-1]
+@torch.no_grad()
+def loss_without(heads):
+    """Nats per token without some heads."""
+    some = windows["verse"][1][:100]
+    logits = without_heads(verse, heads)(some[:, :-1]).transpose(1, 2)
+    return torch.nn.functional.cross_entropy(logits, some[:, 1:]).item()
 
 
-costs = torch.tensor([[cost(layer, head) for head in range(4)] for layer in range(4)])
+alone = [[loss_without([(layer, head)]) for head in range(4)] for layer in range(4)]
+costs = torch.tensor(alone) - loss_without([])
 most = divmod(costs.argmax().item(), 4)
 print(
     f"most: block {most[0] + 1}, head {most[1] + 1}, looks back {before['trained'][most]:.2f}"
@@ -554,9 +556,9 @@ print(
 
 # %% [markdown]
 # In the committed run one head stands out: the one that looks back most surely. Without it the loss
-# rises by 0.29 nats; the next costs less than a third of that. But the score alone would not have
-# told: a head of the fourth block looks back nearly as surely, 0.52, and costs a sixth. Perhaps
-# what it brings is already there.
+# rises by 0.22 nats; the next costs less than half of that. But the score alone would not have
+# told: two heads of later blocks look back with more than 0.4, too, and cost a third. Perhaps
+# what they bring is already there.
 #
 # ## Tokens on a map
 # The first state of a token is its row in the embedding. Rows of tokens that are used alike should have
@@ -604,9 +606,9 @@ show(
 )
 
 # %% [markdown]
-# *Nobody told the model what a letter is. In the committed run most capitals lie to the right, most
-# small letters to the left, and four of the five vowels and most punctuation below them. There are
-# exceptions (q, o, W), and two directions of 128 are a narrow view.*
+# *Nobody told the model what a letter is. In the committed run most capitals lie to the left, most
+# small letters to the right, and the vowels and most punctuation above them. There are
+# exceptions (q, o, W, H), and two directions of 128 are a narrow view.*
 #
 # So ask in all directions: for how many characters is the nearest row (by the angle between them)
 # that of a character of the same of the four kinds?
@@ -985,9 +987,9 @@ round(float(macro_f1(confusions(truth, said, alone).sum(0))), 3)
 # First a question about single tokens. The model was trained to know the next character. Does its
 # state also hold the one after that? Items are places in the validation text whose next character
 # but one is among the ten most frequent; groups are windows. There are three rivals. One is given
-# the last four characters, a one and 64 zeros for each; one the bag of the last eight. And one the
-# model's own prediction of the *next* character, since who knows that one can often tell what
-# follows.
+# the last four characters, a one and 64 zeros for each; one the bag of the last eight (runs of up
+# to three). And one the model's own prediction of the *next* character, since who knows that one
+# can often tell what follows.
 
 
 # %%
@@ -1026,7 +1028,7 @@ by_layer = {name: [ahead(x)[1] for x in layers] for name, layers in of.items()}
 # %%
 flat_texts = [chars.decode(row[t - 7 : t + 1]) for row in rows for t in at.tolist()]
 texts = [text for text, kept in zip(flat_texts, asked, strict=True) if kept]
-eight = probe(on_bags(texts), labels, halves, of_window)
+eight = probe(on_bags(texts)[:3], labels, halves, of_window)
 with torch.no_grad():
     own = verse.read_out(of["GPT"][-1]).log_softmax(-1)
 rivals = {
@@ -1202,7 +1204,7 @@ attack = results["attack"]
 # A GPT's states lie open: walk through its blocks and keep them. Read out early, they show the
 # prediction grow from block to block. Attention maps show where heads look, a score over many texts
 # says which of them do so as a rule, and removing one shows what it is worth. Here one head that
-# looks a character back was worth three times any other, and induction heads were absent, though
+# looks a character back was worth twice any other, and induction heads were absent, though
 # the same test finds them in a model that had to copy at several lengths. (Asked at one length
 # only, it took a head that counts for one that searches.) As features for questions about whole
 # texts, the states of models this small are no better than bags of n-grams for a linear probe, and
