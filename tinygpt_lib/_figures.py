@@ -39,3 +39,42 @@ def show(figure: plt.Figure, alt: str) -> None:
     """Shows a figure once, with the text that stands for it where it can't be seen."""
     display(figure, metadata={"image/png": {"alt": alt}})
     plt.close(figure)
+
+
+# --- The two threads through the course ---
+
+PROMPT = "ROMEO:\n"  # every chapter's model continues it
+
+# Losses on the validation text, in nats a character. Each chapter adds its own line.
+RUNGS = {
+    "knowing nothing": 4.174,
+    "counting characters": 3.347,
+    "bigram": 2.484,
+    "one head": 2.37,
+}
+OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}
+
+
+def show_ladder(rung: str, loss: float, opponent: str) -> None:
+    """The losses so far, the new rung marked, and the opponent that is still below."""
+    if abs(loss - RUNGS[rung]) > 0.03:
+        raise ValueError(f"{rung} is at {RUNGS[rung]} in RUNGS, and here at {loss:.3f}")
+    names = list(RUNGS)[: list(RUNGS).index(rung) + 1]
+    losses = [RUNGS[name] for name in names[:-1]] + [loss]
+    below = OPPONENTS[opponent]
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    for i, (name, at) in enumerate(zip(names, losses, strict=True)):
+        color = RED if name == rung else BLUE
+        ax.hlines(at, i, i + 0.9, color=color, lw=4)
+        ax.text(i + 0.45, at + 0.1, f"{name}\n{at:.2f}", ha="center", color=color)
+    ax.axhline(below, color="gray", ls="--")
+    ax.text(len(names), below + 0.06, f"{opponent}: {below:.2f}", ha="right")
+    ax.set(ylabel="loss (nats a character)", ylim=(1.2, 5.1), xticks=[])
+    ax.set_xlim(-0.1, len(names) + 0.1)
+    ax.grid(axis="x", visible=False)
+    steps = ", ".join(f"{n} {at:.2f}" for n, at in zip(names, losses, strict=True))
+    show(
+        figure,
+        alt=f"Steps that lead down, in nats a character: {steps}; far below, dashed, "
+        f"{opponent} at {below:.2f}.",
+    )

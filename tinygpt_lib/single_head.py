@@ -20,9 +20,9 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     Tq, Tk = q.shape[-2], k.shape[-2]
     if Tq > Tk:
         raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
-    allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
-    return scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
+    past = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
+    return scores.masked_fill(~past, -math.inf).softmax(dim=-1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+"""Around the tokenizers: ids checked, nonsense refused, saved as plain data and found.
+
+The lessons say how a tokenizer works; what keeps strangers' files and odd arguments
+away from it stands here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["TOKENIZERS", "checked_ids", "hardened", "tokenizer_from_dict"]
+
+Lesson = TypeVar("Lesson", bound=type)
+
+TOKENIZERS: dict[str, Any] = {}  # the class of each `type` that a to_dict writes
+
+
+def tokenizer_from_dict(data: dict):
+    """The tokenizer, of whatever kind, that its own `to_dict` described."""
+    kind = data.get("type")
+    if kind not in TOKENIZERS:
+        known = ", ".join(sorted(TOKENIZERS))
+        raise ValueError(f"tokenizer type {kind!r} is not known; known are: {known}")
+    return TOKENIZERS[kind].from_dict(data)
+
+
+def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
+    """ids (N,) as a list; ValueError for one outside the vocabulary."""
+    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
+    return ids
+
+
+def hardened(lesson: Lesson) -> Lesson:
+    """The lesson's CharTokenizer, safe to use: it refuses nonsense and can be saved.
+
+    `unk`, one of the characters, stands in for every unknown one; without it, an
+    unknown character is an error that names its place.
+    """
+
+    class Hardened(lesson):
+        __doc__ = lesson.__doc__
+
+        def __init__(self, characters: Sequence[str], unk: str | None = None):
+            characters = list(characters)
+            if any(len(c) != 1 for c in characters) or not characters:
+                raise ValueError("characters must be one or more single characters")
+            # With the second half behind it, it would be saved as one character.
+            if any("\ud800" <= c <= "\udbff" for c in characters):
+                raise ValueError(
+                    "no character may be the first half of a surrogate pair"
+                )
+            if len(set(characters)) != len(characters):
+                raise ValueError("characters must not hold the same character twice")
+            if unk is not None and unk not in characters:
+                raise ValueError(f"unk is {unk!r}; it must be one of the characters")
+            super().__init__(characters)
+            self.unk = unk
+
+        @classmethod
+        def from_text(cls, text: str, unk: str | None = None) -> Self:
+            """The tokenizer whose vocabulary is every character of text, sorted."""
+            if not text:
+                raise ValueError(
+                    "text is empty: a vocabulary needs at least one character"
+                )
+            return cls(sorted({*text, unk} - {None}), unk)
+
+        def encode(self, text: str) -> Tensor:
+            """Ids of shape (len(text),), int64; ValueError for an unknown character."""
+            known = set(self.characters)
+            unknown = set(text) - known
+            if unknown and self.unk is None:
+                place, c = next((i, c) for i, c in enumerate(text) if c in unknown)
+                raise ValueError(
+                    f"character {c!r} at position {place} is not among the "
+                    f"{self.vocab_size} characters that this tokenizer knows"
+                )
+            if unknown:
+                text = "".join(c if c in known else self.unk for c in text)
+            return super().encode(text)
+
+        def decode(self, ids: Tensor | Sequence[int]) -> str:
+            """The text of ids (N,); ValueError for an id outside the vocabulary."""
+            return super().decode(checked_ids(ids, self.vocab_size))
+
+        def to_dict(self) -> dict:
+            """The tokenizer as plain JSON data."""
+            data = {"type": "char", "characters": "".join(self.characters)}
+            return data if self.unk is None else {**data, "unk": self.unk}
+
+        @classmethod
+        def from_dict(cls, data: dict) -> Self:
+            """The tokenizer that `to_dict` described."""
+            return cls(data["characters"], data.get("unk"))
+
+    Hardened.__name__ = Hardened.__qualname__ = lesson.__name__
+    Hardened.__module__ = lesson.__module__
+    TOKENIZERS["char"] = Hardened
+    return Hardened
