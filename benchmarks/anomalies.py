@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tinygpt_lib._logdata import (
+from course.logdata import (
     CUT,
     Trial,
     load_adfa,

@@ -12,6 +12,7 @@ import platform
 import random
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,10 +22,11 @@ import torch
 from filelock import FileLock
 
 from tinygpt_lib import CharTokenizer, load_shakespeare, split
-from tinygpt_lib._files import write_atomically
+from tinygpt_lib.basics.files import write_atomically
 
 HERE = Path(__file__).parent
 REPO = HERE.parent
+sys.path.insert(0, str(REPO / "notebooks"))  # for `import course`
 # What decides how fast a CPU multiplies matrices, as Linux names it.
 FLAGS = (
     "avx2",

@@ -2,7 +2,7 @@
 
     python benchmarks/million_lines.py        # writes million_lines.json, 6 minutes
 
-The lines are synthetic (life cycles of blocks, see `_logdata.py`); each command runs
+The lines are synthetic (life cycles of blocks, see `logdata.py`); each command runs
 in a process of its own, whose largest memory the system tells. (It counts the memory
 of the process that started it too, so this one has to stay small.)
 """
@@ -16,6 +16,7 @@ from multiprocessing import Process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # for `course`
 OUT = Path(__file__).with_name("million_lines.json")
 SIZES = (1_000_000,)
 CHUNK = 8_000  # sessions that are made at a time
@@ -23,7 +24,7 @@ CHUNK = 8_000  # sessions that are made at a time
 
 def write_log(path: Path, lines: int, share: float, seed: int) -> None:
     """A log of so many lines."""
-    from tinygpt_lib._logdata import synthetic_log
+    from course.logdata import synthetic_log
 
     written = 0
     with path.open("w") as file:

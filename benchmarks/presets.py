@@ -19,7 +19,7 @@ import torch
 from harness import corpus, machine, update
 
 from tinygpt_lib import GPT, evaluate, generate, keep_freed_memory, train
-from tinygpt_lib._corpus import plays_from_wheel, rebuild
+from tinygpt_lib.basics.corpus import plays_from_wheel, rebuild
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.training import cpu_preset
 

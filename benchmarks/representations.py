@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from tinygpt_lib import CharTokenizer, load_shakespeare
-from tinygpt_lib._logdata import load_adfa, load_hdfs
-from tinygpt_lib._tasks import (
+from course.logdata import load_adfa, load_hdfs
+from course.tasks import (
     Task,
     attack_task,
     deletion_task,
     speaker_task,
     workload_task,
 )
+from tinygpt_lib import CharTokenizer, load_shakespeare
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import (
     EventTokenizer,

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt_lib import _logdata, anomalies
-from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
@@ -32,6 +31,7 @@ from tinygpt_lib.anomalies import (
     weigh,
     with_fault,
 )
+from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import (
     END,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tinygpt_lib import _corpus
-from tinygpt_lib._corpus import CorpusError, load_shakespeare
+from tinygpt_lib.basics import corpus as _corpus
+from tinygpt_lib.basics.corpus import CorpusError, load_shakespeare
 
 NAME = "tinyshakespeare.txt"
 DOWNLOAD, REBUILD = _corpus.download, _corpus.rebuild_from_wheel  # before any patch
@@ -286,7 +286,7 @@ def test_folder_that_cannot_be_made_or_written(cache, monkeypatch):
 PREPARE = """
 import sys, time
 from pathlib import Path
-from tinygpt_lib import _corpus
+from tinygpt_lib.basics import corpus as _corpus
 meeting, source, others = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 def download(url, scratch):
     (scratch / "download").write_bytes(source.read_bytes()[:1000])

@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 
-from tinygpt_lib import CharTokenizer, GPTConfig, TrainConfig, _course
+from course import models as _course
+from tinygpt_lib import CharTokenizer, GPTConfig, TrainConfig
 from tinygpt_lib.runs.run import train
 
 TOKENIZER = CharTokenizer.from_text("to be or not to be, that is the question")

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinygpt_lib import _detect
-from tinygpt_lib.__main__ import main
-from tinygpt_lib._files import checksum, read_tensors
 from tinygpt_lib.anomalies import AnomalyDetector, EventStream
+from tinygpt_lib.basics.files import checksum, read_tensors
+from tinygpt_lib.commands import detect as _detect
+from tinygpt_lib.commands import main
 from tinygpt_lib.logs import MASKS, log_preset
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib.__main__ import main
+from tinygpt_lib.commands import main
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 
 KILLS = int(os.environ.get("KILLS", "4"))
@@ -27,7 +27,7 @@ TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1".sp
 # Processes are forked from one that has imported everything and computed nothing: they
 # start in a few milliseconds, and no thread of this process is missing in them.
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["tinygpt_lib.__main__", "pytest"])
+forks.set_forkserver_preload(["tinygpt_lib.commands", "pytest"])
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib import _files
-from tinygpt_lib._files import (
+from tinygpt_lib.basics import files as _files
+from tinygpt_lib.basics.files import (
     CheckpointError,
     json_file,
     read_json,

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tinygpt_lib import _logdata, load_checkpoint
-from tinygpt_lib._corpus import data_folder
+from course import logdata as _logdata
+from tinygpt_lib import load_checkpoint
+from tinygpt_lib.basics.corpus import data_folder
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import (
     BEGIN,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib import __main__ as command_line
-from tinygpt_lib.__main__ import main
-from tinygpt_lib._files import json_file, read_json, read_tensors, write_tensors
+from tinygpt_lib import commands as command_line
+from tinygpt_lib.basics.files import json_file, read_json, read_tensors, write_tensors
 from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.commands import main
 from tinygpt_lib.runs import run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
 from tinygpt_lib.runs.presets import PRESETS

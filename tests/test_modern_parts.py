@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tinygpt_lib  # noqa: F401 (registers every part)
-from tinygpt_lib._files import read_tensors, write_tensors
+from tinygpt_lib.basics.files import read_tensors, write_tensors
 from tinygpt_lib.blocks import FeedForward
 from tinygpt_lib.generation import KVCache, generate
 from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig

@@ -105,7 +105,7 @@ def test_figures_have_alt_text(chapter):
     for output in outputs(chapter.read_notebook()):
         if "image/png" in output.get("data", {}):
             alt = output.metadata.get("image/png", {}).get("alt", "")
-            assert alt.strip(), "show(fig, alt=...) of tinygpt_lib._figures"
+            assert alt.strip(), "show(fig, alt=...) of course"
 
 
 # How a chapter reads

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 import tinygpt_lib
-from tinygpt_lib import _device, multi_head
-from tinygpt_lib._device import check_attention, choose_device, device_of
-from tinygpt_lib._extras import ANALYSIS, analysis
+from tinygpt_lib import multi_head
+from tinygpt_lib.basics import devices as _device
+from tinygpt_lib.basics.devices import check_attention, choose_device, device_of
+from tinygpt_lib.basics.extras import ANALYSIS, analysis
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,8 @@ import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import f1_score
 
-from tinygpt_lib import _logdata, _tasks
+from course import logdata as _logdata
+from course import tasks as _tasks
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import EventTokenizer, SessionFinder, group_lines
 from tinygpt_lib.representations import (

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinygpt_lib.__main__ import main
-from tinygpt_lib._device import DeviceError
+from tinygpt_lib.basics.devices import DeviceError
 from tinygpt_lib.bigram import evaluate
+from tinygpt_lib.commands import main
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs import processes as processes_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
@@ -39,7 +39,7 @@ TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
 TINY = (TINY + "--optimizer adamw").split()
 
 forks = multiprocessing.get_context("forkserver")
-preload = ["tinygpt_lib.__main__", "pytest", "torch.distributed.fsdp"]
+preload = ["tinygpt_lib.commands", "pytest", "torch.distributed.fsdp"]
 forks.set_forkserver_preload(preload)
 
 pytestmark = pytest.mark.skipif(
@@ -765,7 +765,7 @@ def test_a_process_killed_under_torchrun_ends_the_run(song_file, tmp_path):
 
 LEAVE = """
 import atexit, sys
-from tinygpt_lib.__main__ import leave
+from tinygpt_lib.commands import leave
 shards = "torch.distributed.fsdp", "torch.distributed.tensor"
 print([name for name in shards if name in sys.modules])
 atexit.register(print, "taken down")

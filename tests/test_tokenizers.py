@@ -20,7 +20,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from transformers import GPT2Tokenizer
 
 from tinygpt_lib import tokenizers
-from tinygpt_lib._files import CheckpointError
+from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint

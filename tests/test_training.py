@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from tinygpt_lib import training
-from tinygpt_lib._files import CheckpointError, read_json
+from tinygpt_lib.basics.files import CheckpointError, read_json
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs import run as run_module

@@ -1,14 +1,15 @@
 """A small GPT, built step by step in the notebooks of tiny-gpt-from-scratch.
 
-Every module but this one, `__main__` and those that begin with `_` is generated from
-the notebook of the same name, which explains it line by line.
+Each module beside this one is generated from the notebook of the same name, which
+explains it line by line. What makes them safe to use is written by hand: `basics` below
+them, `runs` and `commands` above.
 """
 
-from tinygpt_lib._corpus import CorpusError, load_shakespeare
-from tinygpt_lib._device import choose_device
-from tinygpt_lib._files import CheckpointError
 from tinygpt_lib._version import __version__
 from tinygpt_lib.anomalies import AnomalyDetector, EventStream
+from tinygpt_lib.basics.corpus import CorpusError, load_shakespeare
+from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.bigram import NGram, evaluate, training_step
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import KVCache, generate

@@ -4,8 +4,8 @@
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_float, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_float, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 

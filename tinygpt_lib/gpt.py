@@ -8,7 +8,7 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from tinygpt_lib._checks import check_bool, check_choice, check_float, check_int
+from tinygpt_lib.basics.checks import check_bool, check_choice, check_float, check_int
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.multi_head import ATTENTIONS
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinygpt_lib._checks import check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.runs.presets import WITH_MUON

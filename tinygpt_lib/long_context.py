@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt_lib._checks import check_choice, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_choice, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
 from tinygpt_lib.gpt import GPT

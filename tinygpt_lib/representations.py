@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_choice, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_choice, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.adamw import adamw
 
-from tinygpt_lib._device import device_of, shapes_only
+from tinygpt_lib.basics.devices import device_of, shapes_only
 from tinygpt_lib.blocks import Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import READERS
 from tinygpt_lib.gpt import (

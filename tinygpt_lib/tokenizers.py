@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_int
+from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.text import TOKENIZERS, checked_ids
 

@@ -271,9 +271,16 @@ def check_imports(notebook: Notebook, cell: Cell) -> None:
             message = "a star import hides where names come from: name what is used"
         elif cell.exported and LIBRARY in touched:
             message = f"an exported cell must name the module: {by_module}"
+        elif cell.exported and any(is_above(name or "") for name in touched):
+            message = "an exported cell can't use what stands above the lessons"
         else:
             continue
         notebook.refuse(cell, node.lineno, message)
+
+
+def is_above(module: str) -> bool:
+    """Whether a module is made for the reader's cells, or for the command line."""
+    return f"{module}.".startswith(("course.", f"{LIBRARY}.commands."))
 
 
 def check_order(notebook: Notebook, cell: Cell, owners: dict[str, Notebook]) -> None:
@@ -339,8 +346,8 @@ def check_names(notebook: Notebook) -> None:
 def unowned_modules(root: Path, notebooks: list[Notebook]) -> list[str]:
     nouns = {notebook.noun for notebook in notebooks}
     return [
-        f"{LIBRARY}/{path.name}: no notebook owns this module: delete it, or let its "
-        "name begin with `_` if it is written by hand"
+        f"{LIBRARY}/{path.name}: no notebook owns this module: delete it, or put it "
+        "into basics, runs or commands if it is written by hand"
         for path in sorted((root / LIBRARY).glob("*.py"))
         if not path.name.startswith("_") and path.stem not in nouns
     ]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("tinygpt_lib", "tests", "tools", "benchmarks", "notebooks/text")
+CODE = ("tinygpt_lib", "tests", "tools", "benchmarks", "notebooks")
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600")
 TIMED = {"12_speed"}  # notebooks that measure time
 # The longest first, so that no core is left with a long one at the end. Their order is

@@ -67,7 +67,7 @@ print(f"{len(text):,} characters, {len(set(text))} different ones")
 # %%
 from collections import Counter
 
-from tinygpt_lib._figures import BLUE, PROMPT, RED, plt, show, show_ladder
+from course import BLUE, PROMPT, RED, plt, show, show_ladder
 
 ordered = Counter(text).most_common()
 visible = {"\n": "\\n", " ": "␣"}

@@ -35,8 +35,8 @@ from math import exp, log
 
 import torch
 
+from course import BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 
 text = load_shakespeare()

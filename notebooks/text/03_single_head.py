@@ -36,8 +36,8 @@
 import torch.nn.functional as F
 from torch import nn
 
+from course import BLACK, BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLACK, BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 

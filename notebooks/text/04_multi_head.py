@@ -28,8 +28,8 @@
 # %%
 import time
 
+from course import BLUE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.single_head import attention_weights
 from tinygpt_lib.text import CharTokenizer, get_batch, split

@@ -35,8 +35,8 @@ from pathlib import Path
 
 import torch.nn.functional as F
 
+from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 

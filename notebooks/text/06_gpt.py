@@ -30,8 +30,8 @@
 # %%
 import math
 
+from course import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 
@@ -49,7 +49,7 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from tinygpt_lib._checks import check_bool, check_choice, check_float, check_int
+from tinygpt_lib.basics.checks import check_bool, check_choice, check_float, check_int
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.multi_head import ATTENTIONS
 

@@ -34,9 +34,9 @@ import copy
 import json
 from pathlib import Path
 
+from course import BLUE, RED, plt, show
+from course.models import trained
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._course import trained
-from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import SGD, training_step
 from tinygpt_lib.text import CharTokenizer, split
 

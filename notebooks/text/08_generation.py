@@ -31,8 +31,8 @@
 import time
 from collections import Counter
 
+from course import BLUE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, RED, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.runs.run import train
@@ -50,8 +50,8 @@ train_ids, val_ids = split(tokenizer.encode(text))
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_float, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_float, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 

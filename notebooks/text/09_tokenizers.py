@@ -30,8 +30,8 @@
 # %%
 import time
 
+from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
@@ -58,7 +58,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_int
+from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.text import TOKENIZERS, checked_ids
 

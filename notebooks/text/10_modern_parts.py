@@ -33,8 +33,8 @@ import math
 import statistics
 from pathlib import Path
 
+from course import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT

@@ -41,9 +41,9 @@ from pathlib import Path
 
 import numpy as np
 
+from course import BLUE, GREEN, ORANGE, RED, SKY, plt, show
+from course.models import trained
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._course import trained
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import KVCache, generate
 from tinygpt_lib.gpt import GPTConfig
@@ -67,8 +67,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt_lib._checks import check_choice, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_choice, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
 from tinygpt_lib.gpt import GPT

@@ -39,8 +39,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from course import BLUE, GREEN, ORANGE, PINK, RED, SKY, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, plt, show
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.blocks import fast_gelu
 from tinygpt_lib.generation import generate
@@ -73,7 +73,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.adamw import adamw
 
-from tinygpt_lib._device import device_of, shapes_only
+from tinygpt_lib.basics.devices import device_of, shapes_only
 from tinygpt_lib.blocks import Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import READERS
 from tinygpt_lib.gpt import (

@@ -51,9 +51,9 @@ from pathlib import Path
 import numpy as np
 import torch.nn.functional as F
 
+from course import BLUE, GREEN, ORANGE, PINK, RED, SKY, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib._device import shapes_only
-from tinygpt_lib._figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, plt, show
+from tinygpt_lib.basics.devices import shapes_only
 from tinygpt_lib.bigram import training_step
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.runs.checkpoints import read_run
@@ -612,7 +612,7 @@ for name, history in histories.items():
 # %%
 script = """
 import os, signal, sys
-from tinygpt_lib.__main__ import main
+from tinygpt_lib.commands import main
 from tinygpt_lib.runs.run import SavedRun
 from tinygpt_lib.scaling_out import process_rank
 

@@ -39,8 +39,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tinygpt_lib._figures import BLUE, RED, plt, show
-from tinygpt_lib._logdata import load_log
+from course import BLUE, RED, plt, show
+from course.logdata import load_log
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
@@ -70,8 +70,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinygpt_lib._checks import check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.runs.presets import WITH_MUON

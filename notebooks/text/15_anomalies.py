@@ -45,8 +45,8 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from tinygpt_lib._figures import BLUE, RED, plt, show
-from tinygpt_lib._logdata import CUT, load_log, split_by_time
+from course import BLUE, RED, plt, show
+from course.logdata import CUT, load_log, split_by_time
 from tinygpt_lib.logs import SessionFinder, group_lines, stream, surprisals
 
 log = load_log()
@@ -67,9 +67,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tinygpt_lib._checks import check_choice, check_float, check_int
-from tinygpt_lib._device import device_of
-from tinygpt_lib._files import CheckpointError, read_tensors, write_tensors
+from tinygpt_lib.basics.checks import check_choice, check_float, check_int
+from tinygpt_lib.basics.devices import device_of
+from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, TokenEmbedding
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset

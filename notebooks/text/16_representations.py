@@ -40,11 +40,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from course import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
+from course.logdata import load_log
+from course.models import trained
+from course.tasks import speaker_task, workload_task
 from tinygpt_lib import CharTokenizer, load_shakespeare, train
-from tinygpt_lib._course import trained
-from tinygpt_lib._figures import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
-from tinygpt_lib._logdata import load_log
-from tinygpt_lib._tasks import speaker_task, workload_task
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.logs import (
     EventTokenizer,
@@ -68,8 +68,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygpt_lib._checks import check_choice, check_int
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.checks import check_choice, check_int
+from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.bigram import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from tinygpt_lib._device import device_of
+from tinygpt_lib.basics.devices import device_of
 
 __all__ = ["evaluating", "most_tokens", "windows_of"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinygpt_lib._device import shapes_only
-from tinygpt_lib._files import (
+from tinygpt_lib.basics.devices import shapes_only
+from tinygpt_lib.basics.files import (
     CheckpointError,
     json_file,
     read_json,

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinygpt_lib._device import DeviceError
+from tinygpt_lib.basics.devices import DeviceError
 from tinygpt_lib.scaling_out import n_processes, process_rank
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from tinygpt_lib._device import device_of
-from tinygpt_lib._files import (
+from tinygpt_lib.basics.devices import device_of
+from tinygpt_lib.basics.files import (
     CheckpointError,
     locked,
     read_bytes,
     remove_partial_files,
     writing,
 )
-from tinygpt_lib._interrupt import held_interrupt
+from tinygpt_lib.basics.interrupts import held_interrupt
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (

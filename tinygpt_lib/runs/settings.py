@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tinygpt_lib import training
-from tinygpt_lib._checks import check_choice, check_float, check_int
+from tinygpt_lib.basics.checks import check_choice, check_float, check_int
 from tinygpt_lib.speed import FusedAdamW, bfloat16, compiled, muon
 from tinygpt_lib.training import COOLDOWNS
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinygpt_lib._extras import analysis
-from tinygpt_lib._logdata import Log, Trial
+from course.logdata import Log, Trial
+from tinygpt_lib.basics.extras import analysis
 from tinygpt_lib.logs import Session
 
 Item = str | Sequence[str]

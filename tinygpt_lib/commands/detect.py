@@ -19,9 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from tinygpt_lib._checks import check_int
-from tinygpt_lib._device import choose_device
-from tinygpt_lib._interrupt import held_interrupt
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,
@@ -31,6 +28,10 @@ from tinygpt_lib.anomalies import (
     has_ended,
     longest_pauses,
 )
+from tinygpt_lib.basics.checks import check_int
+from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.interrupts import held_interrupt
+from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.logs import (
     LONGEST_LINE,
     MASKS,
@@ -663,3 +664,28 @@ def replaced(path: str, file: IO[bytes]) -> bool:
     here = os.fstat(file.fileno())
     same = (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
     return not same or there.st_size < file.tell()
+
+
+def add_detect(commands) -> None:
+    detect = commands.add_parser(
+        "detect",
+        help="find what is unlike normal in logs",
+        description="Find what is unlike normal in logs.",
+        epilog="example: python -m tinygpt_lib detect score runs/gate auth.log",
+    ).add_subparsers(required=True, metavar="COMMAND")
+    fit = add_command(
+        detect,
+        "fit",
+        run_fit,
+        "learn what is normal from logs of a time in which nothing was wrong",
+        r"detect fit --normal auth.log.1 --out runs/gate --session-regex 'sshd\[(\d+)'",
+    )
+    add_fit(fit)
+    score = add_command(
+        detect,
+        "score",
+        run_score,
+        "judge the sessions of logs, and show the lines that raise an alarm",
+        "detect score runs/gate auth.log",
+    )
+    add_score(score)

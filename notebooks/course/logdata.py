@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from tinygpt_lib._corpus import CorpusError, data_folder, download, fetch
-from tinygpt_lib._extras import analysis
+from tinygpt_lib.basics.corpus import CorpusError, data_folder, download, fetch
+from tinygpt_lib.basics.extras import analysis
 
 RAW = "https://raw.githubusercontent.com"
 LOGLEAD = f"{RAW}/EvoTestOps/LogLead/b40a56e562ddd3176b82b608368dcf51aa48b8a1"

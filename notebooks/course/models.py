@@ -9,7 +9,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from tinygpt_lib._files import CheckpointError
+import tinygpt_lib
+from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import fingerprint
 from tinygpt_lib.runs.run import train
@@ -38,7 +39,7 @@ def trained(
     for about in (model_config.to_dict(), asdict(train_config), tokenizer.to_dict()):
         digest.update(json.dumps(about, sort_keys=True).encode())
     digest.update(f"{seed} {torch.__version__}".encode())
-    for module in sorted(Path(__file__).parent.rglob("*.py")):
+    for module in sorted(Path(tinygpt_lib.__file__).parent.rglob("*.py")):
         digest.update(module.read_bytes())
     out = RUNS / f"{name}-{digest.hexdigest()[:12]}"
 

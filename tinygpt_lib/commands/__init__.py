@@ -1,0 +1,71 @@
+"""The command line: `python -m tinygpt_lib train | sample | evaluate | detect`."""
+
+import argparse
+import os
+import sys
+
+from tinygpt_lib._version import __version__
+from tinygpt_lib.basics.corpus import CorpusError
+from tinygpt_lib.basics.devices import DeviceError
+from tinygpt_lib.commands.detect import add_detect
+from tinygpt_lib.commands.evaluate import add_evaluate
+from tinygpt_lib.commands.sample import add_sample
+from tinygpt_lib.commands.train import add_train
+from tinygpt_lib.runs.processes import LostProcessError, by_torchrun
+from tinygpt_lib.training import DivergedError
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+
+
+OURS = (CorpusError, DeviceError, DivergedError, LostProcessError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 error, 2 usage, 130 Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except BrokenPipeError:  # as of `| head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, *OURS) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        # torch has a type of its own for this on CUDA only; other errors are bugs.
+        no_room = ("allocate", "Storage size calculation overflowed")
+        known = any(words in str(error) for words in no_room)
+        if not isinstance(error, MemoryError) and not known:
+            raise
+        print("error: there is not enough memory for sizes like these", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m tinygpt_lib",
+        description="Train a small GPT on a text, let it write, and measure it.",
+        epilog="example: python -m tinygpt_lib train --preset cpu --out runs/cpu",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    add_train(commands)
+    add_sample(commands)
+    add_evaluate(commands)
+    add_detect(commands)
+    return top
+
+
+def leave(code: int) -> None:
+    """Ends the process with an exit code."""
+    if by_torchrun():
+        # While Python takes itself down, a thread of torch's that wakes up aborts the
+        # process (seen once): a run that was finished and saved would count as failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
