@@ -1,7 +1,8 @@
 """A small GPT, built step by step in the notebooks of tiny-gpt-from-scratch.
 
 Every module but this one, `__main__` and those that begin with `_` is generated from
-the notebook of the same name, which explains it line by line.
+the notebook of the same name, which explains it line by line. What keeps the lessons
+safe to use is written by hand, in `basics`.
 """
 
 from tinygpt_lib._corpus import CorpusError, load_shakespeare
