@@ -22,10 +22,10 @@
 # little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
 #
 # Where we are: counting characters costs 3.35 nats a character. That model never looks at what came
-# before. Now we look, at one single character, and we do it twice. First by counting, where we can
-# compute the best possible loss exactly. Then the same table is *learned*, step by step, with the
-# method that trains every network in this course. We know the right answer beforehand, so we
-# will see whether the method finds it.
+# before. Now we look, at one single character, and we do it twice. The first time we count, and can
+# say exactly what the best possible loss is. The second time the same table is *learned*, step by
+# step, with the method that trains every network in this course. Since we know the right answer
+# beforehand, we will see whether the method finds it.
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
@@ -377,9 +377,9 @@ assert torch.allclose(row.grad[u], slope, atol=1e-3)
 row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 
 # %% [markdown]
-# The 0.98 that we found by trying is back. When we go against the gradient, what came is pushed
-# up by what it lacked, and everything else is pushed down by as much as it was believed. The pushes
-# sum to zero.
+# The 0.98 that we found by trying is back. When we go against the gradient, the logit of what came is
+# pushed up by what its probability lacked, and every other one is pushed down by the probability
+# that it got. The pushes sum to zero.
 #
 # Take all pairs that begin with the same character. Over all of them, the pushes on a logit
 # cancel exactly where its probability is the share of the pairs in which it came: the counted
@@ -389,9 +389,9 @@ row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 # %% [markdown]
 # ## A step
 # The numbers that are learned, here the 4,225 logits, are called **parameters**. Move each one a
-# little against its slope, look again, and move again: that is *gradient descent*. How far to move
-# is the slope times one number, the **learning rate**. Since each look takes a random batch instead
-# of the whole text, the method is called *stochastic* gradient descent, SGD.
+# little against its slope, look again, and move again: that is *gradient descent*. Each moves by its
+# slope times one number, the **learning rate**. Since each look takes a random batch instead of the
+# whole text, the method is called *stochastic* gradient descent, SGD.
 #
 # A network is a set of parameters and a rule that turns ids into logits. In torch it is an
 # `nn.Module`. An `nn.Parameter` is a tensor that wants a gradient, and `forward` is the rule, which
@@ -630,9 +630,9 @@ for name, p in {"smoothed": smoothed, "learned": table}.items():
 # occur once in a million characters. On the validation text the learned table costs 2.490, the smoothed
 # one 2.484.
 #
-# This is the most reassuring picture of the course. When chapter 07's GPT ends at its loss, no best
-# possible value will be known to compare it with. But it will take the same step, and here
-# we saw that the step works.
+# The straight line of points above is the most reassuring picture of the course. When chapter 07's GPT
+# ends at its loss, no best possible value will be known to compare it with. But it takes the same step,
+# and here we saw that the step works.
 
 # %% [markdown]
 # ## Counting further back

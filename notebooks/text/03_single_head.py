@@ -23,8 +23,8 @@
 #
 # Where we are: a bigram sees one character and costs 2.48 nats. Tables with six characters of memory
 # cost 1.59, but they have reached their limit: long histories are mostly new or rare, and to a table
-# no history is like another. We want a model that looks back over many characters without keeping a row for
-# every possible past.
+# no history is like another. We want a model that looks back over many characters without keeping a
+# row for every possible past.
 #
 # The plan has three parts. Every token becomes a point, so that tokens can be alike. It looks at the
 # tokens before it. And it decides, from what it is and what they are, which of them matter. That
@@ -128,8 +128,9 @@ show(
 
 # %% [markdown]
 # *Every character by its two learned numbers. Vowels (red), consonants (blue), capitals (green) and
-# punctuation (black) have each found a region of their own, although nobody mentioned such things.
-# They are near each other because similar characters follow them.*
+# most of the punctuation (black) have each found a region of their own, although nobody mentioned
+# such things. Neighbours are followed by similar characters. That is also why hyphen and apostrophe,
+# which stand inside words, ended up among the consonants.*
 #
 # This is what a table of counts could not do. Between embedding and output head there is room now,
 # and there the tokens will exchange what they know.
@@ -235,7 +236,7 @@ weights, y
 
 # %% [markdown]
 # ## Why divide by the square root?
-# It is about the size of the scores. Suppose the entries of queries and keys are random and
+# The reason is the size of the scores. Suppose the entries of queries and keys are random and
 # independent, with mean 0 and variance 1. (The variance is the mean squared distance from the mean;
 # with mean 0, it is the mean of the square.) Take one entry of each and multiply. The product has mean
 # 0, and the mean of its square is the mean of $q^2$ times the mean of $k^2$, because the two are
@@ -367,8 +368,8 @@ unmasked2 = (q @ k2.mT / 4).softmax(-1) @ v2
 
 # %% [markdown]
 # ## Blind to order
-# Something is odd about this function. The mask decides who may be looked at, but for the rest the past
-# is a heap: nothing says what came first. Shuffle it, and the last token does not notice:
+# Something is odd about this function. The mask decides who may be looked at, but otherwise the past is
+# a heap: nothing says what came first. Shuffle it, and the last token does not notice:
 
 # %%
 order = torch.cat([torch.randperm(9, generator=generator), torch.tensor([9])])
@@ -482,7 +483,7 @@ show(
 # %% [markdown]
 # *The last seed of each. The dashed line is the floor for a bigram, and the model that cannot look back
 # comes down to it. The head without positions knows which characters are around but not where, and
-# gets a little below. The head with positions gets clearly below.*
+# ends a little lower. The head with positions ends clearly lower.*
 
 # %%
 new = sum(finals["one head"]) / 3
@@ -533,8 +534,8 @@ for back in range(5):
 
 # %% [markdown]
 # Two thirds stay with the token, and half of the rest goes to the character just before it. Nobody told
-# the head that the nearest character matters most. It could only find that out because it knows
-# positions, and that is why the head without them gains so little.
+# the head that the nearest character matters most. It takes positions to make use of that: a head
+# without them cannot tell a neighbour from any other character, and gains little.
 #
 # And here is the prompt again, continued by one head. At each step it reads the last 32 characters.
 
@@ -578,8 +579,8 @@ show_ladder("one head", new, "7-grams")
 # weights = attention_weights(q, k)
 # assert (weights[1:].diagonal() > 0.99).all() and weights[0, 0] == 1
 # ```
-# **2.** The same `q` and `k`, now *without* the mask, so that a token could look ahead. Make each of
-# the 5 tokens look at the one *after* it. Then put the mask back. Where do they look now, and why?
+# **2.** Write `q` and `k` that, without a mask, make each token look at the one *after* it; use
+# rows of `torch.eye(6)` for both. Then put the mask back. Where do they look now, and why?
 # ```python
 # ahead = (q @ k.mT).softmax(dim=-1)
 # assert (ahead[:-1].diagonal(1) > 0.99).all()
@@ -640,8 +641,8 @@ cheating_loss, honest_loss
 
 # %% [markdown]
 # The model has learned to read the answer off the next place, and where there is no next place it
-# does worse than counting characters, 3.35. In a run you would only see the first number, and it looks like a
-# triumph. A loss that falls much faster than expected is a reason to check the mask.
+# does worse than counting characters, 3.35. In a run you would only see the first number, and it looks
+# like a triumph. A loss that falls much faster than expected is a reason to check the mask.
 
 # %% [markdown]
 # ## Appendix: fewer queries than keys
