@@ -116,9 +116,9 @@ def test_any_text_becomes_an_event_of_one_line(line):
 @pytest.mark.parametrize("piece", ["1.", "a:", "/x", "0", ":", "-1", "Aa_1", "f", "1f"])
 def test_a_long_line_is_masked_in_time(piece):
     line = piece * LONGEST_LINE
-    begin = time.perf_counter()
+    begin = time.process_time()
     mask(line)
-    assert time.perf_counter() - begin < 5  # a pattern that backtracks takes hours
+    assert time.process_time() - begin < 5  # a pattern that backtracks takes hours
 
 
 def test_own_patterns_and_bad_ones():
