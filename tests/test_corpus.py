@@ -322,16 +322,15 @@ def start(cache, rebuilt, tmp_path):
 
 def test_two_processes_at_once(cache, corpus, start):
     two = [start(2), start(2)]
-    assert [run.communicate(timeout=30)[0] for run in two] == ["1115394\n"] * 2
+    assert [run.communicate(timeout=300)[0] for run in two] == ["1115394\n"] * 2
     assert os.listdir(cache) == [NAME]
     assert (cache / NAME).read_bytes() == corpus
 
 
 def test_killed_in_the_download(cache, corpus, start, monkeypatch):
     run = start(99)
-    for _ in range(3000):
-        if list(start.meeting.iterdir()):
-            break
+    while not list(start.meeting.iterdir()):
+        assert run.poll() is None
         time.sleep(0.01)
     run.kill()
     run.wait()

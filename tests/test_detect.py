@@ -551,7 +551,7 @@ def test_it_ends_while_standard_input_stays_open(gate):
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    watchdog = threading.Timer(60, run.kill)
+    watchdog = threading.Timer(300, run.kill)
     watchdog.start()
     try:
         run.stdin.write("".join(f"{line}\n" for line in ODD[:2]).encode())

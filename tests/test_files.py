@@ -34,7 +34,7 @@ from tinygpt_lib.text import CharTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json"]
-AT_ONCE = 10  # seconds; a slow machine may have much to import first
+AT_ONCE = 10  # seconds of this process; what is believed would take hours, or memory
 RUN_FILES = [*MODEL_FILES, "training.safetensors"]
 QUICK = TrainConfig(steps=6, batch_size=2, eval_every=3, save_every=2)
 
@@ -485,9 +485,9 @@ HOSTILE |= {
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_config_that_lies_is_refused_at_once(folder, change):
     forge(folder, lambda model: {**model, **change})
-    started = time.perf_counter()
+    started = time.process_time()
     refused(folder, "does not describe a model")
-    assert time.perf_counter() - started < AT_ONCE
+    assert time.process_time() - started < AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -645,10 +645,10 @@ LIES = {
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES)
 def test_a_run_that_lies_is_refused_at_once(song, tiny_gpt, run_folder, change):
     forged_run(run_folder, change)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError) as caught:
         train_in(run_folder, song, tiny_gpt(), resume=True)
-    assert time.perf_counter() - started < AT_ONCE
+    assert time.process_time() - started < AT_ONCE
     assert "\n" not in str(caught.value)
 
 
@@ -656,9 +656,9 @@ def test_a_rotary_model_of_endless_context_takes_no_memory(song, tiny_gpt, tmp_p
     """No tensor in the file says how long a context is: it may be any."""
     save_checkpoint(tmp_path, tiny_gpt(position="rotary"), song.tokenizer)
     forge(tmp_path, lambda model: {**model, "block_size": 10**12})
-    started = time.perf_counter()
+    started = time.process_time()
     model, _ = load_checkpoint(tmp_path)
-    assert time.perf_counter() - started < AT_ONCE
+    assert time.process_time() - started < AT_ONCE
     ids = song.train_ids[None, :20]
     expected = tiny_gpt(position="rotary").eval()(ids[:, :8])
     torch.testing.assert_close(model(ids)[:, :8], expected)
