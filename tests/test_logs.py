@@ -42,7 +42,7 @@ from tinygpt_lib.logs import (
 )
 from tinygpt_lib.runs.checkpoints import save_checkpoint
 from tinygpt_lib.runs.run import train
-from tinygpt_lib.text import tokenizer_from_dict
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.tokenizers import score_text
 
 # Masks

@@ -1,14 +1,8 @@
 """A small GPT, built step by step in the notebooks of tiny-gpt-from-scratch.
 
-<<<<<<< HEAD
 Each module beside this one is generated from the notebook of the same name, which
 explains it line by line. What makes them safe to use is written by hand: `basics` below
 them, `runs` and `commands` above.
-=======
-Every module but this one, `__main__` and those that begin with `_` is generated from
-the notebook of the same name, which explains it line by line. What keeps the lessons
-safe to use is written by hand, in `basics`.
->>>>>>> wt/early
 """
 
 from tinygpt_lib._version import __version__

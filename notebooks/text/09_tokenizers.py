@@ -36,7 +36,8 @@ from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.text import CharTokenizer, split, tokenizer_from_dict
+from tinygpt_lib.text import CharTokenizer, split
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.training import cpu_preset
 
 text = load_shakespeare()
@@ -60,7 +61,7 @@ from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.text import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
 
 # %% [markdown]
 # ## Bytes

@@ -29,7 +29,8 @@ from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
 from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import keep_freed_memory
-from tinygpt_lib.text import TOKENIZERS, CharTokenizer, split, tokenizer_from_dict
+from tinygpt_lib.text import CharTokenizer, split
+from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer
 from tinygpt_lib.training import History
 

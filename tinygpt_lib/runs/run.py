@@ -55,7 +55,7 @@ from tinygpt_lib.scaling_out import (
     process_rank,
     replicated,
 )
-from tinygpt_lib.text import tokenizer_from_dict
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.training import DivergedError, History, Trainer
 
 RANDOM = {"random.cpu": "cpu", "random.cuda": "cuda"}  # states, and whose they are
