@@ -1,4 +1,4 @@
-"""What chapters 04 to 07 compare over several seeds or rates, too long for a chapter.
+"""What chapters 04 to 07, and 10, compare over several seeds or rates, too long there.
 
     python benchmarks/part_one.py           # ten minutes of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
@@ -107,7 +107,18 @@ def plans():
                 yield {**plan, "rate": rate, "seed": seed, "loss": number(loss)}
 
 
-PARTS = {part.__name__: part for part in (heads, stacks, blocks, weights, plans)}
+def dropout():
+    """Chapter 10: a text so short that it is learnt by heart, dropout or not."""
+    c = chapter("10_modern_parts", "on_little_text")
+    for p in (0.0, 0.2):
+        for seed in range(3):
+            model, history = c.on_little_text(p, seed)
+            loss = c.evaluate(model, TRAIN_IDS[:10_000])
+            looks = [[step, number(loss)] for step, loss in history.evaluations]
+            yield {"p": p, "seed": seed, "known": number(loss), "unseen": looks}
+
+
+PARTS = {f.__name__: f for f in (heads, stacks, blocks, weights, plans, dropout)}
 
 
 def main() -> None:

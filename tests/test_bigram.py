@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tinygpt_lib.bigram import NGram, SGD, evaluate, training_step
 from tinygpt_lib.basics.evaluation import most_tokens
+from tinygpt_lib.bigram import SGD, NGram, evaluate, training_step
 from tinygpt_lib.gpt import GPT, GPTConfig
 
 V = 4

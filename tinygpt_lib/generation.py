@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_float, check_int
 from tinygpt_lib.basics.devices import device_of
-from tinygpt_lib.bigram import evaluating
+from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
 
 __all__ = [

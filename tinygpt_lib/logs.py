@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
-from tinygpt_lib.bigram import evaluating
+from tinygpt_lib.basics.evaluation import evaluating
+from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.runs.presets import WITH_MUON
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN
-from tinygpt_lib.text import TOKENIZERS, checked_ids
 
 __all__ = [
     "BEGIN",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_choice, check_int
 from tinygpt_lib.basics.devices import device_of
-from tinygpt_lib.bigram import evaluating, most_tokens
+from tinygpt_lib.basics.evaluation import evaluating, most_tokens
 from tinygpt_lib.generation import LAYER_CACHES
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.multi_head import ATTENTIONS, fused_attention

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_choice, check_int
 from tinygpt_lib.basics.devices import device_of
-from tinygpt_lib.bigram import evaluating
+from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows
 from tinygpt_lib.single_head import attention_weights

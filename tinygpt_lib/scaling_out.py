@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinygpt_lib.bigram import evaluate, most_tokens
+from tinygpt_lib.basics.evaluation import most_tokens
+from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT
 
 __all__ = [

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
+from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.text import TOKENIZERS, checked_ids
 
 __all__ = [
     "GPT2_PATTERN",

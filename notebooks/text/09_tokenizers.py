@@ -32,12 +32,12 @@ import time
 
 from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.training import cpu_preset
 
 text = load_shakespeare()
@@ -60,8 +60,8 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
 # ## Bytes

@@ -10,6 +10,7 @@ import torch
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.commands.common import add_command, encode_parts, read_text, text_of
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
@@ -30,7 +31,6 @@ from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
 from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import keep_freed_memory
 from tinygpt_lib.text import CharTokenizer, split
-from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer
 from tinygpt_lib.training import History
 

@@ -23,9 +23,9 @@ from tinygpt_lib.basics.files import (
     write_together,
     writing,
 )
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.training import History
 
 

@@ -25,6 +25,7 @@ from tinygpt_lib.basics.files import (
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
+from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
@@ -55,7 +56,6 @@ from tinygpt_lib.scaling_out import (
     process_rank,
     replicated,
 )
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.training import DivergedError, History, Trainer
 
 RANDOM = {"random.cpu": "cpu", "random.cuda": "cuda"}  # states, and whose they are
