@@ -231,5 +231,5 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
     """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
     return (
         GPTConfig(vocab_size, block_size=64, n_layer=3, n_head=4, n_embd=144),
-        TrainConfig(steps=1400, learning_rate=5e-3, eval_every=350),
+        TrainConfig(steps=1400, learning_rate=5e-3, cooldown=0.4, eval_every=350),
     )

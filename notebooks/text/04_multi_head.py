@@ -125,7 +125,10 @@ listed(x).shape
 # matrices of all heads on top of each other gives a matrix whose product with `x` holds all the
 # queries, all the keys and all the values next to each other, $3C$ numbers for each token. Here
 # these are 96: first 32 for queries, 8 for each head, then 32 for keys, then 32 for values. So
-# the keys of the second head are numbers 40 to 47. (`F.linear` is `x @ weight.T + bias`.)
+# the keys of the second head are numbers 40 to 47. (`F.linear` is `x @ weight.T + bias`.) The drawing has two heads of
+# two numbers each, and beside the right way to cut the columns a wrong one.
+#
+# ![Numbered q, k and v cells of two positions: view and transpose give head 0 the cells 0 1 and 12 13, a row for each position, while a view to (H, T, D) alone gives head 0 all of position 0 and head 1 all of position 1.](drawings/heads.svg)
 
 # %%
 stack = [*listed.queries, *listed.keys, *listed.values]

@@ -471,6 +471,8 @@ assert torch.allclose(F.dropout(x, 0.2), x * mask / 0.8)
 # All of it together is the **Transformer block**: the tokens communicate, then each computes, both
 # through a norm, both added to the stream. This is the whole repeating unit of a GPT. The
 # parts are arguments, so that other kinds can be tried in their place.
+#
+# ![A block, from top to bottom: the stream x runs straight through, while attention and then feed-forward each read a normalised copy of it at the side and add their result back.](drawings/block.svg)
 
 
 # %%

@@ -32,7 +32,7 @@ import json
 import math
 from pathlib import Path
 
-from course import BLUE, GREEN, ORANGE, RED, SKY, plt, show
+from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.text import CharTokenizer, get_batch, split
@@ -57,49 +57,11 @@ from tinygpt_lib.multi_head import ATTENTIONS
 
 # %% [markdown]
 # ## The whole on one page
-# Ids of shape (B, T) come in at the bottom, logits of shape (B, T, V) leave at the top. In between
-# runs the residual stream, (B, T, C) all the way; a `+` says that a part adds to it.
-
-
-# %%
-def draw(ax, boxes):
-    """A column of boxes, first one at the bottom, joined by arrows."""
-    for y, (label, shape, color) in enumerate(boxes):
-        ax.text(
-            0,
-            y,
-            label,
-            ha="center",
-            va="center",
-            bbox={"boxstyle": "round,pad=0.5", "fc": color, "ec": "k", "alpha": 0.85},
-        )
-        ax.text(1.6, y + 0.5, shape, va="center", family="monospace", fontsize=9)
-        ax.annotate("", (0, y + 0.72), (0, y + 0.28), arrowprops={"arrowstyle": "->"})
-    ax.set(xlim=(-3, 4), ylim=(-0.6, len(boxes) + 0.1))
-    ax.axis("off")
-
-
-fig, ax = plt.subplots(figsize=(6, 4.2))
-draw(
-    ax,
-    [
-        ("token embedding + position embedding", "(B, T, C)", SKY),
-        ("block 1:  + attention,  + feed-forward", "(B, T, C)", "#dddddd"),
-        ("...", "(B, T, C)", "#ffffff"),
-        ("block L:  + attention,  + feed-forward", "(B, T, C)", "#dddddd"),
-        ("norm", "(B, T, C)", "#f5e6b0"),
-        ("output head", "(B, T, V) logits", ORANGE),
-    ],
-)
-ax.text(0, -0.55, "ids (B, T)", ha="center")
-show(
-    fig,
-    alt="Column of boxes from ids at the bottom: embeddings, blocks 1 to L, norm, "
-    "output head, with the shape beside each arrow.",
-)
-
-# %% [markdown]
-# *Everything between the two ends has one shape. That is what allows any number of blocks.*
+# Ids of shape (B, T) come in at the top, logits of shape (B, T, V) leave at the bottom. In between
+# runs the residual stream, (B, T, C) all the way; every part reads it at the side and adds to it. Everything between the two
+# ends has one shape, and that is what allows any number of blocks.
+#
+# ![The whole GPT, from top to bottom: ids become embeddings, positions are added, one stream runs past N blocks that read it at the side and add to it, and at the end a norm and the head make logits of it.](drawings/gpt.svg)
 #
 # Before filling it in, let the shapes flow through the two ends alone, with nothing in between:
 

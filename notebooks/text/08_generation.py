@@ -312,6 +312,8 @@ with torch.no_grad():
 
 # %% [markdown]
 # ## The cache
+# ![Three steps of generation: with the cache the first computes keys and values of all three tokens and each later step those of the new one alone, 5 in all; without it every step computes all of them again, 12 in all.](drawings/cache.svg)
+#
 # That is the whole trick. The class below is what `MultiHeadAttention` has been ready for since
 # chapter 04. Instead of gluing tensors together for every token, which copies all old keys each
 # time, it reserves room for a whole window once and fills it. (`narrow(2, a, n)` is the slice

@@ -165,7 +165,11 @@ ids.tolist(), ByteTokenizer().decode(ids[:2])
 # 2016, for words; Radford et al., 2019, on bytes, for GPT-2) has one idea: find the pair of tokens
 # that stands side by side most often, and make it a new token. Then do it again.
 #
-# Here is a string that can be followed by hand. How often does each pair occur?
+# Here is a string that can be followed by hand.
+#
+# ![Three merges on aaabdaaabac, row by row: the commonest pair, first aa, then aa a, then aaa b, becomes one token of its own, so 11 tokens become 9, 7 and 5, until no pair occurs twice.](drawings/merges.svg)
+#
+# How often does each pair occur at first?
 
 # %% tags=["nbval-check-output"]
 ids = list(b"aaabdaaabac")

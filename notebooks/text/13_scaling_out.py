@@ -312,7 +312,11 @@ alone
 # Our script had to wait for the backward pass to finish and then sent everything at once. But the
 # gradient of the last layer is ready first, while those of the layers below are still to be
 # computed. DDP collects gradients in buckets, and starts to send a bucket as soon as it is full, so
-# that sending and computing overlap. With accumulation, only the last part's backward pass need send;
+# that sending and computing overlap.
+#
+# ![Two processes over time, each with half of the batch: both run forward, then backward from layer 4 to layer 1; the gradients of layers 4 and 3 are averaged between them while backward still runs, then those of 2 and 1, and both take the same step.](drawings/processes.svg)
+#
+# With accumulation, only the last part's backward pass need send;
 # the ones before it are told to keep quiet, or there would be as many messages as parts.
 #
 # Ctrl-C reaches the processes at different moments, but they have to stop after the same step, or
