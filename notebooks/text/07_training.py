@@ -626,7 +626,7 @@ show(
 # %% [markdown]
 # *Healthy: both fall, close together. Rate too high: stuck above 3 nats, little better than the
 # unigram's 3.3; the model makes almost no use of its input. Memorising: the training loss is far
-# below the healthy one, but the validation loss stays near 2.9 and at last creeps up; the distance
+# below the healthy one, but the validation loss stays near 3 and at last creeps up; the distance
 # between the two is the diagnosis. Too good to be true: no text is that predictable. Asked for the
 # *next* character, as `evaluate` does, this model is so wrong that its validation loss leaves the
 # figure at the top. When a curve is better than it can be, look for the leak.*
@@ -1384,7 +1384,7 @@ model_config, train_config = PRESETS["cpu"](V)
 data = train_ids, val_ids, tokenizer
 model, history = trained("cpu", model_config, train_config, *data, train=train)
 _, final = history.evaluations[-1]
-print(f"{model.n_parameters():,} parameters, {history.seconds:.0f} s, {final:.3f} nats")
+print(f"{model.n_parameters():,} parameters, {final:.3f} nats")
 
 # %%
 assert final < 1.85
