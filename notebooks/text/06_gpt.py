@@ -536,8 +536,8 @@ show(
 # %% [markdown]
 # ## Does it learn?
 # Short runs with the optimizer that we have, for our weights and for torch's, each at three
-# learning rates: what suits one need not suit the other. All six are made by
-# `benchmarks/part_one.py`; one of them, our weights at the middle rate, is made again here.
+# learning rates: what suits one need not suit the other. `benchmarks/part_one.py` has made all six
+# with this loop.
 
 # %%
 steps = 140
@@ -564,6 +564,9 @@ for run in results:
     if loss < finals.get(name, math.inf):  # never true of nan
         curves[name], finals[name] = run["curve"], loss
 assert max(finals.values()) < 3.0  # 3.3 is what knowing the frequencies alone is worth
+
+# %% [markdown]
+# One of them again, our weights at the middle rate:
 
 # %%
 torch.manual_seed(0)
