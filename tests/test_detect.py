@@ -171,7 +171,7 @@ def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path, untaught):
 def test_of_windows_of_time_the_last_may_go_on(cli, tmp_path, untaught):
     times = [f"2026-11-25T{h:02}:{m:02}:07" for h in range(8) for m in range(60)]
     log = tmp_path / "log"
-    log.write_text("".join(f"{t} tick\n{t} tock\n" for t in times))
+    log.write_text("".join(f"{t} tick\n{t} tock\n{t} tack\n" for t in times))
     fit = ["fit", "--normal", log, "--false-alarms", "0.01", "--folds", "2"]
     code, out, _ = cli(*fit, "--out", tmp_path / "run", "--open-ends")
     assert code == 0 and "480 sessions" in out and "\n1 may go on" in out

@@ -134,6 +134,10 @@ def test_repeated_halves_are_equal_and_come_from_the_tokens_given():
     assert torch.equal(rows[:, :5], rows[:, 5:])
     assert torch.equal(rows, repeated(torch.tensor([3, 7, 9]), 5, 4, seed=2))
     assert not torch.equal(rows[0], rows[1])
+    assert repeated(torch.tensor([3]), 1, 1).tolist() == [[3, 3]]
+    for length, count in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="is 0"):
+            repeated(torch.tensor([3]), length, count)
 
 
 @torch.no_grad()

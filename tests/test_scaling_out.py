@@ -548,6 +548,14 @@ def ask_the_first():
         return got, str(error)
 
 
+def interface():
+    return os.environ.get("GLOO_SOCKET_IFNAME")
+
+
+def test_on_one_machine_no_network_is_needed(tmp_path):
+    assert together(2, tmp_path, interface) == [scaling_out.loopback()] * 2
+
+
 def test_the_first_answers_for_all_of_them(tmp_path):
     for answer in together(3, tmp_path, ask_the_first):
         assert answer == (("rank", 0), "list index out of range")
