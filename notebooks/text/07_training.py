@@ -533,7 +533,6 @@ show(
 f"gradients without a blow: median {lengths.median():.2f}, longer than 1 in {(lengths > 1).sum()} of {len(lengths)} steps"
 
 # %% [markdown]
-<<<<<<< HEAD
 # *One bad batch throws the unbraked run back by 50 steps, and 140 steps later it is still 0.1 nats behind. With the brake you can't
 # see where it happened.* In an ordinary run of this model the brake hardly ever acts. It costs next to nothing, and in a
 # run of a week one blow is enough to make it worth having.
@@ -542,14 +541,6 @@ f"gradients without a blow: median {lengths.median():.2f}, longer than 1 in {(le
 # ## The loop
 # We have all the parts. This is training, the whole of it:
 
-=======
-# *Healthy: both fall, close together. Rate too high: stuck above 3 nats, little better than the
-# unigram's 3.3; the model makes almost no use of its input. Memorising: the training loss is far
-# below the healthy one, but the validation loss stays near 3 and at last creeps up; the distance
-# between the two is the diagnosis. Too good to be true: no text is that predictable. Asked for the
-# *next* character, as `evaluate` does, this model is so wrong that its validation loss leaves the
-# figure at the top. When a curve is better than it can be, look for the leak.*
->>>>>>> wt/chap1
 
 # %%
 def bare_loop(model, config):
@@ -885,7 +876,6 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
 
 
 # %%
-<<<<<<< HEAD
 def write(model, length=60, prompt="ROMEO:\n"):
     """The prompt and what the model makes of it, with the same random numbers."""
     ids, generator = tokenizer.encode(prompt)[None], torch.Generator().manual_seed(1)
@@ -911,13 +901,6 @@ for stop in (0, 100, 350):
 #
 # The whole run is the library's business: `trained` calls `train` with a folder to keep it in, and later chapters that need this
 # model load it from there instead of training it again.
-=======
-model_config, train_config = PRESETS["cpu"](V)
-data = train_ids, val_ids, tokenizer
-model, history = trained("cpu", model_config, train_config, *data, train=train)
-_, final = history.evaluations[-1]
-print(f"{model.n_parameters():,} parameters, {final:.3f} nats")
->>>>>>> wt/chap1
 
 # %%
 model, history = trained(
