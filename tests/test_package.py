@@ -30,7 +30,7 @@ PROMISED = """load_shakespeare CharTokenizer GPTConfig GPT TrainConfig train eva
 MODULES = [
     info.name
     for info in pkgutil.iter_modules(tinygpt_lib.__path__)
-    if not info.name.startswith("_")
+    if not info.name.startswith("_") and not info.ispkg
 ]
 HEAVY = ["matplotlib", "IPython", "requests", "pooch", "transformers"]
 

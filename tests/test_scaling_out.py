@@ -553,7 +553,7 @@ def interface():
 
 
 def test_on_one_machine_no_network_is_needed(tmp_path):
-    assert together(2, tmp_path, interface) == [scaling_out.loopback()] * 2
+    assert together(2, tmp_path, interface) == [processes_module.loopback()] * 2
 
 
 def test_the_first_answers_for_all_of_them(tmp_path):

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tinygpt_lib.basics.counting import check_counting
 from tinygpt_lib.basics.evaluation import evaluating, windows_of
-from tinygpt_lib.basics.evaluation import most_tokens as most_tokens
 
 __all__ = ["SGD", "NGram", "evaluate", "training_step"]
 

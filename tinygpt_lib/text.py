@@ -4,10 +4,7 @@
 import torch
 from torch import Tensor
 
-from tinygpt_lib.basics.tokens import TOKENIZERS as TOKENIZERS
-from tinygpt_lib.basics.tokens import checked_ids as checked_ids
 from tinygpt_lib.basics.tokens import hardened
-from tinygpt_lib.basics.tokens import tokenizer_from_dict as tokenizer_from_dict
 
 __all__ = ["CharTokenizer", "get_batch", "split"]
 
@@ -23,7 +20,7 @@ class CharTokenizer:
         self.number = {c: i for i, c in enumerate(self.characters)}
 
     @classmethod
-    def from_text(cls, text: str):
+    def from_text(cls, text: str) -> "CharTokenizer":
         return cls(sorted(set(text)))
 
     @property

@@ -145,7 +145,7 @@ class CharTokenizer:
         self.number = {c: i for i, c in enumerate(self.characters)}
 
     @classmethod
-    def from_text(cls, text: str):
+    def from_text(cls, text: str) -> "CharTokenizer":
         return cls(sorted(set(text)))
 
     @property
@@ -558,14 +558,3 @@ shuffled
 # unigram model, 3.35 nats. (A model that had counted the shuffled validation text itself would reach
 # 3.34, and that is the end.) All that the compressors gained, they gained from
 # the *order* of the characters. That is what we are after.
-
-# %% [markdown]
-# ## Appendix: hand-written neighbours
-# Saving tokenizers and finding them again is not part of any lesson. It stands in
-# `tinygpt_lib/basics/tokens.py`, and a few later chapters look for it here.
-
-# %%
-#| export
-from tinygpt_lib.basics.tokens import TOKENIZERS as TOKENIZERS
-from tinygpt_lib.basics.tokens import checked_ids as checked_ids
-from tinygpt_lib.basics.tokens import tokenizer_from_dict as tokenizer_from_dict

@@ -878,7 +878,6 @@ assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
 # %%
 #| export
 from tinygpt_lib.basics.counting import check_counting
-from tinygpt_lib.basics.evaluation import most_tokens as most_tokens
 
 
 class NGram(nn.Module):
