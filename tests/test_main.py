@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib import commands as command_line
 from tinygpt_lib.basics.files import json_file, read_json, read_tensors, write_tensors
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.commands import main
+from tinygpt_lib.commands import common, main
+from tinygpt_lib.commands import train as train_command
 from tinygpt_lib.runs import run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
 from tinygpt_lib.runs.presets import PRESETS
@@ -309,7 +309,7 @@ def planned(monkeypatch):
         calls.append((model.config, config, options))
         return History([0.0] * config.steps, [(config.steps, 1.0)], 0.0)
 
-    monkeypatch.setattr(command_line, "train", fake)
+    monkeypatch.setattr(train_command, "train", fake)
     return calls
 
 
@@ -329,7 +329,7 @@ def test_the_preset_and_what_differs_from_it(cli, song, song_file, tmp_path, pla
 
 def test_the_plays_are_the_text_unless_told(cli, tmp_path, planned, monkeypatch):
     plays = "First Citizen:\nBefore we proceed\n" * 20
-    monkeypatch.setattr(command_line, "load_shakespeare", lambda: plays)
+    monkeypatch.setattr(common, "load_shakespeare", lambda: plays)
     assert cli("train", "--out", tmp_path / "run")[0] == 0
     assert planned[0][0].vocab_size == len(set(plays))
     assert planned[0][2]["about"]["text"] is None
@@ -638,7 +638,7 @@ def test_going_on_otherwise_is_refused(fails, stopped, given, was):
 
 def test_going_on_with_another_preset_is_refused(fails, stopped, monkeypatch):
     presets = {**PRESETS, "gpu": cpu_preset}
-    monkeypatch.setattr(command_line, "PRESETS", presets)
+    monkeypatch.setattr(train_command, "PRESETS", presets)
     error = fails("train", "--out", stopped, "--resume", "--preset", "gpu")
     assert "--preset is gpu, but the run in" in error
     assert "was started with cpu" in error
@@ -813,7 +813,7 @@ def test_evaluate_on_another_text(cli, fails, song, trained, tmp_path):
 def test_evaluate_without_a_noted_text_takes_the_plays(
     cli, song, tiny_gpt, tmp_path, monkeypatch, about
 ):
-    monkeypatch.setattr(command_line, "load_shakespeare", lambda: song.text)
+    monkeypatch.setattr(common, "load_shakespeare", lambda: song.text)
     save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
     config = read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(json_file({**config, "about": about}))
@@ -892,7 +892,7 @@ def test_ctrl_c_before_there_is_a_run(cli, song_file, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "train", interrupted)
+    monkeypatch.setattr(train_command, "train", interrupted)
     given = ["--text", song_file, *TINY]
     code, out, err = cli("train", "--out", tmp_path / "run", *given)
     assert (code, out, err) == (130, "", "\ninterrupted\n")

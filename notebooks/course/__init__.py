@@ -1,7 +1,11 @@
 """Figures of the course: one look for all, and words for those who cannot see them."""
 
+from base64 import b64encode
+from io import BytesIO
+
 import matplotlib.pyplot as plt
 from IPython.display import display
+from PIL import Image
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
@@ -36,9 +40,16 @@ plt.rcParams.update(
 
 
 def show(figure: plt.Figure, alt: str) -> None:
-    """Shows a figure once, with the text that stands for it where it can't be seen."""
-    display(figure, metadata={"image/png": {"alt": alt}})
+    """Shows a figure once, with the text that stands for it where it can't be seen.
+
+    In 128 colours, which nobody sees, it is a third of the size.
+    """
+    full, small = BytesIO(), BytesIO()
+    figure.savefig(full, bbox_inches="tight")
     plt.close(figure)
+    Image.open(full).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    data = {"image/png": b64encode(small.getvalue()).decode(), "text/plain": alt}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 # --- The two threads through the course ---
@@ -51,6 +62,9 @@ RUNGS = {
     "counting characters": 3.347,
     "bigram": 2.484,
     "one head": 2.37,
+    "four heads": 2.196,
+    "three blocks": 2.04,
+    "trained GPT": 1.80,
 }
 OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}
 
