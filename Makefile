@@ -35,7 +35,7 @@ test: corpus ## check the library against the notebooks, run all tests and all n
 	@$(PY) tools/test.py
 
 lab: corpus ## open the course in JupyterLab
-	$(PY) -m jupyterlab notebooks/01_text.ipynb
+	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-1000} $(PY) -m jupyterlab notebooks/01_text.ipynb
 
 notebooks: corpus ## run the notebooks whose text changed (ALL=1: all of them)
 	$(PY) tools/export.py

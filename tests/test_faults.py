@@ -22,7 +22,9 @@ from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 
 KILLS = int(os.environ.get("KILLS", "4"))
 SEED = int(os.environ.get("SEED", "0"))
-TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1".split()
+# Shapes of rotary positions would take torch a second of imports in each process.
+TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
+TINY = (TINY + "--position learned").split()
 
 # Processes are forked from one that has imported everything and computed nothing: they
 # start in a few milliseconds, and no thread of this process is missing in them.

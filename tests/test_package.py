@@ -353,3 +353,20 @@ def test_the_device_of_a_model_is_that_of_its_first_tensor():
         assert device_of(torch.nn.BatchNorm1d(2, affine=False)).type == "meta"
     assert device_of(torch.nn.Linear(2, 2)).type == "cpu"
     assert device_of(torch.nn.Identity()).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "None 1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "None 7"),
+    ],
+)
+def test_threads_that_wait_sleep_unless_told_otherwise(own, expected):
+    names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+    code = f"import os, tinygpt_lib; print(*map(os.environ.get, {names}))"
+    env = {k: v for k, v in os.environ.items() if k not in names} | own
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == expected

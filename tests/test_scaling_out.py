@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 LIMIT = 120  # seconds for any group of processes; of itself, it waits for up to 300
 TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
-TINY = (TINY + "--optimizer adamw").split()
+TINY = (TINY + "--optimizer adamw --position learned").split()
 
 forks = multiprocessing.get_context("forkserver")
 preload = ["tinygpt_lib.commands", "pytest", "torch.distributed.fsdp"]

@@ -5,6 +5,15 @@ explains it line by line. What makes them safe to use is written by hand: `basic
 them, `runs` and `commands` above.
 """
 
+import os
+
+# OpenMP's threads spin while they wait for each other; beside other work they then keep
+# each other from running. A thousand rounds cost a quiet machine nothing, and then they
+# sleep. Torch reads this when it is loaded, so import it after this package; a setting
+# of yours stands.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+
 from tinygpt_lib._version import __version__
 from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.basics.corpus import CorpusError, load_shakespeare

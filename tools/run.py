@@ -322,6 +322,7 @@ def write_text(chapter: Chapter) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as tinygpt_lib sets it, for torch
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog=HELP_EPILOG
     )

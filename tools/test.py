@@ -2,7 +2,7 @@
 
 On Windows it is `.venv\\Scripts\\python tools\\test.py`. Several files are tested at a
 time, one on each core and with one thread each; notebooks that measure time come last,
-one by one, with all threads. OMP_NUM_THREADS and OMP_WAIT_POLICY of your own win.
+one by one, with all threads. OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT of your own win.
 """
 
 import os
@@ -24,8 +24,8 @@ LONG_NOTEBOOKS = """16_representations 15_anomalies 11_long_context 10_modern_pa
 
 def main():
     # Threads that wait for each other must not keep the others' threads from running.
-    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    single = {"OMP_NUM_THREADS": "1", **env}
+    env = {"GOMP_SPINCOUNT": "1000", **os.environ}
+    single = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     workers = min(8, max(2, cores()))  # the longest notebook takes an eighth of all
     spread = ("-n", str(workers), "--dist=loadfile", "--no-loadscope-reorder")
     tests = in_order("tests/test_*.py", LONG_TESTS)

@@ -82,9 +82,9 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
         ax.hlines(at, i, i + 0.9, color=color, lw=4)
         ax.text(i + 0.45, at + 0.1, f"{name}\n{at:.2f}", ha="center", color=color)
     ax.axhline(below, color="gray", ls="--")
-    ax.text(len(names), below + 0.06, f"{opponent}: {below:.2f}", ha="right")
+    ax.text(0, below - 0.25, f"{opponent}: {below:.2f}")
     ax.set(ylabel="loss (nats a character)", ylim=(1.2, 5.1), xticks=[])
-    ax.set_xlim(-0.1, len(names) + 0.1)
+    ax.set_xlim(-0.3, len(names) + 0.1)
     ax.grid(axis="x", visible=False)
     steps = ", ".join(f"{n} {at:.2f}" for n, at in zip(names, losses, strict=True))
     show(
