@@ -178,7 +178,9 @@ def test_one_thread_each_unless_the_user_says_otherwise(plan):
     spread = [env["OMP_NUM_THREADS"] for env, run in plan() if "-n" in run]
     assert spread == ["1", "1"]
     assert "OMP_NUM_THREADS" not in plan()[-1][0]
-    assert {env["OMP_WAIT_POLICY"] for env, _ in plan()} == {"PASSIVE"}
+    waits = [env.get("OMP_WAIT_POLICY") for env, run in plan() if "-n" in run]
+    assert waits == ["PASSIVE", "PASSIVE"]
+    assert plan()[-1][0]["GOMP_SPINCOUNT"] == "1000"
     given = plan(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="ACTIVE")
     assert {env["OMP_NUM_THREADS"] for env, _ in given} == {"2"}
     assert {env["OMP_WAIT_POLICY"] for env, _ in given} == {"ACTIVE"}

@@ -2,7 +2,8 @@
 
 On Windows it is `.venv\\Scripts\\python tools\\test.py`. Several files are tested at a
 time, one on each core and with one thread each; notebooks that measure time come last,
-one by one, with all threads. OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT of your own win.
+one by one, with all threads. OMP_NUM_THREADS, OMP_WAIT_POLICY and GOMP_SPINCOUNT of
+your own win.
 """
 
 import os
@@ -16,10 +17,10 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600")
 TIMED = {"12_speed"}  # notebooks that measure time
 # The longest first, so that no core is left with a long one at the end. Their order is
 # all that rests on these lists.
-LONG_TESTS = """test_faults test_scaling_out test_main test_modern_parts test_speed
-    test_package test_anomalies test_detect test_tokenizers""".split()
-LONG_NOTEBOOKS = """16_representations 15_anomalies 11_long_context 10_modern_parts
-    07_training 09_tokenizers 05_blocks 13_scaling_out 08_generation 06_gpt""".split()
+LONG_TESTS = """test_scaling_out test_faults test_detect test_anomalies test_training
+    test_modern_parts test_speed test_main test_package test_tokenizers""".split()
+LONG_NOTEBOOKS = """07_training 15_anomalies 16_representations 11_long_context 13_scaling_out
+    14_logs 09_tokenizers 10_modern_parts 05_blocks 03_single_head 06_gpt 08_generation""".split()
 
 
 def main():
@@ -36,7 +37,7 @@ def main():
     run(env, "-m", "ruff", "check", *CODE)
     run(env, "-m", "ruff", "format", "--check", *CODE)
     pytest = ("-m", "pytest", "-q", "--durations=15")
-    run(single, *pytest, *spread, *tests)
+    run(single, *pytest, "-p", "no:nbval", *spread, *tests)
     run(single, *pytest, *NBVAL, *spread, *others)
     run(env, *pytest, *NBVAL, *alone)
 
