@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt_lib import _logdata, anomalies
+from course import logdata as _logdata
+from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import (
     SCORES,
     AnomalyDetector,

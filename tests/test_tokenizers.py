@@ -515,7 +515,7 @@ def test_a_checkpoint_brings_its_tokenizer_to_a_new_process(tmp_path):
         save_checkpoint(tmp_path / kind.__name__, model_for(tokenizer), tokenizer)
         expected.append(tokenizer.encode("the cat").tolist())
     code = (
-        "import sys; from tinygpt_lib.training import load_checkpoint\n"
+        "import sys; from tinygpt_lib import load_checkpoint\n"
         "for folder in sys.argv[1:]:\n"
         "    print(load_checkpoint(folder)[1].encode('the cat').tolist())"
     )
