@@ -140,7 +140,7 @@ for name, p in model.named_parameters():
         print(f"{name:38} {p.grad.pow(2).mean().sqrt():.1e}")
 
 # %% [markdown]
-# They differ by a factor of about forty. A rate that suits the output head barely moves the queries and keys; a rate that suits
+# The head's slopes are nearly thirty times as large as those of the queries and keys. A rate that suits the head barely moves the others; a rate that suits
 # the queries makes the head jump. What we want is a step whose length doesn't depend on the size of the slope.
 #
 # ## AdamW
@@ -262,12 +262,12 @@ ax.legend(loc="lower right")
 show(
     fig,
     alt="A long narrow valley. Gradient descent zigzags between the walls and creeps along; Adam "
-    "walks down the middle to the lowest point.",
+    "heads down the valley, overshoots the lowest point and circles back to it.",
 )
 
 # %% [markdown]
 # *Sixty steps each; the legend gives the loss at the end. Gradient descent jumps from wall to wall and creeps forward.
-# Adam takes equally long steps in both directions. Its average $m$ carries it past the lowest point, like a ball, and it circles in.*
+# Adam's first steps are equally long in both directions. Later its average $m$ carries it past the lowest point, as momentum would, and it circles in.*
 #
 # Is ours the real AdamW? Torch's own has to be told which parameters decay, so they come in two groups. Both get the same
 # gradients for 50 steps. How far apart are the two models afterwards?
@@ -320,7 +320,10 @@ adam_runs = {r: short_run(lambda p, r=r: AdamW(p, r)) for r in rates}
 best_sgd = min(sgd_runs, key=lambda r: at_the_end(sgd_runs[r]))
 best_adam = min(adam_runs, key=lambda r: at_the_end(adam_runs[r]))
 assert at_the_end(adam_runs[best_adam]) < at_the_end(sgd_runs[best_sgd]) - 0.05
-{r: round(at_the_end(run), 2) for r, run in (sgd_runs | adam_runs).items()}
+{
+    name: {r: round(at_the_end(run), 2) for r, run in runs.items()}
+    for name, runs in (("SGD", sgd_runs), ("AdamW", adam_runs))
+}
 
 
 # %%
@@ -441,7 +444,7 @@ kept = json.loads(Path("../benchmarks/part_one.json").read_text())["plans"]
 for name, plan in plans.items():
     row = {run["rate"]: [] for run in kept}
     for run in kept:
-        if run | plan == run:
+        if all(run[key] == value for key, value in plan.items()):
             row[run["rate"]].append(round(run["loss"], 2))
     print(f"{name:21} {row}")
 
@@ -452,11 +455,12 @@ assert (
 again, kept[0]["loss"]
 
 # %% [markdown]
-# Look at the last column first, four times the rate of the valley. Without a warm-up the run is wrecked from the start and never
+# Look first at the last column, whose rate is four times the valley's. Without a warm-up the run is wrecked from the start and never
 # recovers (2.8); with one it ends at 2.4. At the valley's own rate the warm-up changes nothing. It is insurance: it widens the valley to
-# the right. On top of that, the short cool-down gains 0.05 to 0.1 nats at every rate. The long one gains less, because it
-# spends most of the run taking small steps, and it wants twice the rate. So we take the plan that these runs prefer: warm up for a
-# twentieth of the run, stay level, cool down over the last two fifths.
+# the right. On top of that, the short cool-down gains 0.05 to 0.1 nats at every rate. The long one gains nothing at the valley's rate,
+# because it spends most of the run taking small steps, and as much as the short one at four times that rate. So the run at the
+# end of this chapter takes the plan that these runs prefer: warm up for a twentieth of the run, stay level, cool down over the last two
+# fifths. (`TrainConfig` itself falls from the start by default, as most published recipes do.)
 
 # %% [markdown]
 # ## A brake
@@ -536,7 +540,7 @@ show(
 f"gradients without a blow: median {lengths.median():.2f}, longer than 1 in {(lengths > 1).sum()} of {len(lengths)} steps"
 
 # %% [markdown]
-# *One bad batch throws the unbraked run back by 50 steps, and 140 steps later it is still 0.1 nats behind. With the brake you can't
+# *Without the brake it takes about 70 steps to get back to where the run was before the blow, and at the end the loss is still 0.1 nats behind. With the brake you can't
 # see where it happened.* In an ordinary run of this model the brake hardly ever acts. It costs next to nothing, and in a
 # run of a week one blow is enough to make it worth having.
 
@@ -679,12 +683,12 @@ history = train(
     TrainConfig(steps=100, batch_size=12, learning_rate=1e-2),
 )
 assert history.losses == bare
-history.evaluations
+history.losses[-1], bare[-1]
 
 # %% [markdown]
 # ## What sick curves look like
-# A loss that falls proves little. Here is one healthy run and four that are ill, and no error message will ever tell you
-# about three of them. *Rate too high*: twenty times that of the valley. *Memorizing*: only 5,000 characters to learn from. *Too good to be true*: someone
+# A loss that falls proves little. Here is one healthy run and four that are ill. Three of the illnesses never cause an error; the fourth would be stopped by
+# `Trainer`'s check, which we leave out here. *Rate too high*: twenty times that of the valley. *Memorizing*: only 5,000 characters to learn from. *Too good to be true*: someone
 # forgot to shift the targets, so the model is asked for the very character it sees. *Broken*: at step 120 a single weight
 # becomes infinite.
 
@@ -737,7 +741,7 @@ show(
 )
 
 # %% [markdown]
-# *Healthy: both fall, close together. Rate too high: stuck near the unigram's 3.3 nats; the model makes almost no use of
+# *Healthy: both fall, close together. Rate too high: stuck near the unigram's 3.35 nats; the model makes almost no use of
 # its input. Memorizing: the training loss sinks well below the healthy one while the validation loss stays near 3; the gap between
 # the two is the diagnosis. Too good to be true: no text is that predictable. Asked for the next character, as
 # `evaluate` does, this model is so wrong that its validation loss leaves the top of the figure. Broken: the curve simply ends.
@@ -753,10 +757,10 @@ assert leak[1] < 0.1 < 3 < leak[2]
 assert math.isnan(broken[1]) and math.isnan(broken[2])
 
 # %% [markdown]
-# **Now you.** Two more patients. What is wrong with them? Write down a guess for each before you read on. The numbers to think of are
-# 3.3, the loss of someone who knows only how frequent each character is, and 4.17.
+# **Now you.** Two more patients. What is wrong with them? Write down a guess for each before you read on. Two numbers to keep in mind:
+# 3.35, the loss of a model that knows only how frequent each character is, and 4.17.
 
-# %%
+# %% jupyter={"source_hidden": true}
 mysteries = {
     "patient A": run_with_both_losses(
         (x, y[torch.randperm(16)]) for x, y in batches(train_ids)
@@ -769,14 +773,14 @@ show(
 )
 
 # %% [markdown]
-# *A* learns how frequent each character is and nothing else: its targets have been shuffled between the windows of a batch, so inputs
+# *A* learns how frequent each character is and nothing else, and a lower rate wouldn't help it, as it would "rate too high": its targets have been shuffled between the windows of a batch, so inputs
 # and targets no longer belong together. A loader that reads inputs and targets from two files, one of them sorted differently, does
 # this. *B* knows nothing at all and learns nothing: here the rate is five thousand times too low. An optimizer that was handed
 # another model's parameters draws the same curve.
 #
 # Two habits follow. Always draw training *and* validation loss. And measure the validation loss over the whole validation
 # text (for diagnosing an illness, a part will do): the losses of single batches differ by 0.1 and more from one to
-# the next, so anyone who picks the best of many has picked luck.
+# the next, so anyone who picks the best of many has only picked a lucky batch.
 
 # %% [markdown]
 # ## What does a run have to remember?
@@ -818,7 +822,8 @@ def resumed(memory, but=None):
 
 
 # %% [markdown]
-# Forty steps straight through; then twenty, a break, and twenty more, six times over. The first of the six forgets nothing.
+# Forty steps straight through, with a copy of the memory taken after twenty; then six runs that go on from that copy. The first of
+# the six forgets nothing.
 
 # %%
 config = TrainConfig(steps=40, learning_rate=1e-2)
@@ -846,10 +851,9 @@ for forgotten in (None, *memory):
 # With everything remembered all twenty losses agree to the last bit. That is a strong statement and makes a good test, because
 # anything forgotten shows up as a difference, however small.
 #
-# Look at *where* the others part. Without the weights, the place in the data or the random numbers for dropout, the very first loss
-# is another one. Without the optimizer's averages, or without knowing which step it is, the first loss is right, because
-# it is computed before anything moves. The move then has the wrong size, and the second loss shows it. Both averages are
-# as large as the weights themselves, which is why a checkpoint that can be resumed is three times the size of one that can only
+# Look at *where* the others part ways. Without the weights, the place in the data or the random numbers for dropout, the very first loss
+# is already different. Without the optimizer's averages, or without knowing which step it is, the first loss is right, because
+# it is computed before anything moves. The move then has the wrong size, and the second loss shows it. Each of the two averages takes as many numbers as the weights, which is why a checkpoint that can be resumed is three times the size of one that can only
 # be used.
 #
 # The library's `train(..., out="runs/mine")` keeps exactly these five things, on disk. It writes each file under another name and
@@ -859,8 +863,8 @@ for forgotten in (None, *memory):
 
 # %% [markdown]
 # ## The run
-# Now the real thing: three blocks of width 144 on the whole training text. In a run this short a few wide layers do a little better than
-# more narrow ones.
+# Now the real thing: three blocks of width 144 on the whole training text. In a run this short a few wide layers do a little better than many
+# narrow ones ([benchmarks/LOG.md](../benchmarks/LOG.md) has the trials).
 
 
 # %%
@@ -900,7 +904,7 @@ for stop in (0, 100, 350):
 
 # %% [markdown]
 # Noise first. After a hundred steps there are line breaks, capitals after them, and pieces that could be words: about what a
-# bigram knows. After 350 there are short words that exist, and lines that end where lines end.
+# bigram knows. After 350 there are short words that exist: *me*, *us*, *by*, *my*.
 #
 # The whole run is the library's business: `trained` calls `train` with a folder to keep it in, and later chapters that need this
 # model load it from there instead of training it again.
@@ -941,12 +945,12 @@ show(
 f"{model.n_parameters():,} parameters, {final:.3f} nats"
 
 # %% [markdown]
-# *The first hundred steps learn what a bigram knows; the rest is the gain from looking further back. Towards the end the curves
-# level off, because the learning rate is nearly zero.*
+# *The first hundred steps learn what a bigram knows; the rest is the gain from looking further back. From step 840 on the rate cools down, and the
+# training loss falls faster again. (The dashed lines are losses on the validation text.)*
 #
-# The validation loss lies above the training loss, yet it is still falling, so this isn't the memorizing from above. Part of the gap
-# is the text itself: the validation text comes from other plays.
-# How many of its speakers does the training text not know at all?
+# The validation loss lies above the training loss, and the gap grows from 0.05 to almost 0.2: a little of this is the memorizing from above, though the validation loss is still falling. Part of the gap is
+# the text itself: the validation text is the rest of one play, whose opening the training text has, and the beginning of another
+# that it has never seen. How many speakers are new?
 
 
 # %%
@@ -960,7 +964,7 @@ new = speakers(val_text) - speakers(train_text)
 len(new), len(speakers(val_text))
 
 # %% [markdown]
-# Most of the speakers in the validation text never appear in the training text. Their names alone cost a model that has never seen them.
+# Two thirds of the names never appear in the training text, and a model that has never seen a name pays for each letter of it.
 #
 # The rung of 2.04 is taken. The 7-gram's 1.59 isn't: that takes a better model or a longer run, and both are still to come.
 
@@ -974,7 +978,7 @@ show_ladder("trained GPT", final, "7-grams")
 print(write(model, length=400))
 
 # %% [markdown]
-# Speakers with a colon, an empty line before each, verses of plausible length, and words of which many exist. It has no idea
+# Verses of plausible length, most of them with a capital at the start, and words of which many exist. It has no idea
 # what it is saying. But nobody told it what a word is, either: it found all of this in a minute or two, from nothing but *what comes next?*
 
 # %% [markdown]
@@ -986,13 +990,13 @@ print(write(model, length=400))
 
 # %% [markdown]
 # ## Exercises
-# **1.** Write `first_step(beta1, beta2)`: how many learning rates long is the very first step, for any constant slope, if you leave out the
-# correction for the start? What does that say about the usual 0.9 and 0.999?
+# **1.** Write `first_step(beta1, beta2)`: how long is the very first step, in units of the learning rate and for any constant slope, if you leave out the
+# correction for the start (*bias correction*)? What does that say about the usual 0.9 and 0.999?
 # ```python
 # assert abs(first_step(0.9, 0.99) - 1.0) < 1e-9
 # assert abs(first_step(0.9, 0.999) - 10**0.5) < 1e-9 and abs(first_step(0.5, 0.75) - 1.0) < 1e-9
 # ```
-# **2.** Is weight decay the same as adding half the squared weights, times the decay, to the loss? For plain gradient descent it is. Write
+# **2.** Is weight decay the same as adding ½ · decay · (sum of the squared weights) to the loss? For plain gradient descent it is. Write
 # `penalized(weight, slope)`, the weight after one Adam step at rate 0.1 on the loss with a penalty of decay 0.1, and compare it with
 # AdamW's. How does each treat a weight with large slopes and one with small slopes?
 # ```python
@@ -1004,7 +1008,7 @@ print(write(model, length=400))
 #     assert abs(penalized(weight, slope) - p.item()) < 1e-6
 # ```
 # **3.** Give patient C a diagnosis of your own making: forget `zero_grad`. Write `forgetful(steps)`, the losses of the small GPT in a loop without
-# that line, at AdamW's rate 5e-3. How much worse does it get, and why is Adam hurt less than you might expect?
+# that line, at AdamW's rate 5e-3. Why don't its steps explode, and why does the run fail all the same?
 # ```python
 # losses = forgetful(150)
 # healthy = short_run(lambda p: AdamW(p, 5e-3), 150)
@@ -1030,7 +1034,7 @@ assert (
 first_step(0.9, 0.999)
 
 # %% [markdown]
-# With 0.9 and 0.99 the two errors happen to cancel. With 0.9 and 0.999 the first step would be more than three times too long, at
+# With 0.9 and 0.99 the two errors happen to cancel on the first step. With 0.9 and 0.999 the first step would be more than three times too long, at
 # the moment when the model knows least about where to go.
 
 

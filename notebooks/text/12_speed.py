@@ -796,8 +796,8 @@ class Muon:
 
 # %% [markdown]
 # Which parameters are such matrices? Those of the linear layers within blocks; where a layer holds
-# several side by side, they are counted. Entered in the table of optimizers, Muon is a name that every
-# training run can give, from the command line too (`--optimizer muon`).
+# several side by side, they are counted. Every training run can ask for Muon
+# by its name, from the command line too (`--optimizer muon`).
 
 
 # %%
@@ -1081,8 +1081,8 @@ assert duel["times as fast"]["nanoGPT"]["min"] > 5
 
 # %% [markdown]
 # ## More for the minute
-# The same means serve another aim, the lowest loss in the minute or two that chapter 07 took. Its
-# preset `cpu` is entered again: four layers with the modern parts, Muon and the tables. From here
+# The same means serve another aim, the lowest loss in the minute or two that chapter 07 took. The preset `cpu` has four
+# layers with the modern parts, Muon and the tables. From here
 # on `make run` and `--preset cpu` train this one.
 
 
