@@ -904,7 +904,7 @@ for stop in (0, 100, 350):
 
 # %% [markdown]
 # Noise first. After a hundred steps there are line breaks, capitals after them, and pieces that could be words: about what a
-# bigram knows. After 350 there are short words that exist: *me*, *us*, *by*, *my*.
+# bigram knows. After 350 there are short words that exist, *me* and *my* among them.
 #
 # The whole run is the library's business: `trained` calls `train` with a folder to keep it in, and later chapters that need this
 # model load it from there instead of training it again.
