@@ -121,7 +121,8 @@ def run_train(options) -> int:
         if not (options.out / "training.safetensors").exists():
             raise  # too early: nothing to go on with
         why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
-        raise type(stop)(f"{why}, go on with: {going_on(options)}") from None
+        stop.args = (f"{why}, go on with: {going_on(options)}",)
+        raise
     return 0
 
 
