@@ -10,12 +10,12 @@ import torch
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.files import check_free
 from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.commands.common import add_command, encode_parts, read_text, text_of
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
     RunState,
-    check_free,
     fingerprint,
     read_run,
 )
@@ -109,7 +109,7 @@ def run_train(options) -> int:
     if not options.resume:
         check_size(options)
         check_settings(options)
-        check_free(options.out)
+        check_free(options.out, "training.safetensors")
     if options.shard and not by_torchrun():
         raise ValueError("--shard needs processes to share with: start it by torchrun")
     try:

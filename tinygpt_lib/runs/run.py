@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
     CheckpointError,
+    filling,
     locked,
     read_bytes,
     remove_partial_files,
@@ -31,7 +31,6 @@ from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
     NOT_DESCRIBED,
     RunState,
-    check_free,
     check_tokenizer,
     fingerprint,
     first_line,
@@ -381,19 +380,8 @@ class SavedRun(Run):
 
     def make_folder(self, state: RunState) -> None:
         """Puts a checkpoint where nothing may be yet; all of it appears at once."""
-        out = self.out
-        check_free(out)
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=f".{out.name}-", suffix=".partial", dir=out.parent
-            ) as scratch:
-                aside = Path(scratch) / "run"
-                aside.mkdir()
-                write_run(aside, state)
-                if out.exists():
-                    out.rmdir()
-                aside.rename(out)
+        with filling(self.out, "training.safetensors") as aside:
+            write_run(aside, state)
 
     def check_started(self) -> None:
         """CheckpointError unless there is a run in the folder."""
