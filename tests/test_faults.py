@@ -188,6 +188,30 @@ def test_killed_at_every_dealing_with_files_of_going_on(text, tmp_path):
     assert moment >= 4 * 3
 
 
+def test_killed_while_filling_a_folder_that_is_there(text, tmp_path):
+    """Up to the decisive file it holds no run yet, and one may begin in it again."""
+    reference, folder, log = (tmp_path / name for name in ("alone", "killed", "log"))
+    run(command(text, reference, steps=1))
+    begun = False
+    for moment in itertools.count():
+        out = folder / str(moment)
+        arguments = [*command(text, out, steps=1), "--device", "cpu"]
+        out.mkdir(parents=True)
+        out.chmod(0o2750)
+        process = in_background(arguments, log, moment, out)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        begun = (out / "training.safetensors").exists()
+        if begun:
+            assert_sound(out)
+        run(command(text, out, steps=1) if begun else arguments)
+        assert_same(out, reference)
+        assert out.stat().st_mode & 0o7777 == 0o2750
+        if begun:
+            break
+    assert moment >= 4 * 3 + 4
+
+
 def test_killed_at_random_moments(text, tmp_path):
     """Again and again, going on in between; nearly all of the time it is saving."""
     steps = 400 if KILLS > 10 else 50

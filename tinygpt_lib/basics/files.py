@@ -62,7 +62,9 @@ def check_free(folder: Path, decisive: str) -> None:
     with writing(folder):
         there = {folder} if folder.exists() else set()
         if folder.is_dir():
-            there = {*folder.iterdir()} - {folder / ".lock"}
+            # The root of a volume has the second by itself.
+            no_matter = {folder / ".lock", folder / "lost+found"}
+            there = {*folder.iterdir()} - no_matter
     asides = {path for path in there if path.match(ASIDE)}
     whole = folder / decisive in there
     begun = any((aside / "new" / decisive).exists() for aside in asides)

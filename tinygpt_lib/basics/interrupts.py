@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Of Ctrl-C; of schedulers, containers and `kill`; of a terminal that was closed.
-STOPS = [getattr(signal, s) for s in ("SIGINT", "SIGTERM", "SIGHUP") if s in dir(signal)]
+STOPS = [
+    getattr(signal, s) for s in ("SIGINT", "SIGTERM", "SIGHUP") if s in dir(signal)
+]
 
 
 class Ended(KeyboardInterrupt):
@@ -37,7 +39,8 @@ def handling(handler: Callable, numbers) -> Iterator[None]:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            if signal.getsignal(number) is handler:  # nobody has ignored it meanwhile
+                signal.signal(number, old)
 
 
 @contextmanager
