@@ -23,6 +23,7 @@ from tinygpt_lib.basics.files import (
     read_json,
     read_tensors,
     remove_partial_files,
+    tensor_file,
     write_atomically,
     write_tensors,
 )
@@ -410,6 +411,12 @@ def test_weights_of_the_same_shapes_may_be_exchanged(song, tiny_gpt, folder, tmp
     save_checkpoint(tmp_path / "other", other, song.tokenizer)
     shutil.copy(tmp_path / "other" / "model.safetensors", folder)
     assert same_model(load_checkpoint(folder)[0], other)
+
+
+def test_what_safetensors_cannot_hold_is_said_before_training():
+    """A vocabulary of 100 MB stands in the header."""
+    with pytest.raises(CheckpointError, match="the vocabulary is too large"):
+        tensor_file({"a": torch.zeros(1)}, {"words": "a" * 10**8})
 
 
 # --- Of another kind ---

@@ -21,6 +21,11 @@ from torch import Tensor
 
 FORMAT = "tinygpt_lib"
 VERSION = 1
+KINDS = {  # what a folder with this file holds, and what that is for
+    "detector.safetensors": "a detector, for `detect score`",
+    "training.safetensors": "a run, for `sample`, `evaluate` and `train --resume`",
+    "model.safetensors": "a model without a run, for `sample` and `evaluate`",
+}
 ASIDE = ".-*.partial"  # what `filling` writes aside in, within a folder
 
 
@@ -77,7 +82,7 @@ def check_free(folder: Path, decisive: str) -> None:
 
 @contextmanager
 def filling(folder: Path, decisive: str) -> Iterator[Path]:
-    """A folder to write files in, which then appear in `folder` together, or not at all.
+    """A folder to write files in, which then appear in `folder`, all or none of them.
 
     A folder that is not there appears with them. One that is there stays what it is (a
     mount point, a link, somebody's with a mode and owner of its own) and gets them one
@@ -189,7 +194,13 @@ def tensor_file(tensors: Mapping[str, Tensor], about: dict) -> bytes:
         "about": text,
         "sha256": checksum(tensors, text),
     }
-    return to_safetensors(tensors, metadata)
+    try:
+        return to_safetensors(tensors, metadata)
+    except SafetensorError as error:  # at most 100 MB may be said about the tensors
+        raise CheckpointError(
+            f"these tensors can't be kept as safetensors: the vocabulary is too large "
+            f"({error})"
+        ) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -269,4 +280,8 @@ def read_bytes(path: Path, size: int = -1) -> bytes:
             return file.read(size)
     except OSError as error:
         reason = error.strerror or str(error)
+        for name, what in KINDS.items():
+            if isinstance(error, FileNotFoundError) and (path.parent / name).exists():
+                reason += f" ({path.parent} holds {what})"
+                break
         raise CheckpointError(f"{path} can't be read: {reason}") from error

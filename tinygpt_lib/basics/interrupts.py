@@ -45,7 +45,7 @@ def handling(handler: Callable, numbers) -> Iterator[None]:
 
 @contextmanager
 def raising_ends() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise `Ended`: whoever cleans up or saves can do so."""
+    """Within, SIGTERM and SIGHUP raise `Ended`: who cleans up or saves can do so."""
 
     def end(number, frame):
         raise Ended(number)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
     CheckpointError,
@@ -108,11 +109,7 @@ def train(
 def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> None:
     """ValueError, naming the culprit, for data that a run can't work with."""
     for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.dim() != 1 or ids.dtype != torch.int64:
-            raise ValueError(
-                f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
-                "must be (N,) and torch.int64"
-            )
+        check_ids(name, ids, 1, model.vocab_size)
     context = config.context or model.block_size
     if context > model.block_size:
         raise ValueError(
@@ -129,12 +126,18 @@ def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> Non
         raise ValueError(
             f"the validation text has {len(val_ids)} tokens; it needs at least 2"
         )
-    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.min() < 0 or ids.max() >= model.vocab_size:
-            raise ValueError(
-                f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
-                f"vocabulary allows 0..{model.vocab_size - 1}"
-            )
+
+
+def check_model(model: GPT) -> None:
+    """ValueError, naming why, for a model that can't learn."""
+    types = {p.dtype for p in model.parameters() if p.requires_grad}
+    if not types:
+        raise ValueError("the model has no parameter that learns (requires_grad)")
+    if torch.float16 in types:
+        raise ValueError(
+            "the model is torch.float16, in which AdamW's eps is 0 and any useful step "
+            "diverges: train in torch.bfloat16 or torch.float32, then convert it"
+        )
 
 
 def check_shares(config: TrainConfig, sharded: bool) -> None:
@@ -163,6 +166,7 @@ class Run(Trainer):
     def __init__(self, model, train_ids, val_ids, config):
         config = TrainConfig(**asdict(config))  # chapter 07's has fewer settings
         check_data(train_ids, val_ids, config, model.config)
+        check_model(model)
         self.sharded = is_sharded(model)
         check_shares(config, self.sharded)
         self.device = device_of(model)
@@ -322,10 +326,8 @@ class SavedRun(Run):
         """
         size = from_first(partial(largest_weight, state))
         self.check_finite("a weight", size)
-        dtype = next(self.model.parameters()).dtype
-        tame = size <= TAME and dtype != torch.float16
         known = [step for step, _ in self.history.evaluations[-1:]] == [self.step]
-        if not (tame or known):
+        if not (size <= TAME or known):
             self.check_finite("what the weights compute", self.validate())
 
     def state(self) -> RunState:
