@@ -10,7 +10,7 @@ from torch import nn
 
 from tinygpt_lib import generation
 from tinygpt_lib.generation import KVCache, LayerCache, generate, pick
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.speed import FastConfig, FastGPT
 
 V, WINDOW = 11, 8
 
@@ -22,7 +22,7 @@ def seeded(seed=0):
 def make_model(dropout=0.0, **settings):
     """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, dropout=dropout, **settings))
+    model = FastGPT(FastConfig(V, WINDOW, 2, 2, 16, dropout=dropout, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -206,7 +206,7 @@ def test_no_gradient_is_recorded():
 class Untouchable(nn.Module):
     """A model that must not be asked."""
 
-    config = GPTConfig(V, WINDOW, 1, 1, 4)
+    config = FastConfig(V, WINDOW, 1, 1, 4)
 
     def forward(self, *args):
         raise AssertionError("the model was called")

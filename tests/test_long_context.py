@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygpt_lib.generation import LAYER_CACHES, KVCache, generate
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.long_context import (
     WindowCache,
     loss_by_position,
@@ -33,7 +33,7 @@ def seeded(seed=0):
 def make_model(block_size=BLOCK, **settings):
     """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(V, block_size, 2, 2, 16, **settings))
+    model = FastGPT(FastConfig(V, block_size, 2, 2, 16, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -130,13 +130,13 @@ def test_windows_below_one_are_refused(window):
 @pytest.mark.parametrize("window", [0, -1, BLOCK + 1, 2.0, True])
 def test_a_config_refuses_windows_that_make_no_sense(window):
     with pytest.raises(ValueError, match=f"window is {window}"):
-        GPTConfig(V, BLOCK, 2, 2, 16, attention="sliding", window=window)
+        FastConfig(V, BLOCK, 2, 2, 16, attention="sliding", window=window)
 
 
 @pytest.mark.parametrize("attention", ["fused", "explicit"])
 def test_a_window_without_sliding_attention_is_refused(attention):
     with pytest.raises(ValueError, match=f"window is 4.*{attention}"):
-        GPTConfig(V, BLOCK, attention=attention, window=4)
+        FastConfig(V, BLOCK, attention=attention, window=4)
 
 
 def test_the_names_are_registered():
@@ -154,11 +154,11 @@ def test_a_model_with_a_full_window_is_the_fused_model(position):
 
 
 def test_it_trains(song):
-    config = GPTConfig(
+    config = FastConfig(
         song.tokenizer.vocab_size, 24, 2, 2, 16, attention="sliding", window=5
     )
     torch.manual_seed(0)
-    model = GPT(config)
+    model = FastGPT(config)
     _, settings = PRESETS["long"](config.vocab_size)
     settings.steps, settings.batch_size, settings.context = 60, 8, 0
     losses = train(model, song.train_ids, song.val_ids, settings, progress=False).losses
@@ -320,7 +320,7 @@ def test_twice_longer_and_again_is_four_times_longer(method):
 def test_ntk_needs_two_turns_to_tell_apart():
     """Of heads of 4 the faster turn is kept; in heads of 2 the only one is both."""
     two, four = (
-        GPT(GPTConfig(V, BLOCK, 1, n_head, 8, position="rotary")) for n_head in (4, 2)
+        FastGPT(FastConfig(V, BLOCK, 1, n_head, 8, position="rotary")) for n_head in (4, 2)
     )
     assert with_context(four, 2 * BLOCK, "ntk").config.rotary_base == 10_000 * 2**2
     with pytest.raises(ValueError, match=r"heads of at least 4; .* heads of 2"):
@@ -441,7 +441,7 @@ def test_loss_by_position_restores_the_mode_and_refuses_too_little_text():
 def test_the_long_preset_looks_back_on_at_least_512_tokens():
     config, settings = PRESETS["long"](65)
     assert config.block_size >= 512 and settings.context == config.window == 64
-    model = GPT(config)
-    assert abs(model.n_parameters() - GPT(cpu_preset(65)[0]).n_parameters()) < 3e4
+    model = FastGPT(config)
+    assert abs(model.n_parameters() - FastGPT(cpu_preset(65)[0]).n_parameters()) < 3e4
     logits = model(torch.zeros(1, config.block_size, dtype=torch.int64))
     assert logits.shape == (1, config.block_size, 65)

@@ -12,7 +12,7 @@ import tinygpt_lib  # noqa: F401 (registers every part)
 from tinygpt_lib.basics.files import read_tensors, write_tensors
 from tinygpt_lib.blocks import FeedForward
 from tinygpt_lib.generation import KVCache, generate
-from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.modern_parts import (
     GatedFeedForward,
     QueryKeyNorm,
@@ -43,9 +43,9 @@ def combined(**parts):
     """A tiny GPT with these parts, in float64, every parameter far from its start."""
     shape = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
     window = 5 if parts.get("attention") == "sliding" else 0
-    config = GPTConfig(**{"vocab_size": 11, **shape, "window": window, **parts})
+    config = FastConfig(**{"vocab_size": 11, **shape, "window": window, **parts})
     torch.manual_seed(0)
-    model = GPT(config).eval()
+    model = FastGPT(config).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -189,10 +189,10 @@ def test_rotary_needs_no_parameters_and_no_place_in_a_checkpoint():
 @pytest.mark.parametrize(("n_embd", "n_head"), [(6, 2), (5, 1), (9, 3)])
 def test_odd_head_sizes_are_refused(n_embd, n_head):
     sizes = {"n_embd": n_embd, "n_head": n_head}
-    GPTConfig(5, **sizes)  # fine with learned positions
+    FastConfig(5, **sizes)  # fine with learned positions
     size = f"heads of size {n_embd // n_head}; rotary positions need an even size"
     with pytest.raises(ValueError, match=size):
-        GPTConfig(5, **sizes, position="rotary")
+        FastConfig(5, **sizes, position="rotary")
 
 
 # Query/key norm
@@ -311,11 +311,11 @@ def test_tied_weights_get_the_gradient_of_both_ends():
 
 def test_tied_weights_survive_saving_training_and_loading(song, tmp_path):
     shape = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
-    config = GPTConfig(song.tokenizer.vocab_size, **shape, tie_weights=True)
+    config = FastConfig(song.tokenizer.vocab_size, **shape, tie_weights=True)
 
     def new():
         torch.manual_seed(0)
-        return GPT(config)
+        return FastGPT(config)
 
     ids = song.train_ids, song.val_ids
     whole = new()
@@ -409,19 +409,19 @@ def test_whatever_is_combined(covering, song, tmp_path):
 )
 def test_nonsense_is_refused_in_one_sentence(settings, message):
     with pytest.raises(ValueError, match=message) as error:
-        GPTConfig(65, **settings)
+        FastConfig(65, **settings)
     assert "\n" not in str(error.value)
 
 
 def test_an_older_checkpoint_without_the_new_fields_still_resumes(song, tmp_path):
     """Fields added since take their defaults, which say what was done without them."""
     shape = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
-    config = GPTConfig(song.tokenizer.vocab_size, **shape)
+    config = FastConfig(song.tokenizer.vocab_size, **shape)
     ids = song.train_ids, song.val_ids
     plan = TrainConfig(steps=2, eval_every=0)
     out = tmp_path / "run"
     torch.manual_seed(0)
-    train(GPT(config), *ids, plan, out=out, tokenizer=song.tokenizer, progress=False)
+    train(FastGPT(config), *ids, plan, out=out, tokenizer=song.tokenizer, progress=False)
     path = out / "training.safetensors"
     tensors, notes = read_tensors(path)
     lacking = {
@@ -451,7 +451,7 @@ def test_an_older_checkpoint_without_the_new_fields_still_resumes(song, tmp_path
     for part, settings in lacking.items():
         assert getattr(state, part).items() >= settings.items()
     train(
-        GPT(config),
+        FastGPT(config),
         *ids,
         plan,
         out=out,

@@ -20,7 +20,7 @@ from tinygpt_lib import (
 )
 from tinygpt_lib import speed as speed_module
 from tinygpt_lib.generation import READERS, KVCache, generate
-from tinygpt_lib.gpt import FEED_FORWARDS, GPT, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.modern_parts import angles, rotate, squared_relu
 from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.runs.presets import PRESETS
@@ -53,7 +53,7 @@ def seeded(seed=0):
 def make_model(**settings):
     """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(V, WINDOW, 2, 2, 16, **settings)).eval()
+    model = FastGPT(FastConfig(V, WINDOW, 2, 2, 16, **settings)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -72,7 +72,7 @@ def some_ids(B, T):
 def test_operations_are_those_that_torch_counts(tie, feed_forward):
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = GPTConfig(
+    config = FastConfig(
         V,
         WINDOW,
         2,
@@ -82,7 +82,7 @@ def test_operations_are_those_that_torch_counts(tie, feed_forward):
         tie_weights=tie,
         attention="explicit",
     )
-    model, ids = GPT(config), some_ids(3, WINDOW)
+    model, ids = FastGPT(config), some_ids(3, WINDOW)
     with FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
     counted = counter.get_total_flops() / ids.numel()
@@ -94,8 +94,8 @@ def test_operations_are_those_that_torch_counts(tie, feed_forward):
 
 
 def test_a_window_saves_operations():
-    full = GPTConfig(V, 64, 1, 1, 8)
-    narrow = GPTConfig(V, 64, 1, 1, 8, attention="sliding", window=4)
+    full = FastConfig(V, 64, 1, 1, 8)
+    narrow = FastConfig(V, 64, 1, 1, 8, attention="sliding", window=4)
     keys = sum(min(t, 4) for t in range(1, 65)) / 64
     assert step_operations(narrow)["attention"] == pytest.approx(12 * 8 * keys)
     assert step_operations(full)["attention"] == 12 * 8 * 65 / 2
@@ -193,9 +193,9 @@ def test_muon_learns_more_from_the_same_batches(song):
     losses = {}
     for name in OPTIMIZERS:
         torch.manual_seed(0)
-        config = GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, zero_outputs=True)
+        config = FastConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, zero_outputs=True)
         plan = TrainConfig(steps=60, optimizer=name, eval_every=0)
-        history = train(GPT(config), song.train_ids, song.val_ids, plan, progress=False)
+        history = train(FastGPT(config), song.train_ids, song.val_ids, plan, progress=False)
         losses[name] = sum(history.losses[-10:]) / 10
     assert losses["muon"] < losses["adamw"]  # by 0.2 to 0.28, over five seeds
 
@@ -203,7 +203,7 @@ def test_muon_learns_more_from_the_same_batches(song):
 def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
     def new():
         torch.manual_seed(0)
-        return GPT(GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
+        return FastGPT(FastConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
 
     data = song.train_ids, song.val_ids
     plan = TrainConfig(steps=12, optimizer="muon", save_every=5, eval_every=6)
@@ -223,7 +223,7 @@ def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Muon, "step", stop)
         train(new(), *data, plan, out=out, tokenizer=song.tokenizer, progress=False)
-    other = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
+    other = FastGPT(FastConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, dropout=0.1))
     resumed = train(
         other,
         *data,
@@ -239,7 +239,7 @@ def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
 
 def test_zero_outputs_begin_as_no_blocks_at_all():
     torch.manual_seed(0)
-    model, ids = GPT(GPTConfig(V, WINDOW, 2, 2, 16, zero_outputs=True)), some_ids(2, 5)
+    model, ids = FastGPT(FastConfig(V, WINDOW, 2, 2, 16, zero_outputs=True)), some_ids(2, 5)
     with torch.no_grad():
         torch.testing.assert_close(model(ids), model.read_out(model.embed(ids)))
 
@@ -333,16 +333,16 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
         return learn(run, *batch)
 
     learn = SavedRun.learn
-    config = GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8)
+    config = FastConfig(song.tokenizer.vocab_size, 8, 1, 1, 8)
     monkeypatch.setattr(SavedRun, "learn", stop_at_3)
     with pytest.raises(KeyboardInterrupt):
-        train(GPT(config), *data, plan, **given)
+        train(FastGPT(config), *data, plan, **given)
     monkeypatch.undo()
     monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: False)
     with pytest.raises(ValueError, match="engine 'bfloat16' would be slower"):
-        train(GPT(config), *data, plan, resume=True, **given)
+        train(FastGPT(config), *data, plan, resume=True, **given)
     history = train(
-        GPT(config), *data, replace(plan, engine="eager"), resume=True, **given
+        FastGPT(config), *data, replace(plan, engine="eager"), resume=True, **given
     )
     assert len(history.losses) == 4
 
@@ -372,7 +372,7 @@ def test_the_compiled_engine_learns_the_same(song, monkeypatch, settings):
     losses = []
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
-        model = GPT(GPTConfig(song.tokenizer.vocab_size, 8, 1, 1, 8, **settings))
+        model = FastGPT(FastConfig(song.tokenizer.vocab_size, 8, 1, 1, 8, **settings))
         plan = TrainConfig(steps=3, engine=engine, eval_every=0)
         data = song.train_ids, song.val_ids
         losses.append(train(model, *data, plan, progress=False).losses)
@@ -386,7 +386,7 @@ def test_presets_train_save_and_load(song, tmp_path, name):
     out = tmp_path / "run"
     ids = song.train_ids.repeat(10), song.val_ids
     train(
-        GPT(model_config),
+        FastGPT(model_config),
         *ids,
         config,
         out=out,
@@ -600,8 +600,8 @@ def test_the_quick_turn_takes_what_autocast_hands_it(dtype):
 
 
 def test_rotary_positions_are_the_quick_ones_in_every_model():
-    config = GPTConfig(5, block_size=8, n_layer=2, n_embd=16, position="rotary")
-    turns = [block.attention.steps[-1] for block in GPT(config).blocks]
+    config = FastConfig(5, block_size=8, n_layer=2, n_embd=16, position="rotary")
+    turns = [block.attention.steps[-1] for block in FastGPT(config).blocks]
     assert all(type(turn) is QuickRotary for turn in turns)
     assert turns[0] is turns[1]  # one table for all blocks
 
@@ -626,7 +626,7 @@ def ngram_model(**settings):
 
 def test_an_ngram_embedding_is_the_sum_of_its_rows():
     torch.manual_seed(0)
-    embedding = NGramEmbedding(GPTConfig(V, n_embd=4)).double()
+    embedding = NGramEmbedding(FastConfig(V, n_embd=4)).double()
     for table in embedding.tables:
         nn.init.normal_(table)
     assert [len(t) for t in embedding.tables] == [12**2, 12**3, NGramEmbedding.ROWS]
@@ -647,7 +647,7 @@ def test_tables_of_ngrams_say_nothing_at_first():
     logits = []
     for embedding in ("token", "ngrams"):
         torch.manual_seed(0)
-        logits.append(GPT(GPTConfig(V, WINDOW, 2, 2, 16, embedding=embedding))(ids))
+        logits.append(FastGPT(FastConfig(V, WINDOW, 2, 2, 16, embedding=embedding))(ids))
     assert torch.equal(*logits)
 
 

@@ -7,10 +7,10 @@ import torch
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.generation import generate
 from tinygpt_lib.runs.checkpoints import (
     load_checkpoint,
 )
+from tinygpt_lib.runs.sampling import generate
 
 
 def add_sample(commands) -> None:
