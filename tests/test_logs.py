@@ -20,7 +20,6 @@ from course import logdata as _logdata
 from tinygpt_lib import load_checkpoint
 from tinygpt_lib.basics.corpus import data_folder
 from tinygpt_lib.basics.tokens import tokenizer_from_dict
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import (
     BEGIN,
     END,
@@ -43,6 +42,7 @@ from tinygpt_lib.logs import (
 )
 from tinygpt_lib.runs.checkpoints import save_checkpoint
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import score_text
 
 # Masks
@@ -315,7 +315,7 @@ def test_the_score_of_a_log_as_a_text():
     text = "open\nclose\nopen\nwrite\n\nclose\n"
     tokenizer = EventTokenizer(["close", "open"])
     assert b"".join(tokenizer.pieces(text)) == text.encode()
-    model = GPT(GPTConfig(tokenizer.vocab_size, 8, n_layer=1, n_head=1, n_embd=8))
+    model = FastGPT(FastConfig(tokenizer.vocab_size, 8, n_layer=1, n_head=1, n_embd=8))
     score = score_text(model, tokenizer, text)
     assert (score.n_tokens, score.n_unknown) == (4, 1)
     assert score.n_bytes == len(text) - len("open\n")
@@ -348,7 +348,7 @@ def test_no_sessions_no_vocabulary_and_no_stream():
 def small_model(V=6, block_size=8, **more):
     torch.manual_seed(0)
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 8, "position": "rotary", **more}
-    return GPT(GPTConfig(V, block_size, **shape)).eval()
+    return FastGPT(FastConfig(V, block_size, **shape)).eval()
 
 
 def by_hand(model, ids, block_size):
@@ -422,7 +422,7 @@ def test_the_preset_learns_a_small_grammar_and_is_kept(tmp_path):
     model_config, config = log_preset(tokenizer.vocab_size)
     config.steps, config.eval_every = 40, 0
     torch.manual_seed(0)
-    model, ids = GPT(model_config), stream(sessions, tokenizer)
+    model, ids = FastGPT(model_config), stream(sessions, tokenizer)
     train(model, ids, ids, config, progress=False)
     coded = [tokenizer.encode_session(s) for s in sessions]
     bits = bits_per_event(model, coded)

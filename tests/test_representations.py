@@ -8,7 +8,6 @@ from sklearn.metrics import f1_score
 
 from course import logdata as _logdata
 from course import tasks as _tasks
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import EventTokenizer, SessionFinder, group_lines
 from tinygpt_lib.representations import (
     POOLS,
@@ -27,7 +26,7 @@ from tinygpt_lib.representations import (
     repeated,
     without_heads,
 )
-from tinygpt_lib.speed import MODERN
+from tinygpt_lib.speed import MODERN, FastConfig, FastGPT
 from tinygpt_lib.text import CharTokenizer
 
 SHAPE = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -44,7 +43,7 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def model(request):
     torch.manual_seed(0)
-    return GPT(GPTConfig(20, **SHAPE, **KINDS[request.param])).eval()
+    return FastGPT(FastConfig(20, **SHAPE, **KINDS[request.param])).eval()
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_states_are_those_that_pass_through_the_blocks(model, ids):
 
 
 def test_gradients_and_dropout_are_as_in_the_call(ids):
-    model = GPT(GPTConfig(20, **SHAPE, dropout=0.5))
+    model = FastGPT(FastConfig(20, **SHAPE, dropout=0.5))
     torch.manual_seed(3)
     expected = model(ids)
     torch.manual_seed(3)
@@ -106,7 +105,7 @@ def test_maps_weigh_values_as_the_attention_does(model, ids):
 
 @torch.no_grad()
 def test_maps_of_a_window_stay_in_it(ids):
-    model = GPT(GPTConfig(20, **SHAPE, **KINDS["sliding"]))
+    model = FastGPT(FastConfig(20, **SHAPE, **KINDS["sliding"]))
     for weights in attention_maps(model, ids):
         assert (weights.tril(-3) == 0).all() and (
             weights.diagonal(-2, -2, -1) > 0
@@ -185,7 +184,7 @@ def test_vectors_are_pooled_states(model, chars):
 @torch.no_grad()
 def test_long_texts_are_read_in_windows_and_each_token_counts_once(chars):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(20, **SHAPE)).eval()
+    model = FastGPT(FastConfig(20, **SHAPE)).eval()
     text = "abcdefghijklmnopqrst" * 2
     ids = chars.encode(text)
     kept = []
@@ -205,7 +204,7 @@ def test_long_texts_are_read_in_windows_and_each_token_counts_once(chars):
 
 def test_sessions_get_their_begin_and_end():
     tokenizer = EventTokenizer([f"event {i}" for i in range(17)])
-    model = GPT(GPTConfig(20, **SHAPE, dropout=0.5)).train()
+    model = FastGPT(FastConfig(20, **SHAPE, dropout=0.5)).train()
     session = ["event 3", "unheard of", "event 5"]
     vector = embed(model, tokenizer, [session], layer=1)[0]
     assert model.training and not vector.requires_grad
@@ -220,7 +219,7 @@ def test_sessions_get_their_begin_and_end():
 
 
 def test_what_can_not_be_embedded(chars):
-    model = GPT(GPTConfig(20, **SHAPE))
+    model = FastGPT(FastConfig(20, **SHAPE))
     with pytest.raises(ValueError, match="item 1 is empty"):
         embed(model, chars, ["a", ""])
     with pytest.raises(ValueError, match="layer"):

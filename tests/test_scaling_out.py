@@ -24,13 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tinygpt_lib.basics.devices import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.commands import main
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs import processes as processes_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 from tinygpt_lib.runs.processes import first_to_say, from_first, processes, threads_each
 from tinygpt_lib.runs.run import Run, SavedRun, train
 from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.scaling_out import evaluate_together, process_rank, shard
+from tinygpt_lib.speed import FastConfig, FastGPT
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ PLAN = TrainConfig(steps=10, batch_size=12, eval_every=5, save_every=4, clip=0.1
 
 def new_model(vocab_size, seed=0, **settings):
     torch.manual_seed(seed)
-    return GPT(GPTConfig(vocab_size, **{**MODEL, **settings})).double()
+    return FastGPT(FastConfig(vocab_size, **{**MODEL, **settings})).double()
 
 
 def weights_of(model):
@@ -272,9 +272,9 @@ def test_an_engine_that_is_no_module(song, tmp_path):
 def evaluate_lengths(lengths):
     """For texts of these lengths: shared out, sharded, and by this process alone."""
     torch.manual_seed(0)
-    config = GPTConfig(40, **MODEL)
-    model, sharded = GPT(config), shard(new_model(40).float())
-    sharded_whole = GPT(config)
+    config = FastConfig(40, **MODEL)
+    model, sharded = FastGPT(config), shard(new_model(40).float())
+    sharded_whole = FastGPT(config)
     sharded_whole.load_state_dict(weights_of(sharded))
     rows = []
     for n in lengths:

@@ -21,7 +21,7 @@ from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.bigram import NGram, evaluate, training_step
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
-from tinygpt_lib.generation import KVCache, generate
+from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.logs import (
     EventTokenizer,
@@ -42,12 +42,15 @@ from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.representations import attention_maps, embed, hidden_states
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.fast import keep_freed_memory
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.processes import processes
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.sampling import generate
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.scaling_out import shard
 from tinygpt_lib.single_head import attention
-from tinygpt_lib.speed import Muon, keep_freed_memory
+from tinygpt_lib.speed import FastConfig, FastGPT, Muon
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 from tinygpt_lib.tokenizers import BPETokenizer, ByteTokenizer, WordTokenizer
 from tinygpt_lib.training import AdamW
@@ -65,6 +68,8 @@ __all__ = [
     "Dropout",
     "EventStream",
     "EventTokenizer",
+    "FastConfig",
+    "FastGPT",
     "FeedForward",
     "GPTConfig",
     "KVCache",
@@ -93,6 +98,7 @@ __all__ = [
     "load_checkpoint",
     "load_shakespeare",
     "loss_by_position",
+    "new_model",
     "processes",
     "read_lines",
     "save_checkpoint",

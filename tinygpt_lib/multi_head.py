@@ -5,9 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinygpt_lib.single_head import attention
-
-__all__ = ["ATTENTIONS", "MultiHeadAttention", "fused_attention"]
+__all__ = ["MultiHeadAttention", "fused_attention"]
 
 # --- The same, faster ---
 
@@ -26,8 +24,6 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
 
-ATTENTIONS = {"explicit": attention, "fused": fused_attention}
-
 # --- Multi-head attention ---
 
 
@@ -38,23 +34,13 @@ class MultiHeadAttention(nn.Module):
     is not a multiple of n_head. Vaswani et al., 2017.
     """
 
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        bias: bool = True,
-        attention=fused_attention,
-        steps=(),  # modules (q, k, start) -> (q, k)
-    ):
+    def __init__(self, n_embd: int, n_head: int, bias: bool = True):
         super().__init__()
         if n_head < 1 or n_embd % n_head:
             raise ValueError(
-                f"n_embd {n_embd} can't be split into n_head {n_head} equal heads; "
-                "n_embd must be a multiple of n_head"
+                f"n_embd {n_embd} can't be split into n_head {n_head} heads"
             )
         self.n_head = n_head
-        self.attention = attention
-        self.steps = nn.ModuleList(steps)
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
@@ -65,18 +51,12 @@ class MultiHeadAttention(nn.Module):
         return qkv.permute(2, 0, 3, 1, 4).unbind()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What each head takes in, (B, H, T, D)."""
-        return self.attention(q, k, v)
+        """What each head takes in, (B, H, Tq, D)."""
+        return fused_attention(q, k, v)
 
     def merge(self, y: Tensor) -> Tensor:
         """Heads (B, H, T, D) side by side and mixed: (B, T, C)."""
         return self.output(y.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, cache=None) -> Tensor:
-        q, k, v = self.project(x)
-        start = 0 if cache is None else cache.length
-        for step in self.steps:
-            q, k = step(q, k, start)
-        if cache is not None:
-            k, v = cache.append(k, v)  # with those of all earlier tokens in front
-        return self.merge(self.attend(q, k, v))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.attend(*self.project(x)))

@@ -13,6 +13,7 @@ import tinygpt_lib
 from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import fingerprint
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.training import History
@@ -36,7 +37,8 @@ def trained(
     was interrupted goes on. Your random numbers stay as they were, either way.
     """
     digest = hashlib.sha256(fingerprint(train_ids, val_ids).encode())
-    for about in (model_config.to_dict(), asdict(train_config), tokenizer.to_dict()):
+    parts = asdict(model_config), asdict(train_config), tokenizer.to_dict()
+    for about in parts:
         digest.update(json.dumps(about, sort_keys=True).encode())
     digest.update(f"{seed} {torch.__version__}".encode())
     for module in sorted(Path(tinygpt_lib.__file__).parent.rglob("*.py")):
@@ -46,7 +48,7 @@ def trained(
     def run(**kept) -> tuple[GPT, History]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = GPT(model_config)
+            model = new_model(model_config)
             data = train_ids, val_ids
             return model, train(model, *data, train_config, progress=False, **kept)
 

@@ -52,7 +52,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tinygpt_lib.multi_head import MultiHeadAttention, fused_attention
+from tinygpt_lib.multi_head import MultiHeadAttention
 
 # %% [markdown]
 # ## A place to think
@@ -484,25 +484,17 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        dropout: float = 0.0,
-        bias: bool = True,
-        attention=fused_attention,
-        norm=LayerNorm,
-        feed_forward=FeedForward,
-        steps=(),  # between queries and keys, see MultiHeadAttention
+        self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True
     ):
         super().__init__()
-        self.attention_norm = norm(n_embd, bias)
-        self.attention = MultiHeadAttention(n_embd, n_head, bias, attention, steps)
-        self.feed_forward_norm = norm(n_embd, bias)
-        self.feed_forward = feed_forward(n_embd, bias)
+        self.attention_norm = LayerNorm(n_embd, bias)
+        self.attention = MultiHeadAttention(n_embd, n_head, bias)
+        self.feed_forward_norm = LayerNorm(n_embd, bias)
+        self.feed_forward = FeedForward(n_embd, bias)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, cache=None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 

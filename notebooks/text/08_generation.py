@@ -49,10 +49,8 @@ train_ids, val_ids = split(tokenizer.encode(text))
 import torch
 from torch import Tensor
 
-from tinygpt_lib.basics.checks import check_float, check_int
-from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.gpt import EMBEDDINGS, GPT, POSITIONS, GPTConfig
+from tinygpt_lib.gpt import GPT
 
 # %% [markdown]
 # We need a model that has learnt something: the one of chapter 07. It is loaded from the folder
@@ -237,14 +235,13 @@ def pick(
     """
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    # 1e-30 is greedy already; below it float32 would overflow, or divide by zero.
-    probabilities = (logits / max(temperature, 1e-30)).softmax(dim=-1)
+    probabilities = (logits / temperature).softmax(dim=-1)
     if top_k is not None or top_p is not None:
         order = logits.argsort(dim=-1, descending=True, stable=True)
         ordered = probabilities.gather(-1, order)
         if top_p is not None and top_p < 1:
             before = ordered.cumsum(-1) - ordered
-            ordered[before >= max(top_p, 1e-30)] = 0.0  # enough without it
+            ordered[before >= top_p] = 0.0  # enough without it
         if top_k is not None:
             ordered[:, top_k:] = 0.0
         probabilities = probabilities.scatter(-1, order, ordered)
@@ -322,72 +319,43 @@ with torch.no_grad():
 
 # %%
 #| export
-class LayerCache:
-    """Keys and values that one attention layer has computed so far."""
+class KVCache:
+    """Keys and values of the text read so far, and how to read on with them."""
 
-    endless = False  # can it take any number of tokens?
+    def __init__(self, model: GPT):
+        self.model = model
+        self.room = model.config.block_size  # tokens it can hold
+        self.length = 0  # tokens read so far
+        self.past = [None] * len(model.blocks)  # keys and values: (2, B, H, room, D)
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.length = 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds k and v (B, H, T, D); returns all so far, (B, H, length, D)."""
+    def join(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Block i's new k and v (B, H, T, D) behind all older ones: (B, H, Tk, D)."""
         B, H, T, D = k.shape
-        if self.length == 0:
-            self.k = k.new_empty(B, H, self.capacity, D)
-            self.v = torch.empty_like(self.k)
-        end = self.length + T
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, not {end}")
-        self.k.narrow(2, self.length, T).copy_(k)
-        self.v.narrow(2, self.length, T).copy_(v)
-        self.length = end
-        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
+        if self.past[i] is None:
+            self.past[i] = k.new_empty(2, B, H, self.room, D)
+        for kept, new in zip(self.past[i], (k, v), strict=True):
+            kept.narrow(2, self.length, T).copy_(new)
+        return self.past[i].narrow(3, 0, self.length + T).unbind()
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Logits after ids (B, T), the whole text so far: (B, V).
+
+        Only what was not read before is computed. T is at most `room`.
+        """
+        x = self.model.embed(ids, start=self.length)
+        for i, block in enumerate(self.model.blocks):
+            q, k, v = block.attention.project(block.attention_norm(x))
+            heads = block.attention.attend(q, *self.join(i, k, v))
+            x = x + block.attention.merge(heads)
+            x = x + block.feed_forward(block.feed_forward_norm(x))
+        self.length = ids.shape[1]
+        return self.model.read_out(x[:, -1:])[:, 0]
 
 
 # %% [markdown]
 # A GPT needs one for each block. (`LAYER_CACHES` is for attentions that want to remember in another
 # way, and `endless` for models whose window never runs out; ours is neither. `before` is for
 # embeddings that look at more than one token: ours looks back on none, and is told nothing.)
-
-
-# %%
-#| export
-LAYER_CACHES = {}  # name in ATTENTIONS: the kind of cache it wants, if another
-
-
-class KVCache:
-    """One `LayerCache` for each block of a GPT: its memory of the text so far."""
-
-    def __init__(self, config: GPTConfig):
-        kind = LAYER_CACHES.get(config.attention, LayerCache)
-        room = config.window or config.block_size
-        self.layers = [kind(room) for _ in range(config.n_layer)]
-        self.endless = kind.endless and POSITIONS[config.position].endless
-        self.block_size = config.block_size
-        self.looks_back = EMBEDDINGS[config.embedding].looks_back
-        self.last = None  # the tokens that the embedding looks back on
-
-    @property
-    def length(self) -> int:
-        """Tokens taken in so far."""
-        return self.layers[0].length
-
-    def has_room(self, length: int) -> bool:
-        """Whether it can hold a text of `length` tokens."""
-        return self.endless or length <= self.block_size
-
-    def before(self, ids: Tensor) -> Tensor | None:
-        """The last tokens before ids (B, T), those that the embedding looks back on.
-
-        The end of ids is remembered for the next call.
-        """
-        before = self.last
-        if self.looks_back:
-            seen = ids if before is None else torch.cat([before, ids], dim=1)
-            self.last = seen[:, -self.looks_back :]
-        return before
 
 
 # %% [markdown]
@@ -431,9 +399,6 @@ moved.abs().max().item()
 
 # %%
 #| export
-READERS = {}  # device type: model -> the same model, quicker at single tokens
-
-
 @torch.no_grad()
 def generate(
     model: GPT,
@@ -443,62 +408,28 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    use_cache: bool = True,
+    cache: type[KVCache] | None = KVCache,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Continues ids (B, T0) by n_tokens: (B, T0 + n_tokens), the prompt included.
 
-    temperature 0 is greedy; top_k and top_p as in `pick`. A prompt may be longer than
-    block_size: the model sees the last block_size tokens (all of them where positions
-    and cache are endless). The same generator state gives the same text, with and
-    without cache. ValueError for what is out of range.
+    temperature, top_k and top_p as in `pick`. The model sees the last block_size
+    tokens. The same generator state gives the same text, with and without cache.
     """
-    check_generation(model, ids, n_tokens, temperature, top_k, top_p)
-    B, T0 = ids.shape
-    window = model.config.block_size
-    out = torch.empty(B, T0 + n_tokens, dtype=torch.int64, device=device_of(model))
-    out[:, :T0] = ids
     with evaluating(model):
-        cache = KVCache(model.config)
-        reader = READERS.get(out.device.type, lambda model: model)(model)
-        for end in range(T0, T0 + n_tokens):
-            if use_cache and cache.has_room(end):
-                logits = reader(out[:, cache.length : end], cache)
-            else:
-                begin = 0 if cache.has_room(end) else end - window
-                logits = model(out[:, begin:end])
-            choice = pick(logits[:, -1].float(), temperature, top_k, top_p, generator)
-            out[:, end : end + 1] = choice
-    return out
+        memory = cache and cache(model)
+        for _ in range(n_tokens):
+            if memory and ids.shape[1] <= memory.room:
+                logits = memory.read(ids)
+            else:  # past the window every position changes, and with it every key
+                logits = model(ids[:, -model.config.block_size :])[:, -1]
+            choice = pick(logits.float(), temperature, top_k, top_p, generator)
+            ids = torch.cat([ids, choice], dim=1)
+    return ids
 
 
 # %% [markdown]
 # What it can't do, it says before any work is done:
-
-
-# %%
-#| export
-def check_generation(model, ids, n_tokens, temperature, top_k, top_p) -> None:
-    """ValueError, naming the culprit, for what `generate` can't do."""
-    V = model.config.vocab_size
-    if ids.dim() != 2 or ids.shape[0] < 1:
-        raise ValueError(f"ids have shape {tuple(ids.shape)}; it must be (B, T0)")
-    if ids.shape[1] < 1:
-        raise ValueError("the prompt is empty; it must hold at least one token")
-    if ids.dtype != torch.int64:
-        raise ValueError(f"ids are {ids.dtype}; they must be torch.int64")
-    if ids.min() < 0 or ids.max() >= V:
-        raise ValueError(
-            f"the prompt holds ids from {ids.min()} to {ids.max()}; the model's "
-            f"vocabulary allows 0..{V - 1}"
-        )
-    check_int("n_tokens", n_tokens, low=0)
-    allowed = "at least 0 (0 takes the likeliest token)"
-    check_float("temperature", temperature, allowed, lambda t: t >= 0)
-    if top_k is not None:
-        check_int("top_k", top_k, low=1, high=V)
-    if top_p is not None:
-        check_float("top_p", top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
 
 
 # %% [markdown]

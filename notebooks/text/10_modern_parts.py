@@ -50,13 +50,16 @@ train_ids, val_ids = split(tokenizer.encode(text))
 
 # %%
 #| export
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from tinygpt_lib.blocks import FeedForward
-from tinygpt_lib.gpt import FEED_FORWARDS, NORMS, POSITIONS, QK_NORMS, GPTConfig
+from tinygpt_lib.basics.checks import check_bool, check_choice, check_float, check_int
+from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
+from tinygpt_lib.gpt import GPT, GPTConfig, draw_weights
+from tinygpt_lib.multi_head import MultiHeadAttention, fused_attention
 
 # %% [markdown]
 # ## First, the noise
@@ -111,8 +114,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 class RMSNorm(nn.Module):
     """Each token's numbers at one typical size, learnt per channel: (..., C) -> same.
 
-    No mean is taken off and there is no bias; the argument is there so that it fits
-    where LayerNorm does. Zhang and Sennrich, 2019.
+    No mean is taken off and there is no bias, whatever `bias` says: it fits where
+    LayerNorm does. Zhang and Sennrich, 2019.
     """
 
     def __init__(self, n_embd: int, bias: bool = False):
@@ -123,7 +126,6 @@ class RMSNorm(nn.Module):
         return nn.functional.rms_norm(x, self.weight.shape, self.weight, 1e-5)
 
 
-NORMS["rms"] = RMSNorm
 
 # %% [markdown]
 # By hand, on the numbers 1, 7, 1, 7: their squares have the mean 25, so they are divided by 5.
@@ -272,9 +274,10 @@ show(
 # %%
 #| export
 class Rotary(nn.Module):
-    """Queries and keys (B, H, T, D) turned by their places; one table for all blocks.
+    """Queries and keys turned by their places; one table for all blocks.
 
-    Scores then depend on distances alone. D must be even. Su et al., 2021.
+    q (B, H, Tq, D) of the last Tq tokens, k (B, H, Tk, D) -> the same. Scores then
+    depend on distances alone: places may be counted from any key. Su et al., 2021.
     """
 
     ROWS = 2**15  # of the table, at most; places beyond it are computed when they come
@@ -293,9 +296,14 @@ class Rotary(nn.Module):
         turns = angles(start, end, self.D, self.base, self.scale)
         return turns.cos().to(self.cos), turns.sin().to(self.sin)
 
-    def forward(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self.table(start, start + q.shape[-2])
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        Tq, Tk = q.shape[-2], k.shape[-2]
+        cos, sin = self.table(0, Tk)
+        q = self.turn(q, cos[Tk - Tq :], sin[Tk - Tq :])
+        return q, self.turn(k, cos, sin)
+
+    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(x, cos, sin)
 
 
 # %% [markdown]
@@ -313,35 +321,6 @@ assert torch.allclose(attention_weights(q0, k0), attention_weights(q1, k1), atol
 # %% [markdown]
 # And it enters the table of positions. To the tokens themselves nothing is added any more.
 
-
-# %%
-#| export
-class RotaryPositions(nn.Module):
-    """Nothing added to the tokens; queries and keys are turned instead."""
-
-    endless = True
-    turn = Rotary
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        D, base = config.n_embd // config.n_head, config.rotary_base
-        self.steps = (self.turn(D, config.block_size, base, config.rotary_scale),)
-
-    @staticmethod
-    def check(config: GPTConfig) -> None:
-        """ValueError for heads of an odd size: numbers are turned in pairs."""
-        D = config.n_embd // config.n_head
-        if D % 2:
-            raise ValueError(
-                f"n_embd {config.n_embd} with n_head {config.n_head} gives heads of "
-                f"size {D}; rotary positions need an even size"
-            )
-
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        return x
-
-
-POSITIONS["rotary"] = RotaryPositions
 
 # %% tags=["nbval-check-output"]
 try:
@@ -368,24 +347,6 @@ for longer in (1, 4, 16):
 # Dehghani et al., 2023, found that without it their largest models diverged). They used other
 # norms; we take RMSNorm. Then no score can exceed $\sqrt D$ times the learnt scales:
 
-
-# %%
-#| export
-class QueryKeyNorm(nn.Module):
-    """Queries and keys (B, H, T, D) at one length, so that scores stay in bounds.
-
-    Henry et al., 2020; Dehghani et al., 2023.
-    """
-
-    def __init__(self, D: int, norm=RMSNorm):
-        super().__init__()
-        self.query, self.key = norm(D, bias=False), norm(D, bias=False)
-
-    def forward(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        return self.query(q), self.key(k)
-
-
-QK_NORMS["rms"] = QueryKeyNorm
 
 # %% [markdown]
 # Queries a hundred times too long, and the largest score is still at most $\sqrt{36} = 6$. (The
@@ -470,8 +431,190 @@ def squared_relu(x: Tensor) -> Tensor:
     return x.relu().square()
 
 
-FEED_FORWARDS["swiglu"] = GatedFeedForward
-FEED_FORWARDS["relu2"] = partial(FeedForward, activation=squared_relu)
+# %% [markdown]
+# ## One model with switches
+# Every part is there. A config that can name them is chapter 06's with more fields, and the model that it
+# describes is chapter 06's with other parts in the same places. Names are looked up in tables.
+
+# %%
+#| export
+NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+FEED_FORWARDS = {
+    "gelu": FeedForward,
+    "gelu_exact": partial(FeedForward, activation=nn.functional.gelu),
+    "relu": partial(FeedForward, activation=nn.functional.relu),
+    "relu2": partial(FeedForward, activation=squared_relu),
+    "swiglu": GatedFeedForward,
+}
+POSITIONS = ("learned", "rotary", "sinusoidal", "none")
+
+
+@dataclass
+class ModernConfig(GPTConfig):
+    """A GPTConfig with a switch for each modern part."""
+
+    norm: str = "layer"  # a name in NORMS
+    feed_forward: str = "gelu"  # a name in FEED_FORWARDS
+    position: str = "learned"  # a name in POSITIONS
+    rotary_base: float = 10_000.0  # of rotary positions: the slowest turn
+    rotary_scale: float = 1.0  # of rotary positions: places are divided by it
+    qk_norm: str = "none"  # a name in NORMS, for queries and keys
+    n_kv_head: int = 0  # heads of keys and values; 0: as many as of queries
+    tie_weights: bool = False  # one matrix for token embedding and head
+    zero_outputs: bool = False  # blocks begin by adding nothing
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("norm", self.norm, NORMS)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("position", self.position, POSITIONS)
+        check_choice("qk_norm", self.qk_norm, ("none", *NORMS))
+        for name in ("rotary_base", "rotary_scale"):
+            allowed = "at least 1 and at most 1e9"
+            check_float(name, getattr(self, name), allowed, lambda x: 1 <= x <= 1e9)
+        check_int("n_kv_head", self.n_kv_head, low=0, high=self.n_head)
+        if self.n_head % (self.n_kv_head or self.n_head):
+            raise ValueError(
+                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
+            )
+        check_bool("tie_weights", self.tie_weights)
+        check_bool("zero_outputs", self.zero_outputs)
+        D = self.n_embd // self.n_head
+        if self.position == "rotary" and D % 2:  # numbers are turned in pairs
+            raise ValueError(
+                f"n_embd {self.n_embd} with n_head {self.n_head} gives heads of size "
+                f"{D}; rotary positions need an even size"
+            )
+
+
+# %% tags=["nbval-check-output"]
+try:
+    ModernConfig(V, n_embd=60, n_head=4, position="rotary")
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# Attention gets its norms after *project* and its turns at the beginning of *attend*. Since a score depends
+# on distances alone, the keys in a cache can stay as they are: they are turned when they are met, counted from the
+# first one that is there. With fewer heads of keys and values than of queries, each serves several.
+
+
+# %%
+#| export
+class ModernAttention(MultiHeadAttention):
+    """Attention with normed queries and keys, rotary turns, shared keys and values.
+
+    x (B, T, C) -> (B, T, C). Ainslie et al., 2023, for the shared ones (grouped-query).
+    """
+
+    def __init__(self, config: ModernConfig, turns: Rotary | None):
+        nn.Module.__init__(self)
+        C, self.n_head = config.n_embd, config.n_head
+        self.n_kv_head = config.n_kv_head or config.n_head
+        D = C // self.n_head
+        self.query_norm, self.key_norm = nn.Identity(), nn.Identity()
+        if config.qk_norm != "none":
+            norm = NORMS[config.qk_norm]
+            self.query_norm, self.key_norm = norm(D, bias=False), norm(D, bias=False)
+        self.turns = turns
+        width = (self.n_head + 2 * self.n_kv_head) * D
+        self.to_qkv = nn.Linear(C, width, bias=config.bias)
+        self.output = nn.Linear(C, C, bias=config.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        B, T, C = x.shape
+        sizes = [self.n_head, self.n_kv_head, self.n_kv_head]
+        heads = self.to_qkv(x).view(B, T, sum(sizes), C // self.n_head).transpose(1, 2)
+        q, k, v = heads.split(sizes, dim=1)
+        return self.query_norm(q), self.key_norm(k), v
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys turned; keys and values for every head of queries."""
+        if self.turns is not None:
+            q, k = self.turns(q, k)
+        if (n := self.n_head // self.n_kv_head) > 1:
+            k, v = (x.repeat_interleave(n, dim=1) for x in (k, v))
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return fused_attention(*self.meet(q, k, v))
+
+
+# %% [markdown]
+# The block and the model are built of these, and inherit how they compute.
+
+
+# %%
+#| export
+class ModernBlock(Block):
+    """A block of the parts that its config names, around an attention."""
+
+    def __init__(self, config: ModernConfig, attention: ModernAttention):
+        nn.Module.__init__(self)
+        norm, sizes = NORMS[config.norm], (config.n_embd, config.bias)
+        self.attention_norm, self.attention = norm(*sizes), attention
+        self.feed_forward_norm = norm(*sizes)
+        self.feed_forward = FEED_FORWARDS[config.feed_forward](*sizes)
+        self.dropout = Dropout(config.dropout)
+
+
+class ModernGPT(GPT):
+    """A GPT of the parts that its config names: ids (B, T) -> logits (B, T, V).
+
+    Without learned positions T may be larger than block_size.
+    """
+
+    def __init__(self, config: ModernConfig):
+        nn.Module.__init__(self)
+        c = self.config = config
+        self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
+        self.turns = None
+        if c.position == "learned":
+            self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
+        if c.position == "rotary":
+            D = c.n_embd // c.n_head
+            self.turns = Rotary(D, c.block_size, c.rotary_base, c.rotary_scale)
+        self.dropout = Dropout(c.dropout)
+        self.blocks = nn.ModuleList(
+            ModernBlock(c, self.new_attention()) for _ in range(c.n_layer)
+        )
+        self.norm = NORMS[c.norm](c.n_embd, c.bias)
+        self.head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
+        draw_weights(self)
+        self.adapt_weights()
+
+    def new_attention(self) -> ModernAttention:
+        return ModernAttention(self.config, self.turns)
+
+    @torch.no_grad()
+    def adapt_weights(self) -> None:
+        """What the switches want to be drawn otherwise."""
+        for block in self.blocks if self.config.zero_outputs else ():
+            block.attention.output.weight.zero_()
+            block.feed_forward.output.weight.zero_()
+        if self.config.tie_weights:  # quiet for the head; `embed` makes it loud again
+            del self.head
+            self.token_embedding.weight.mul_(self.config.n_embd**-0.5)
+
+    def places(self, start: int, end: int) -> Tensor:
+        if self.config.position == "learned":
+            return super().places(start, end)
+        turns = angles(start, end, self.config.n_embd, 10_000, 1)
+        return torch.cat([turns.sin(), turns.cos()], dim=1)
+
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        x = self.token_embedding(ids[:, start:])
+        if self.config.tie_weights:
+            x = x * self.config.n_embd**0.5
+        if self.config.position in ("rotary", "none"):
+            return x
+        return x + self.places(start, ids.shape[1]).to(x)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        if self.config.tie_weights:
+            return nn.functional.linear(self.norm(x), self.token_embedding.weight)
+        return super().read_out(x)
+
 
 # %% [markdown]
 # One matrix product widens to both halves at once, as chapter 04 did for queries, keys and values.

@@ -31,7 +31,6 @@
 # %%
 import inspect
 import json
-import math
 import os
 import subprocess
 import sys
@@ -61,7 +60,8 @@ train_ids, val_ids = split(tokenizer.encode(text))
 
 # %%
 #| export
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -70,9 +70,11 @@ from torch import Tensor
 from tinygpt_lib.basics.checks import check_choice, check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating, most_tokens
-from tinygpt_lib.generation import LAYER_CACHES
+from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
+from tinygpt_lib.modern_parts import ModernAttention, ModernConfig, ModernGPT, Rotary
+from tinygpt_lib.multi_head import fused_attention
+from tinygpt_lib.single_head import attention
 
 # %% [markdown]
 # ## How much of the window is used
@@ -425,7 +427,7 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     for a window below 1. Child et al., 2019; Beltagy et al., 2020.
     """
     check_int("window", window, low=1)
-    B, H, Tq, D = q.shape
+    B, H, Tq, _ = q.shape
     if Tq > k.shape[-2]:
         raise ValueError(
             f"{Tq} queries for {k.shape[-2]} keys: every query needs its own key"
@@ -457,7 +459,7 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         fold(v, 2 * window),
         attn_mask=(distance >= 0) & (distance < window),
     )
-    y_rest = y_rest.view(B, H, rest + missing, D)
+    y_rest = y_rest.view(B, H, rest + missing, -1)
     return torch.cat([y, y_rest[:, :, :rest]], dim=2)
 
 
@@ -466,7 +468,47 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 # %%
 #| export
-ATTENTIONS["sliding"] = sliding_attention
+ATTENTIONS = {"explicit": attention, "fused": fused_attention}
+
+
+@dataclass
+class LongConfig(ModernConfig):
+    """A ModernConfig that also says how far attention looks back."""
+
+    attention: str = "fused"  # a name in ATTENTIONS, or "sliding"
+    window: int = 0  # tokens that sliding attention looks back on
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("attention", self.attention, (*ATTENTIONS, "sliding"))
+        check_int("window", self.window, low=0, high=self.block_size)
+        if (self.attention == "sliding") != (self.window > 0):
+            needs = "at least 1" if self.window == 0 else "0: it looks at every token"
+            raise ValueError(
+                f"window is {self.window}; attention {self.attention!r} needs {needs}"
+            )
+
+
+class LongAttention(ModernAttention):
+    """Attention over all of the past or a window of it: x (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: LongConfig, turns: Rotary | None):
+        super().__init__(config, turns)
+        self.kind, self.window = config.attention, config.window
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = self.meet(q, k, v)
+        if self.kind == "sliding":
+            return sliding_attention(q, k, v, self.window)
+        return ATTENTIONS[self.kind](q, k, v)
+
+
+class LongGPT(ModernGPT):
+    """A ModernGPT that looks back as its config says: ids (B, T) -> (B, T, V)."""
+
+    def new_attention(self) -> LongAttention:
+        return LongAttention(self.config, self.turns)
+
 
 # %% [markdown]
 # The old numbers inside the new function; and a window that covers everything is full attention:
@@ -548,28 +590,25 @@ kept_k.shape
 
 # %%
 #| export
-class WindowCache:
-    """The keys and values of the last `window` tokens, and of none before them."""
+class WindowCache(KVCache):
+    """A cache that keeps the last `window` tokens, and so takes a text of any length.
 
-    endless = True  # older tokens make room, so it takes any number
+    For sliding attention, where no place has to be learnt.
+    """
 
-    def __init__(self, window: int):
-        check_int("window", window, low=1)
-        self.window = window
-        self.length = 0  # tokens seen so far, not tokens kept
-        self.k = self.v = None
+    def __init__(self, model: LongGPT):
+        super().__init__(model)
+        self.room = math.inf
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds k and v (B, H, T, D); returns them with up to `window` before them."""
-        self.length += k.shape[2]
-        if self.k is not None:
-            k, v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
+    def join(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self.past[i] is not None:
+            pairs = zip(self.past[i], (k, v), strict=True)
+            k, v = (torch.cat(pair, dim=2) for pair in pairs)
         # A copy: a mere view would keep all of the tensor behind it alive.
-        self.k, self.v = (x[:, :, -self.window :].clone() for x in (k, v))
+        window = self.model.config.window
+        self.past[i] = [x[:, :, -window:].clone() for x in (k, v)]
         return k, v
 
-
-LAYER_CACHES["sliding"] = WindowCache
 
 # %% tags=["nbval-check-output"]
 cache, answers, sizes = WindowCache(w), [], []
@@ -687,23 +726,24 @@ def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
     old = model.config
     check_int("block_size", block_size, low=old.block_size)
     check_choice("method", method, CONTEXT_METHODS)
-    check_choice("position", old.position, ("learned", "rotary"))
+    position = getattr(old, "position", "learned")
+    check_choice("position", position, ("learned", "rotary"))
     ratio = block_size / old.block_size
     changes = {}
-    if method == "interpolate" and old.position == "rotary":
+    if method == "interpolate" and position == "rotary":
         changes["rotary_scale"] = old.rotary_scale * ratio
     if method == "ntk":
         D = old.n_embd // old.n_head
-        if old.position != "rotary" or D < 4:
+        if position != "rotary" or D < 4:
             raise ValueError(
                 f"method 'ntk' needs rotary positions and heads of at least 4; the "
-                f"model has position {old.position!r} and heads of {D}"
+                f"model has position {position!r} and heads of {D}"
             )
         changes["rotary_base"] = old.rotary_base * ratio ** (D / (D - 2))
     with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
-        longer = GPT(replace(old, block_size=block_size, **changes))
+        longer = type(model)(replace(old, block_size=block_size, **changes))
     state = model.state_dict()
-    if old.position == "learned":
+    if position == "learned":
         name = "position_embedding.weight"
         state[name] = longer_table(state[name], longer.state_dict()[name], method)
     longer.to(next(model.parameters())).load_state_dict(state)

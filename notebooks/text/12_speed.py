@@ -58,39 +58,19 @@ train_ids, val_ids = split(tokenizer.encode(text))
 
 # %%
 #| export
-import copy
-import ctypes
-import math
-import os
-import shutil
-import sys
-import time
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.optim.adamw import adamw
 
-from tinygpt_lib.basics.devices import device_of, shapes_only
-from tinygpt_lib.blocks import Dropout, FeedForward, LayerNorm
-from tinygpt_lib.generation import READERS
-from tinygpt_lib.gpt import (
-    EMBEDDINGS,
-    FEED_FORWARDS,
-    GPT,
-    POSITIONS,
-    QK_NORMS,
-    GPTConfig,
-    TokenEmbedding,
-)
-from tinygpt_lib.modern_parts import (
-    GatedFeedForward,
-    QueryKeyNorm,
-    Rotary,
-    RotaryPositions,
-)
+from tinygpt_lib.basics.checks import check_choice
+from tinygpt_lib.basics.devices import shapes_only
+from tinygpt_lib.blocks import Dropout
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.long_context import LongConfig, LongGPT
+from tinygpt_lib.modern_parts import GatedFeedForward
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.training import AdamW
 
@@ -153,9 +133,10 @@ def step_operations(config: GPTConfig, context: int | None = None) -> dict[str, 
     meets (context + 1) / 2 keys on average, no more than the window, which makes 12 ·
     n_layer · n_embd of them. Norms, activations and the optimizer are not counted.
     """
+    config = FastConfig(**asdict(config))
     T = config.block_size if context is None else context
     with shapes_only():
-        model = GPT(config)
+        model = FastGPT(config)
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     matrices = sum(m.weight.numel() for m in linear)
     if config.tie_weights:
@@ -272,27 +253,6 @@ f"into new memory {1000 * new:.0f} ms, into used memory {1000 * old:.0f} ms: {ne
 # else imports has no business to change it unasked, but the command line does.
 
 
-# %%
-#| export
-def keep_freed_memory(at_most: int = 2**30) -> bool:
-    """Tells the C library to keep blocks of up to `at_most` bytes once they are free.
-
-    Then large results need no new pages from the system, step after step. Counts for
-    the whole process; only glibc (Linux) listens: False where nothing was changed.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # their numbers in glibc's malloc.h
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return False
-    for size in (at_most, min(at_most, 2**25)):  # older ones refuse more than 32 MB
-        if mallopt(mmap_threshold, size) and mallopt(trim_threshold, at_most):
-            return True
-    return False
-
-
 # %% [markdown]
 # The same copy once more:
 
@@ -312,11 +272,6 @@ f"kept: {kept}; {1000 * new:.0f} ms before, {1000 * new_kept:.0f} ms after"
 # is a single operation, GELU. Chapter 05 took GPT-2's formula with $\tanh$, which once was faster
 # than the error function of the exact GELU. Is it still? Torch has each as one operation. For the hidden
 # layer of nanoGPT's step, there and back:
-
-
-# %%
-#| export
-FEED_FORWARDS["gelu_exact"] = partial(FeedForward, activation=nn.functional.gelu)
 
 
 # %%
@@ -442,26 +397,6 @@ print(f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) times a
 # and what to do on the way back.
 
 
-# %%
-#| export
-class SquaredReLU(torch.autograd.Function):
-    """Zero below zero, the square above, in two passes there and two back."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        positive = x.relu()
-        ctx.save_for_backward(positive)
-        return positive.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, slope: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        return (slope * positive).mul_(2)
-
-
-FEED_FORWARDS["relu2"] = partial(FeedForward, activation=SquaredReLU.apply)
-
 # %% [markdown]
 # Equal to the plain one there and back, and how much faster, for the hidden layer of 8,192 tokens
 # of width 256?
@@ -489,51 +424,6 @@ f"{1000 * plain:.0f} ms plain, {1000 * quick:.0f} ms with its own way back"
 # turns by the same angle the other way, with the same cosine and minus the sine.
 
 
-# %%
-#| export
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same as `rotate`, up to rounding, into one new tensor."""
-    dtype = torch.promote_types(x.dtype, cos.dtype)  # autocast hands in 16 bits
-    y = x.new_empty(x.shape, dtype=dtype)
-    (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-    torch.mul(a, cos, out=c).addcmul_(b, sin, value=-1)
-    torch.mul(a, sin, out=d).addcmul_(b, cos)
-    return y
-
-
-class Rotate(torch.autograd.Function):
-    """`rotate` with a way back of its own: the turn by the opposite angle."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, slope: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return turned(slope, cos, -sin), None, None
-
-
-class QuickRotary(Rotary):
-    """Rotary with fewer passes."""
-
-    def forward(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():  # a compiler saves the passes by itself
-            return super().forward(q, k, start)
-        cos, sin = self.table(start, start + q.shape[-2])
-        return Rotate.apply(q, cos, sin), Rotate.apply(k, cos, sin)
-
-
-class QuickRotaryPositions(RotaryPositions):
-    """Chapter 10's rotary positions, turned by `QuickRotary`."""
-
-    turn = QuickRotary
-
-
-POSITIONS["rotary"] = QuickRotaryPositions
-
 # %% [markdown]
 # The same result as `rotate`, there and back, up to rounding; and the time, for the queries of 32
 # windows of 256 with four heads:
@@ -558,10 +448,6 @@ f"{1000 * plain:.0f} ms plain, {1000 * quick:.0f} ms with its own way back"
 # from several. (At chapter 10's size it did not show.) In the stream, chapter 10 could not tell the two
 # apart by their loss. So that a model can have LayerNorm for its queries and keys as well, the table
 # gets an entry. It bounds scores as the other does:
-
-# %%
-#| export
-QK_NORMS["layer"] = partial(QueryKeyNorm, norm=LayerNorm)
 
 # %%
 q, k = QK_NORMS["layer"](64)(100 * torch.randn(1, 4, 256, 64), torch.randn(256, 64), 0)
@@ -807,7 +693,8 @@ def muon(model: GPT, config) -> Muon:
     matrices = {}
     for module in model.blocks.modules():
         if isinstance(module, MultiHeadAttention):
-            matrices[module.to_qkv.weight] = 3
+            rows, columns = module.to_qkv.weight.shape
+            matrices[module.to_qkv.weight] = 3 if rows == 3 * columns else 1
         if isinstance(module, GatedFeedForward):
             matrices[module.widen.weight] = 2
         if isinstance(module, nn.Linear):
@@ -945,44 +832,71 @@ taken = {name: seconds(run.take_step, 20) for name, run in runs.items()}
 
 # %%
 #| export
-class NGramEmbedding(TokenEmbedding):
-    """Sum of learnt vectors for each token and each n-gram that ends with it.
+class NGramEmbedding(nn.Embedding):
+    """A learnt vector for each token, and tables with one for each n-gram.
 
-    ids (B, T) -> (B, T, C). Pairs and longer ones have a table each, of up to `ROWS`
-    rows that they share. Tokens before the first one of ids are `before` (B, any), or
-    nothing. Bojanowski et al., 2016; Huang et al., 2025.
+    `n_grams` sums those of the pair, the triple, ... that end with each token. Each
+    table has up to `ROWS` rows, which longer n-grams share. Bojanowski et al., 2016;
+    Huang et al., 2025.
     """
 
     LONGEST = 4
     ROWS = 8191  # a prime
-    looks_back = LONGEST - 1
 
-    def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        numbers = [(config.vocab_size + 1) ** n for n in range(2, self.LONGEST + 1)]
+    def __init__(self, weight: Tensor, dropout: float):
+        V, C = weight.shape
+        super().__init__(V, C, _weight=weight)
+        numbers = [(V + 1) ** n for n in range(2, self.LONGEST + 1)]
         self.tables = nn.ParameterList(
-            torch.zeros(min(number, self.ROWS), config.n_embd) for number in numbers
+            torch.zeros(min(number, self.ROWS), C, device=weight.device)
+            for number in numbers
         )
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
-        x = super().forward(ids)
+    def n_grams(self, ids: Tensor, start: int = 0) -> Tensor:
+        """What the n-grams say that end at place `start` or later.
+
+        ids (B, T) -> (B, T - start, C).
+        """
         # 1. The tokens before the first one; the id V stands for nothing.
-        T, V = ids.shape[1], self.num_embeddings
-        seen = ids if before is None else torch.cat([before, ids], dim=1)
-        missing = self.looks_back + T - seen.shape[1]
-        seen = nn.functional.pad(seen, (missing, 0), value=V)
-        # 2. The number of each pair, then of each triple, and so on: (B, T).
-        number = ids
+        T, V, back = ids.shape[1], self.num_embeddings, self.LONGEST - 1
+        seen = nn.functional.pad(ids, (back, 0), value=V)  # place 0 is number `back`
+        # 2. The number of each pair, then of each triple, and so on: (B, T - start).
+        number, total = ids[:, start:], 0.0
         for n, table in enumerate(self.tables, start=1):
-            start = self.looks_back - n
-            number = number * (V + 1) + seen[:, start : start + T]
+            number = number * (V + 1) + seen[:, start + back - n : T + back - n]
             row = nn.functional.embedding(number % len(table), table)
-            x = x + self.dropout(row)
-        return x
+            total = total + self.dropout(row)
+        return total
 
 
-EMBEDDINGS["ngrams"] = NGramEmbedding
+@dataclass
+class FastConfig(LongConfig):
+    """All that describes a GPT of this course, with every switch that it has."""
+
+    embedding: str = "token"  # or "ngrams"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("embedding", self.embedding, ("token", "ngrams"))
+
+
+class FastGPT(LongGPT):
+    """A LongGPT that may look n-grams up: ids (B, T) -> logits (B, T, V)."""
+
+    def __init__(self, config: FastConfig):
+        super().__init__(config)
+        if config.embedding == "ngrams":
+            weight = self.token_embedding.weight
+            self.token_embedding = NGramEmbedding(weight, config.dropout)
+
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        x = super().embed(ids, start)
+        if self.config.embedding == "token":
+            return x
+        loud = self.config.n_embd**0.5 if self.config.tie_weights else 1.0
+        return x + loud * self.token_embedding.n_grams(ids, start)
+
 
 # %% [markdown]
 # Three checks: it begins as the plain one; tokens that stand in the same four get the same vector,
@@ -1250,59 +1164,8 @@ show(
 # compiler on the machine, and time to write and compile that program before the first step.
 
 
-# %%
-#| export
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 faster than in float32.
-
-    A processor is asked by the clock: some have the instructions and are no faster.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    taken = {torch.bfloat16: [], torch.float32: []}
-    for _ in range(8):  # in turns: a busy moment hits both
-        for dtype, times in taken.items():
-            x, y = torch.ones(768, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-            begin = time.perf_counter()
-            x @ y
-            times.append(time.perf_counter() - begin)
-    return min(taken[torch.bfloat16]) < min(taken[torch.float32])
-
-
 # %% [markdown]
 # An engine gets the model and the run's settings, and returns what computes the logits:
-
-
-# %%
-#| export
-def bfloat16(model: GPT, config=None):
-    """Matrix products in bfloat16, all else in float32; ValueError where that is slow.
-
-    Micikevicius et al., 2017 (with float16); Kalamkar et al., 2019.
-    """
-    device = device_of(model)
-    if not has_bfloat16(device):
-        raise ValueError(
-            f"engine 'bfloat16' would be slower than 'eager' on this {device.type}: "
-            "its matrix products take longer than those in float32"
-        )
-
-    def network(ids: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(ids)
-        return logits.float()
-
-    return network
-
-
-def compiled(model: GPT, config=None):
-    """The model as a program made for it; ValueError where nothing can compile it."""
-    compiler = os.environ.get("CXX") or "g++ clang++ c++ cl"
-    if not any(shutil.which(name) for name in compiler.split()):
-        raise ValueError("engine 'compiled' needs a C++ compiler, such as g++")
-    return torch.compile(model)
 
 
 # %% [markdown]
@@ -1343,37 +1206,6 @@ f"{nbytes / 1e6:.0f} MB: about {1000 * nbytes / bandwidth:.1f} ms a token"
 # model, not copied, so there is nothing to keep in step.
 
 
-# %%
-#| export
-class SlicedLinear(nn.Linear):
-    """The same as the nn.Linear it is made of; for few rows, in several products.
-
-    A product with a single row runs on one thread, which can't fetch the weights as
-    fast as memory gives them; cut into slices, they come through all threads. The
-    weights are shared, not copied. x (..., n_in) -> (..., n_out); no gradients.
-    """
-
-    SLICES = 16  # at most
-    FEW = 32  # rows; with more, the plain product is as fast or faster
-
-    def __init__(self, linear: nn.Linear):
-        nn.Module.__init__(self)
-        self.__dict__.update(linear.__dict__)  # its weight and bias, its hooks too
-        S = math.gcd(self.out_features, self.SLICES)
-        weight, bias = self.weight.detach(), self.bias
-        bias = weight.new_zeros(self.out_features) if bias is None else bias.detach()
-        self.weights = weight.reshape(S, -1, self.in_features).transpose(1, 2)
-        self.biases = bias.view(S, 1, -1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
-        if len(rows) > self.FEW:
-            return super().forward(x)
-        rows = rows.expand(len(self.weights), *rows.shape)
-        y = torch.baddbmm(self.biases, rows, self.weights)  # (S, rows, n_out / S)
-        return y.transpose(0, 1).reshape(*x.shape[:-1], -1)
-
-
 # %% [markdown]
 # The same numbers, and how much sooner for all 25 layers of the writer?
 
@@ -1396,27 +1228,6 @@ f"all {len(pairs)} layers: {1000 * plain:.1f} ms whole, {1000 * cut:.1f} ms in s
 # parameters, with sliced layers where they are large. (Small ones stay in a core's own fast memory,
 # and are faster whole.) The table that chapter 08's `generate` looks in gets its entry for CPUs.
 
-
-# %%
-#| export
-def quick_reader(module: nn.Module, large: int = 2**17) -> nn.Module:
-    """A twin of a model, of the same parameters, that takes in single tokens faster.
-
-    Built of the same parts, but for linear layers of at least `large` weights: fewer
-    stay in a core's own fast memory. For reading only.
-    """
-    if type(module) is nn.Linear and module.weight.numel() >= large:
-        return SlicedLinear(module)
-    twin = copy.copy(module)  # shares whatever is not a module
-    twin._modules = {
-        name: quick_reader(part, large) for name, part in module._modules.items()
-    }
-    # Plain attributes too: nn.Module looks its parts up slowly.
-    twin.__dict__.update(twin._modules | twin._parameters | twin._buffers)
-    return twin
-
-
-READERS["cpu"] = quick_reader
 
 # %% [markdown]
 # Token for token the same text, with the same seed. (Sums are rounded otherwise in slices; a token

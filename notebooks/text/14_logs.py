@@ -73,10 +73,9 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
-from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.runs.presets import WITH_MUON
 from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.speed import MODERN
+from tinygpt_lib.speed import MODERN, FastConfig
 
 # %% [markdown]
 # What does it look like?
@@ -816,11 +815,11 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 
 # %%
 #| export
-def log_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+def log_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
     """A GPT of 0.1 million parameters for the events of a log."""
     shape = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64}
     return (
-        GPTConfig(vocab_size, **shape, **MODERN),
+        FastConfig(vocab_size, **shape, **MODERN),
         replace(
             WITH_MUON,
             steps=800,

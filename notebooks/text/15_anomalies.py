@@ -55,7 +55,6 @@ log.origin
 
 # %%
 #| export
-import copy
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -65,15 +64,15 @@ from random import Random
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
-from tinygpt_lib.gpt import GPT, TokenEmbedding
+from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset
-from tinygpt_lib.modern_parts import RMSNorm
+from tinygpt_lib.speed import FastGPT
 from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
 from tinygpt_lib.runs.run import train
 
@@ -201,7 +200,7 @@ cut = len(shuffled) * 4 // 5
 tokenizer = EventTokenizer.from_sessions(shuffled[:cut])
 model_config, train_config = log_preset(tokenizer.vocab_size)
 torch.manual_seed(0)
-model = GPT(model_config)
+model = FastGPT(model_config)
 train_ids, rest_ids = (stream(s, tokenizer) for s in (shuffled[:cut], shuffled[cut:]))
 plan = replace(train_config, eval_every=0)
 history = train(model, train_ids, rest_ids, plan, progress=False)
@@ -387,83 +386,11 @@ reading.nats.neg().exp(), reading.chances
 
 # %%
 #| export
-class StackedLinear(nn.Module):
-    """K linear layers as one: of rows x (K * B, ..., C), each takes its own B."""
-
-    def __init__(self, layers: Sequence[nn.Linear]):
-        super().__init__()
-        self.weight = torch.stack([layer.weight.detach().T for layer in layers])
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        self.bias = torch.stack(biases)[:, None].detach() if biases else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.reshape(len(self.weight), -1, x.shape[-1]) @ self.weight
-        y = y if self.bias is None else y + self.bias
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-
-class StackedRMSNorm(nn.Module):
-    """K norms as one, each with its own gain."""
-
-    def __init__(self, norms: Sequence[RMSNorm]):
-        super().__init__()
-        self.weight = torch.stack([norm.weight.detach() for norm in norms])[:, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.rms_norm(x, x.shape[-1:], None, 1e-5)
-        return (y.reshape(len(self.weight), -1, x.shape[-1]) * self.weight).view(
-            x.shape
-        )
-
-
-class StackedEmbedding(nn.Module):
-    """K embeddings as one table: ids (K * B, T) -> (K * B, T, C)."""
-
-    def __init__(self, embeddings: Sequence[TokenEmbedding]):
-        super().__init__()
-        weights = [embedding.weight.detach() for embedding in embeddings]
-        self.weight, self.K = torch.cat(weights), len(weights)
-        self.V, self.C = weights[0].shape
-
-    def forward(self, ids: Tensor, before: Tensor | None = None) -> Tensor:
-        first = torch.arange(self.K, device=ids.device) * self.V
-        rows = ids.view(self.K, -1) + first[:, None]
-        return nn.functional.embedding(rows, self.weight).view(*ids.shape, self.C)
-
-
-# %%
-#| export
-STACKED = {
-    nn.Linear: StackedLinear,
-    RMSNorm: StackedRMSNorm,
-    TokenEmbedding: StackedEmbedding,
-}
-
-
-def stack(modules: Sequence[nn.Module]) -> nn.Module:
-    """One module that does what K of the same shape do; TypeError for unknown parts."""
-    first = modules[0]
-    if type(first) in STACKED:
-        return STACKED[type(first)](modules)
-    if first._parameters:
-        raise TypeError(f"{type(first).__name__} can't be stacked")
-    twin = copy.copy(first)
-    twin._modules = {
-        name: stack([module._modules[name] for module in modules])
-        for name in first._modules
-    }
-    # Plain attributes too: nn.Module looks its parts up slowly.
-    twin.__dict__.update(twin._modules | twin._buffers)
-    return twin
-
-
-# %%
-#| export
 class Panel:
     """K GPTs of one shape that read the same: ids (B, T) -> logits (K, B, T, V).
 
-    Stacked if their parts allow it, else one after the other. BEGIN is given no chance:
-    it never follows. For reading only; what they learn later is not seen. `met` (K, V)
+    BEGIN is given no chance: it never follows. For reading only; what they learn later
+    is not seen. `met` (K, V)
     says which tokens each has learnt from: all but UNKNOWN, unless given.
     """
 
@@ -478,29 +405,22 @@ class Panel:
                 f"met must be {shape} of bool, got {tuple(met.shape)} of {met.dtype}"
             )
         self.met = met
-        try:
-            if self.config.tie_weights:
-                raise TypeError("the head of tied weights is the embedding")
-            self.stacked = stack(self.members)
-        except TypeError:
-            self.stacked = None
 
     def cache(self) -> list[KVCache]:
-        """An empty cache for all of them."""
-        return [
-            KVCache(self.config)
-            for _ in range(len(self.members) if self.stacked is None else 1)
-        ]
+        """An empty cache for each of them."""
+        return [KVCache(member) for member in self.members]
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
-        K = len(self.members)
-        if self.stacked is not None:
-            logits = self.stacked(ids.repeat(K, 1), cache and cache[0])
-            logits = logits.view(K, *ids.shape, logits.shape[-1])
-        else:
-            pairs = zip(self.members, cache or [None] * K, strict=True)
-            logits = torch.stack([member(ids, own) for member, own in pairs])
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.without_begin([member(ids) for member in self.members])
+
+    @torch.no_grad()
+    def read(self, ids: Tensor, caches: list[KVCache]) -> Tensor:
+        """Logits (K, V) after ids (N,), by caches that have read all but the end."""
+        return self.without_begin([cache.read(ids[None]) for cache in caches])[:, 0]
+
+    def without_begin(self, logits: list[Tensor]) -> Tensor:
+        logits = torch.stack(logits)
         logits[..., EventTokenizer.begin] = -math.inf
         return logits
 
@@ -509,27 +429,6 @@ class Panel:
         reading.known = self.met[:, ids]
         reading.nats[~reading.known] = math.log(n_events + 1)
 
-
-# %% [markdown]
-# Stacked or one by one, each of three untrained models must give the same logits. And how long does a
-# token take either way, with ten?
-
-# %%
-trio = [GPT(model_config).eval() for _ in range(3)]
-panel, ids = Panel(trio), coded[0][None, :8]
-with torch.no_grad():
-    alone = torch.stack([member(ids) for member in trio])
-alone[..., EventTokenizer.begin] = -math.inf
-assert panel.stacked is not None and torch.allclose(panel(ids), alone, atol=1e-5)
-ten = Panel([GPT(model_config) for _ in range(10)])
-times = {}
-for name in ("stacked", "one by one"):
-    start = time.perf_counter()
-    for _ in range(50):
-        ten(ids[:, :1])
-    times[name] = f"{(time.perf_counter() - start) * 20:.2f} ms"
-    ten.stacked = None
-times
 
 # %% [markdown]
 # Now for many sessions, in chapter 14's windows:
@@ -739,7 +638,7 @@ def fit_member(
     gpu = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(gpu):  # the caller's random numbers stay as they are
         torch.manual_seed(seed)
-        model = GPT(model_config).to(device)
+        model = FastGPT(model_config).to(device)
         train(model, ids, kept_back, plan, progress=False)
     return model.eval()
 
@@ -1566,6 +1465,7 @@ class Running:
     cache: list[KVCache]
     logits: Tensor  # (K, V): of the next event, by each member
     recent: deque[int]  # the tokens that the next window begins with
+    ids: list[int]  # the tokens of this window
     seen: float  # when the last event came
     # Of known events, and of all, (2, K): largest surprisal or sum of powers.
     totals: Tensor
@@ -1700,19 +1600,18 @@ class EventStream:
         recent: deque[int] = deque(maxlen=self.block_size - self.block_size // 2)
         none = torch.zeros(2, len(self.panel.members), dtype=torch.float64)
         cache, logits = self.panel.cache(), torch.empty(0)
-        session = Running(cache, logits, recent, now, none, none)
+        session = Running(cache, logits, recent, [], now, none, none)
         self.feed(session, self.detector.tokenizer.begin)
         return session
 
     def feed(self, session: Running, token: int) -> None:
         """Lets the members read a token, in a new window if the last one is full."""
-        ids = [token]
-        if session.cache[0].length == self.block_size:
-            session.cache = self.panel.cache()
-            ids = [*session.recent, token]
+        session.ids.append(token)
+        if len(session.ids) > self.block_size:
+            session.cache, session.ids = self.panel.cache(), [*session.recent, token]
         session.recent.append(token)
-        row = torch.tensor([ids], device=self.panel.device)
-        session.logits = self.panel(row, session.cache)[:, 0, -1]
+        ids = torch.tensor(session.ids, device=self.panel.device)
+        session.logits = self.panel.read(ids, session.cache)
 
 
 # %% [markdown]

@@ -13,12 +13,13 @@ from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import check_free
 from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.commands.common import add_command, encode_parts, text_of
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
     RunState,
     fingerprint,
     read_run,
 )
+from tinygpt_lib.runs.fast import keep_freed_memory
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.processes import (
     LostProcessError,
@@ -29,7 +30,7 @@ from tinygpt_lib.runs.processes import (
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
 from tinygpt_lib.scaling_out import process_rank, shard
-from tinygpt_lib.speed import keep_freed_memory
+from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer
 from tinygpt_lib.training import History
@@ -143,7 +144,7 @@ def train_shared(options, device) -> tuple[History, str]:
         check_given(options, state)
         anew = {k: v for k, v in given(options, TrainConfig).items() if k in MAY_CHANGE}
         config = dataclasses.replace(TrainConfig(**state.training), **anew)
-        model = GPT(GPTConfig(**state.model))
+        model = new_model(FastConfig(**state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
     train_ids, val_ids = encode_parts(tokenizer, name, text)
     window = config.context or model.config.block_size
@@ -199,7 +200,7 @@ def check_size(options) -> None:
 def check_settings(options) -> None:
     """ValueError for settings that make no sense, before any work."""
     model_config, config = PRESETS[options.preset or "cpu"](256)
-    dataclasses.replace(model_config, **given(options, GPTConfig))
+    dataclasses.replace(model_config, **given(options, FastConfig))
     dataclasses.replace(config, **given(options, TrainConfig))
 
 
@@ -213,13 +214,13 @@ def new_run(options, text: str):
     seen = text if kind is CharTokenizer else split(text)[0]
     tokenizer = kind.from_text(seen, **size)
     model_config, config = PRESETS[name](tokenizer.vocab_size)
-    model_config = dataclasses.replace(model_config, **given(options, GPTConfig))
+    model_config = dataclasses.replace(model_config, **given(options, FastConfig))
     config = dataclasses.replace(config, **given(options, TrainConfig))
     torch.manual_seed(config.seed)
     paths = [p if p == "-" else str(Path(p).absolute()) for p in options.text or ()]
     noted = paths if len(paths) > 1 else next(iter(paths), None)
     about = {"preset": name, "text": noted, **size}
-    return GPT(model_config), config, tokenizer, about
+    return new_model(model_config), config, tokenizer, about
 
 
 def given(options, config_class) -> dict:
@@ -231,7 +232,7 @@ def given(options, config_class) -> dict:
 def check_given(options, state: RunState) -> None:
     """ValueError if a setting on the command line is not the run's own."""
     settings = {**state.model, **state.training}
-    asked = {**given(options, GPTConfig), **given(options, TrainConfig)}
+    asked = {**given(options, FastConfig), **given(options, TrainConfig)}
     asked = {name: value for name, value in asked.items() if name not in MAY_CHANGE}
     settings["preset"] = state.about.get("preset")
     settings["tokenizer"] = state.tokenizer.get("type")

@@ -25,7 +25,9 @@ from tinygpt_lib.basics.files import (
 )
 from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs.models import describe, new_model, with_new_names
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.training import History
 
 
@@ -33,7 +35,7 @@ from tinygpt_lib.training import History
 class RunState:
     """Everything that going on with a run needs, as plain data and tensors."""
 
-    model: dict  # GPTConfig
+    model: dict  # FastConfig
     training: dict  # TrainConfig
     tokenizer: dict
     data: str  # fingerprint of the training and validation ids
@@ -109,6 +111,7 @@ def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
     tensors, notes = read_tensors(path)
+    tensors = with_new_names(tensors)
     try:
         past, losses = notes.pop("history"), tensors.pop("losses")
         history = History(
@@ -118,8 +121,8 @@ def read_run(folder: str | os.PathLike) -> RunState:
         )
         state = RunState(**notes, history=history, tensors=tensors)
         state.training = asdict(TrainConfig(**state.training))
-        config = GPTConfig(**state.model)
-        state.model = config.to_dict()  # older runs lack the fields added since
+        config = FastConfig(**state.model)
+        state.model = asdict(config)  # older runs lack the fields added since
         check_shapes(config, strip("model.", tensors))
         tokenizer_from_dict(state.tokenizer)
         if not isinstance(state.about, dict):
@@ -143,14 +146,14 @@ def save_checkpoint(
     check_tokenizer(tokenizer, model.config)
     folder = Path(folder)
     run = folder / "training.safetensors"
-    if run.exists() and read_run(folder).model != model.config.to_dict():
+    if run.exists() and read_run(folder).model != describe(model):
         raise CheckpointError(
             f"{folder} holds a training run of another model; choose another folder"
         )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        config, words = model.config.to_dict(), tokenizer.to_dict()
-        write_model(folder, config, words, model.state_dict(), about or {})
+        described, words = describe(model), tokenizer.to_dict()
+        write_model(folder, described, words, model.state_dict(), about or {})
 
 
 def check_tokenizer(tokenizer, config: GPTConfig) -> None:
@@ -183,7 +186,8 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
         )
     try:
         tokenizer = tokenizer_from_dict(words)
-        config = GPTConfig(**config)
+        config = FastConfig(**config)
+        tensors = with_new_names(tensors)
         check_shapes(config, tensors)
     except NOT_DESCRIBED as error:
         raise CheckpointError(
@@ -195,7 +199,7 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
             f"of vocab_size {config.vocab_size}"
         )
     with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
-        model = GPT(config).to(next(iter(tensors.values())).dtype)
+        model = new_model(config).to(next(iter(tensors.values())).dtype)
     model.load_state_dict(tensors)
     return model.to(device).eval(), tokenizer
 
@@ -205,7 +209,7 @@ def check_shapes(config: GPTConfig, tensors: dict[str, Tensor]) -> None:
     if config.n_layer > len(tensors):
         raise ValueError(f"n_layer {config.n_layer} is more than the file has tensors")
     with shapes_only():  # nothing is allocated, whatever the config says
-        expected = {name: t.shape for name, t in GPT(config).state_dict().items()}
+        expected = {n: t.shape for n, t in new_model(config).state_dict().items()}
     found = {name: t.shape for name, t in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -40,6 +40,7 @@ from tinygpt_lib.runs.checkpoints import (
     write_model,
     write_run,
 )
+from tinygpt_lib.runs.models import describe
 from tinygpt_lib.runs.processes import cut_as, from_first
 from tinygpt_lib.runs.settings import (
     ENGINES,
@@ -344,7 +345,7 @@ class SavedRun(Run):
             for rank, states in enumerate(everyones[1:], 1):
                 tensors |= {f"{k}.{rank}": t for k, t in states.items()}
         return RunState(
-            model=self.model.config.to_dict(),
+            model=describe(self.model),
             training=asdict(self.config),
             tokenizer=self.tokenizer.to_dict(),
             data=self.data,
@@ -407,7 +408,7 @@ class SavedRun(Run):
     def check_same(self, state: RunState) -> None:
         """ValueError unless the run that was saved is this one."""
         for what, saved, given in (
-            ("model", state.model, self.model.config.to_dict()),
+            ("model", state.model, describe(self.model)),
             ("training", state.training, asdict(self.config)),
         ):
             for name in sorted((saved.keys() | given.keys()) - MAY_CHANGE):

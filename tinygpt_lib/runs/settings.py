@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from tinygpt_lib import training
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int
-from tinygpt_lib.speed import FusedAdamW, bfloat16, compiled, muon
+from tinygpt_lib.runs.fast import bfloat16, compiled
+from tinygpt_lib.speed import FusedAdamW, muon
 from tinygpt_lib.training import COOLDOWNS
 
 OPTIMIZERS = {
