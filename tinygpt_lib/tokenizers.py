@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.bigram import evaluate
 
 __all__ = [
@@ -422,8 +422,6 @@ class WordTokenizer:
             raise ValueError("words must be a list")
         return cls(data["words"])
 
-
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
 
 # --- One score for all ---
 

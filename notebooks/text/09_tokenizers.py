@@ -32,11 +32,11 @@ import time
 
 from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.training import cpu_preset
 
@@ -60,7 +60,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
@@ -892,12 +892,8 @@ missing = Counter(piece.decode() for number, piece in pairs if number == 0)
 missing.most_common(5)
 
 # %% [markdown]
-# Four kinds, one interface. The three new ones go into the table of chapter 01, so that a saved
-# model finds its tokenizer again, whatever kind it is.
-
-# %%
-#| export
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
+# Four kinds, one interface. The library keeps a table of them by name, in which a saved model finds its
+# tokenizer again, whatever kind it is:
 
 # %%
 for tokenizer in (characters, ByteTokenizer(), bpe, words):

@@ -11,7 +11,6 @@ import torch
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import check_free
-from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.commands.common import add_command, encode_parts, text_of
 from tinygpt_lib.runs.checkpoints import (
     RunState,
@@ -29,6 +28,7 @@ from tinygpt_lib.runs.processes import (
 )
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
+from tinygpt_lib.runs.tokenizers import TEXT_TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.text import CharTokenizer, split
@@ -72,7 +72,7 @@ def add_train(commands) -> None:
     )
     command.add_argument(
         "--tokenizer",
-        choices=sorted(TOKENIZERS),
+        choices=sorted(TEXT_TOKENIZERS),
         help="the unit of text (default: char)",
     )
     command.add_argument(
@@ -192,9 +192,9 @@ def check_size(options) -> None:
     if options.size is None:
         return
     kind = options.tokenizer or "char"
-    if TOKENIZERS[kind] not in SMALLEST:
+    if TEXT_TOKENIZERS[kind] not in SMALLEST:
         options.usage_error(f"argument --vocab-size: has no meaning for {kind} tokens")
-    check_int("vocab_size", options.size, low=SMALLEST[TOKENIZERS[kind]])
+    check_int("vocab_size", options.size, low=SMALLEST[TEXT_TOKENIZERS[kind]])
 
 
 def check_settings(options) -> None:
@@ -207,7 +207,7 @@ def check_settings(options) -> None:
 def new_run(options, text: str):
     """Model, settings, tokenizer and notes of a run that begins here."""
     name = options.preset or "cpu"
-    kind = TOKENIZERS[options.tokenizer or "char"]
+    kind = TEXT_TOKENIZERS[options.tokenizer or "char"]
     size = {} if options.size is None else {"vocab_size": options.size}
     # Merges and words are learnt from the training text alone, as the model is. Which
     # characters exist is not learnt, and all have to be known.

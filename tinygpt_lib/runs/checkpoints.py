@@ -23,10 +23,10 @@ from tinygpt_lib.basics.files import (
     write_together,
     writing,
 )
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.models import describe, new_model, with_new_names
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.training import History
 

@@ -26,7 +26,6 @@ from tinygpt_lib.basics.files import (
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
@@ -49,6 +48,7 @@ from tinygpt_lib.runs.settings import (
     WHOLE_ONLY,
     TrainConfig,
 )
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.scaling_out import (
     evaluate_together,
     is_sharded,
