@@ -40,6 +40,7 @@ from tinygpt_lib.anomalies import (
     session_scores,
     with_fault,
 )
+from tinygpt_lib.basics.files import write_atomically
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.logs import (
     EventTokenizer,
@@ -456,7 +457,7 @@ def main() -> None:
             results[name] = {**results[name], **anew}
         else:
             results[name] = run(name)
-        OUT.write_text(json.dumps(results, indent=1) + "\n")
+        write_atomically(OUT, (json.dumps(results, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
