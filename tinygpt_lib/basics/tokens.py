@@ -14,6 +14,7 @@ __all__ = ["checked_ids", "hardened"]
 
 Lesson = TypeVar("Lesson", bound=type)
 
+
 def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
     """ids (N,) as a list; ValueError for one outside the vocabulary."""
     ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
