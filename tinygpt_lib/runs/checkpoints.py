@@ -111,15 +111,6 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def check_free(out: Path) -> None:
-    """CheckpointError for a folder in which there is something already."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(
-            f"{out} exists and is not empty: resume the run in it, or choose another "
-            "folder"
-        )
-
-
 def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
