@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from tinygpt_lib import training
 from tinygpt_lib.basics.files import CheckpointError, read_json
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs import run as run_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
+from tinygpt_lib.runs.models import config_of, new_model
 from tinygpt_lib.runs.run import Run, train
 from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.speed import FusedAdamW, NGramEmbedding, newton_schulz
@@ -963,7 +963,8 @@ def test_a_run_of_an_older_version_loads_and_goes_on(
     state = read_run(out)
     assert len(state.history.losses) == 6
     assert math.isfinite(evaluate(load_checkpoint(out)[0], song.val_ids))
-    model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
+    model = new_model(config_of(state.model))
+    config = TrainConfig(**state.training)
     history = run(song, model, config, out=out, resume=True)
     expected = json.loads(kept.with_suffix(".json").read_text())
     assert history.losses == pytest.approx(expected["losses"], abs=1e-3)

@@ -1,4 +1,4 @@
-"""The command line: `python -m tinygpt_lib train | sample | evaluate | detect`."""
+"""The command line: `python -m tinygpt_lib train | sample | evaluate | ...`."""
 
 import argparse
 import io
@@ -11,6 +11,7 @@ from tinygpt_lib._version import __version__
 from tinygpt_lib.basics.corpus import CorpusError
 from tinygpt_lib.basics.devices import DeviceError
 from tinygpt_lib.basics.interrupts import exit_code, raising_ends
+from tinygpt_lib.commands.convert import add_convert
 from tinygpt_lib.commands.detect import add_detect
 from tinygpt_lib.commands.evaluate import add_evaluate
 from tinygpt_lib.commands.sample import add_sample
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_sample(commands)
     add_evaluate(commands)
+    add_convert(commands)
     add_detect(commands)
     return top
 

@@ -18,7 +18,7 @@ from tinygpt_lib.runs.checkpoints import (
     read_run,
 )
 from tinygpt_lib.runs.fast import keep_freed_memory
-from tinygpt_lib.runs.models import new_model
+from tinygpt_lib.runs.models import config_of, new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.processes import (
     LostProcessError,
@@ -144,7 +144,7 @@ def train_shared(options, device) -> tuple[History, str]:
         check_given(options, state)
         anew = {k: v for k, v in given(options, TrainConfig).items() if k in MAY_CHANGE}
         config = dataclasses.replace(TrainConfig(**state.training), **anew)
-        model = new_model(FastConfig(**state.model))
+        model = new_model(config_of(state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
     train_ids, val_ids = encode_parts(tokenizer, name, text)
     window = config.context or model.config.block_size

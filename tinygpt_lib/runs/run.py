@@ -39,7 +39,7 @@ from tinygpt_lib.runs.checkpoints import (
     write_model,
     write_run,
 )
-from tinygpt_lib.runs.models import describe
+from tinygpt_lib.runs.models import config_of, full_config
 from tinygpt_lib.runs.processes import cut_as, from_first
 from tinygpt_lib.runs.settings import (
     ENGINES,
@@ -345,7 +345,7 @@ class SavedRun(Run):
             for rank, states in enumerate(everyones[1:], 1):
                 tensors |= {f"{k}.{rank}": t for k, t in states.items()}
         return RunState(
-            model=describe(self.model),
+            model=asdict(self.model.config),
             training=asdict(self.config),
             tokenizer=self.tokenizer.to_dict(),
             data=self.data,
@@ -407,8 +407,9 @@ class SavedRun(Run):
 
     def check_same(self, state: RunState) -> None:
         """ValueError unless the run that was saved is this one."""
+        configs = config_of(state.model), self.model.config
         for what, saved, given in (
-            ("model", state.model, describe(self.model)),
+            ("model", *(asdict(full_config(c)) for c in configs)),
             ("training", state.training, asdict(self.config)),
         ):
             for name in sorted((saved.keys() | given.keys()) - MAY_CHANGE):
