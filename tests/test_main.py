@@ -126,6 +126,7 @@ SETTINGS = {  # another value than the preset's
     "--n-layer": 2,
     "--n-head": 2,
     "--n-embd": 64,
+    "--n-kv-head": 2,
     "--dropout": 0.1,
     "--bias": True,
     "--embedding": "token",
