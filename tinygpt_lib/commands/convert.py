@@ -47,7 +47,7 @@ def run_convert(options) -> int:
     else:
         if options.folder or options.out is None:
             options.usage_error("--from wants --out, the folder of the new run")
-        check_free(options.out, "model.safetensors")
+        check_free(options.out, "config.json")
         model, tokenizer = load_hf(other)
         save_checkpoint(options.out, model, tokenizer, {"converted from": str(other)})
         print(f"{options.out} holds {model.n_parameters():,} parameters")

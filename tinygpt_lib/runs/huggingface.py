@@ -276,7 +276,7 @@ def save_hf(folder: str | Path, model: GPT, tokenizer) -> None:
     }
     if isinstance(tokenizer, BPETokenizer):
         files |= gpt2_files(tokenizer)
-    with filling(folder, "model.safetensors") as aside:
+    with filling(folder, "config.json") as aside:
         write_together({aside / name: data for name, data in files.items()})
 
 
