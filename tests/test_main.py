@@ -884,6 +884,9 @@ def test_a_folder_of_another_kind(fails, song, tiny_gpt, trained, tmp_path):
         trained: "a run, for `sample`, `evaluate` and `train --resume`",
         model: "a model without a run, for `sample` and `evaluate`",
     }
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    for command in ("sample", "evaluate"):
+        assert f"`convert --from hf {tmp_path}` makes one" in fails(command, tmp_path)
     log = tmp_path / "log"
     log.write_text("a line\n")
     for command, wrong in (
