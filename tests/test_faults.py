@@ -55,6 +55,8 @@ def in_background(arguments, log, moment=None, folder=None, what=signal.SIGKILL)
 
 def work(arguments, log, moment, folder, what):
     torch.set_num_threads(1)
+    # As in the foreground, wherever the tests run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if what == CLOSED:
         act = partial(os.close, own_terminal())
     else:
