@@ -64,24 +64,34 @@ def heads():
 
 def stacks():
     """Chapter 05: four ways to stack six layers, at two rates."""
-    c = chapter("05_blocks", "Stack", "connect", "learn", steps=160)
-    for kind in ("plain", "residual", "post-norm", "pre-norm"):
+    ways = "plain", "residual", "post_norm", "pre_norm"
+    c = chapter("05_blocks", *ways, "norm", "Stack", "learn")
+    for way in ways:
+        last = [c.norm] * (way == "pre_norm")
         for rate in (0.05, 0.2):
-            torch.manual_seed(0)
-            model = c.Stack(kind, n_layer=6)
-            losses = c.learn(model, 0, rate)
+            for seed in range(3):
+                torch.manual_seed(seed)
+                model = c.Stack(6, getattr(c, way), *last)
+                losses = c.learn(model, seed, rate, steps=160)
+                loss = c.evaluate(model, VAL_IDS, 32)
+                about = {"way": way, "rate": rate, "seed": seed}
+                yield about | result(losses, loss, 20)
+
+
+def depths():
+    """Chapter 05: one, two and three blocks, and attention alone."""
+    c = chapter("05_blocks", "AttentionOnly", "Blocks", "learn")
+    kinds = {"block": c.Block, "attention": c.AttentionOnly}
+    for kind, n_layer in [*(("block", n) for n in (1, 2, 3))] + [
+        ("attention", n) for n in (1, 3, 9)
+    ]:
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = c.Blocks(n_layer, kinds[kind])
+            losses = c.learn(model, seed, rate=0.3, steps=1200)
             loss = c.evaluate(model, VAL_IDS, 32)
-            yield {"kind": kind, "rate": rate} | result(losses, loss, 20)
-
-
-def blocks():
-    """Chapter 05: three blocks, trained longer."""
-    c = chapter("05_blocks", "Blocks", "learn", steps=1200)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        model = c.Blocks()
-        losses = c.learn(model, seed, rate=0.3)
-        yield {"seed": seed} | result(losses, c.evaluate(model, VAL_IDS, 32), 50)
+            about = {"kind": kind, "n_layer": n_layer, "seed": seed}
+            yield about | result(losses, loss, 50)
 
 
 def weights():
@@ -118,7 +128,20 @@ def dropout():
             yield {"p": p, "seed": seed, "known": number(loss), "unseen": looks}
 
 
-PARTS = {f.__name__: f for f in (heads, stacks, blocks, weights, plans, dropout)}
+def head_counts():
+    """Chapter 04: the same width in more and more heads; 1 and 4 are in `heads`."""
+    c = chapter("04_multi_head", "Attending", "learn", T=32, steps=1500)
+    for n_head in (2, 8, 16):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = c.Attending(64, n_head, c.T)
+            losses = c.learn(model, seed)
+            loss = c.evaluate(model, VAL_IDS, c.T)
+            yield {"n_head": n_head, "seed": seed} | result(losses, loss, 50)
+
+
+PARTS = {f.__name__: f for f in (heads, stacks, depths, weights, plans, dropout)}
+PARTS |= {f.__name__: f for f in (head_counts,)}
 
 
 def main() -> None:
