@@ -140,8 +140,20 @@ def head_counts():
             yield {"n_head": n_head, "seed": seed} | result(losses, loss, 50)
 
 
+def longer():
+    """Chapter 05: one, two and three blocks, trained four times as long."""
+    c = chapter("05_blocks", "AttentionOnly", "Blocks", "learn")
+    for n_layer in (1, 2, 3):
+        for seed in range(2):
+            torch.manual_seed(seed)
+            model = c.Blocks(n_layer)
+            losses = c.learn(model, seed, rate=0.3, steps=4800)
+            loss = c.evaluate(model, VAL_IDS, 32)
+            yield {"n_layer": n_layer, "seed": seed} | result(losses, loss, 200)
+
+
 PARTS = {f.__name__: f for f in (heads, stacks, depths, weights, plans, dropout)}
-PARTS |= {f.__name__: f for f in (head_counts,)}
+PARTS |= {f.__name__: f for f in (head_counts, longer)}
 
 
 def main() -> None:

@@ -144,39 +144,49 @@ assert moved.tolist() == [False, False, True, False, False]
 
 
 # %%
-def connect(kind, x, part, norm):
-    """The four ways to put a part into a stack."""
-    if kind == "plain":
-        return part(x)
-    if kind == "residual":
-        return x + part(x)
-    if kind == "post-norm":
-        return norm(x + part(x))
-    return x + part(norm(x))  # pre-norm
+def plain(x, part):
+    return part(x)
+
+
+def residual(x, part):
+    return x + part(x)
+
+
+def norm(x):
+    """LayerNorm with nothing learned."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def post_norm(x, part):
+    return norm(x + part(x))
+
+
+def pre_norm(x, part):
+    return x + part(norm(x))
 
 
 class Stack(nn.Module):
     """Embeddings, n_layer layers of attention and feed-forward, an output head."""
 
-    def __init__(self, kind, n_layer, n_embd=64, n_head=4, block_size=32):
+    def __init__(self, n_layer, connect, last=nn.Identity()):
         super().__init__()
-        self.kind = kind
-        self.token_embedding = nn.Embedding(V, n_embd)
-        self.position_embedding = nn.Embedding(block_size, n_embd)
-        self.parts, self.norms = nn.ModuleList(), nn.ModuleList()
+        self.connect, self.last = connect, last
+        self.token_embedding = nn.Embedding(V, 64)
+        self.position_embedding = nn.Embedding(32, 64)
+        self.parts = nn.ModuleList()
         for _ in range(n_layer):
-            self.parts += [MultiHeadAttention(n_embd, n_head), FeedForward(n_embd)]
-            self.norms += [nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)]
-        self.last_norm = nn.LayerNorm(n_embd) if kind == "pre-norm" else nn.Identity()
-        self.head = nn.Linear(n_embd, V)
+            self.parts += [MultiHeadAttention(64, n_head=4), FeedForward(64)]
+        self.head = nn.Linear(64, V)
+
+    def embed(self, ids):
+        places = torch.arange(ids.shape[1])
+        return self.token_embedding(ids) + self.position_embedding(places)
 
     def forward(self, ids):
-        x = self.token_embedding(ids) + self.position_embedding(
-            torch.arange(ids.shape[1])
-        )
-        for part, norm in zip(self.parts, self.norms, strict=True):
-            x = connect(self.kind, x, part, norm)
-        return self.head(self.last_norm(x))
+        x = self.embed(ids)
+        for part in self.parts:
+            x = self.connect(x, part)
+        return self.head(self.last(x))
 
 
 # %% [markdown]
@@ -532,7 +542,7 @@ assert torch.equal(blocks(x2)[:, :6], blocks(x)[:, :6])
 steps = 160
 
 
-def learn(model, seed, rate):
+def learn(model, seed, rate, steps):
     """Trains on random windows with a learning rate that falls to zero; the losses."""
     optimizer = SGD(model.parameters(), learning_rate=rate, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
@@ -603,21 +613,32 @@ show(
 
 
 # %%
-class Blocks(nn.Module):
-    """Embeddings, three blocks, a last norm and the output head."""
+class AttentionOnly(nn.Module):
+    """A block without its feed-forward."""
 
-    def __init__(self, n_embd=64, n_head=4, block_size=32):
+    def __init__(self, n_embd, n_head):
         super().__init__()
-        self.token_embedding = nn.Embedding(V, n_embd)
-        self.position_embedding = nn.Embedding(block_size, n_embd)
-        self.blocks = nn.Sequential(*(Block(n_embd, n_head) for _ in range(3)))
         self.norm = LayerNorm(n_embd)
-        self.head = nn.Linear(n_embd, V)
+        self.attention = MultiHeadAttention(n_embd, n_head)
+
+    def forward(self, x):
+        return x + self.attention(self.norm(x))
+
+
+class Blocks(nn.Module):
+    """Embeddings, blocks, a last norm and the output head."""
+
+    def __init__(self, n_layer, block=Block):
+        super().__init__()
+        self.token_embedding = nn.Embedding(V, 64)
+        self.position_embedding = nn.Embedding(32, 64)
+        self.blocks = nn.Sequential(*(block(64, n_head=4) for _ in range(n_layer)))
+        self.norm = LayerNorm(64)
+        self.head = nn.Linear(64, V)
 
     def forward(self, ids):
-        x = self.token_embedding(ids) + self.position_embedding(
-            torch.arange(ids.shape[1])
-        )
+        places = torch.arange(ids.shape[1])
+        x = self.token_embedding(ids) + self.position_embedding(places)
         return self.head(self.norm(self.blocks(x)))
 
 
