@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tinygpt_lib import generation
-from tinygpt_lib.generation import KVCache, LayerCache, generate, pick
+from tinygpt_lib.generation import KVCache, pick
+from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib.runs.sampling import generate
 from tinygpt_lib.speed import FastConfig, FastGPT
 
 V, WINDOW = 11, 8
@@ -101,11 +103,27 @@ def test_greedy_draws_nothing(model):
 
 
 def test_the_cache_saves_work():
-    """Within the window each token passes the model once."""
+    """Within the window each token passes each block once."""
     model, fed = make_model(), []
-    model.register_forward_pre_hook(lambda module, args: fed.append(args[0].shape[1]))
+    for part in (model.blocks[0].attention_norm, model.blocks[1].feed_forward):
+        part.register_forward_pre_hook(lambda m, args: fed.append(args[0].shape[1]))
     generate(model, some_ids(1, 3), WINDOW - 3, temperature=0)
-    assert fed == [3] + [1] * (WINDOW - 4)
+    assert fed == [3, 3] + [1, 1] * (WINDOW - 4)
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=str)
+def test_the_lesson_s_own_generate_writes_the_same_text(draw):
+    """Bare, and by the quickest way: with and without cache, past the window."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(V, WINDOW, 2, 2, 16)).double()
+    for T0 in (1, WINDOW, WINDOW + 3):
+        ids = some_ids(2, T0)
+        checked = generate(model, ids, 20, generator=seeded(1), **draw)
+        for cache in (KVCache, None):
+            bare = generation.generate(
+                model, ids, 20, cache=cache, generator=seeded(1), **draw
+            )
+            assert torch.equal(bare, checked)
 
 
 def test_what_lies_before_the_window_is_forgotten(model):
@@ -177,7 +195,7 @@ def test_the_mode_is_restored_when_generating_is_interrupted(model):
         raise KeyboardInterrupt
 
     stopped = make_model(dropout=0.5).train()
-    stopped.register_forward_pre_hook(stop)
+    stopped.blocks[0].attention_norm.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         generate(stopped, some_ids(1, 3), 4)
     assert stopped.training
@@ -195,7 +213,8 @@ def test_a_model_in_16_bits_is_drawn_from_in_32(monkeypatch):
 
 def test_no_gradient_is_recorded():
     model, recording = make_model(), []
-    model.register_forward_hook(lambda m, args, y: recording.append(y.requires_grad))
+    last = model.blocks[-1].feed_forward
+    last.register_forward_hook(lambda m, args, y: recording.append(y.requires_grad))
     generate(model, some_ids(1, 3), 4)
     assert recording == [False] * 4
 
@@ -343,11 +362,18 @@ def test_top_k_keeps_k_of_equals(temperature):
         assert len(chosen.unique()) <= k
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-40, 1e-300, 5e-324])
-def test_the_smallest_temperature_is_greedy_and_never_nan(temperature):
-    logits = 50 * torch.randn(20, V, generator=seeded())
-    chosen = pick(logits, temperature, generator=seeded())
-    assert torch.equal(chosen, pick(logits, 0))
+@pytest.mark.parametrize(
+    "draw",
+    [
+        *({"temperature": t} for t in (1e-8, 1e-40, 1e-300, 5e-324)),
+        *({"top_p": p} for p in (1e-6, 1e-40, 1e-300)),
+    ],
+    ids=str,
+)
+def test_the_smallest_temperature_or_top_p_is_greedy_and_never_nan(model, draw):
+    ids = some_ids(4, 3)
+    drawn = generate(model, ids, 20, generator=seeded(), **draw)
+    assert torch.equal(drawn, generate(model, ids, 20, temperature=0))
 
 
 def test_the_largest_temperature_is_even():
@@ -355,71 +381,38 @@ def test_the_largest_temperature_is_even():
     assert (drawn - 1 / 3).abs().max() < 6 * 0.5 / DRAWN**0.5
 
 
-@pytest.mark.parametrize("top_p", [1e-6, 1e-40, 1e-300])
-def test_the_smallest_top_p_is_greedy(top_p):
-    logits = torch.randn(20, V, generator=seeded())
-    chosen = pick(logits, top_p=top_p, generator=seeded())
-    assert torch.equal(chosen, pick(logits, 0))
-
-
 # --- The cache ---
 
 
-def test_a_cache_filled_in_pieces_equals_the_whole(model):
-    ids = some_ids(2, WINDOW)
+@pytest.mark.parametrize("settings", [{}, {"position": "rotary"}, {"n_kv_head": 1}])
+def test_a_cache_that_reads_piece_by_piece_equals_the_whole(settings):
+    model, ids = make_model(**settings), some_ids(2, WINDOW)
     with torch.no_grad():
         whole = model(ids)
-        for pieces in ([8], [1] * 8, [3, 5], [5, 1, 2], [1, 7]):
-            cache, logits = KVCache(model.config), []
-            for piece in ids.split(pieces, dim=1):
-                logits.append(model(piece, cache))
-            assert cache.length == WINDOW
-            torch.testing.assert_close(
-                torch.cat(logits, 1), whole, atol=1e-9, rtol=1e-9
-            )
+        for ends in ([8], range(1, 9), [3, 8], [5, 6, 8], [1, 8]):
+            cache = KVCache(model)
+            for end in ends:
+                logits = cache.read(ids[:, :end])
+                torch.testing.assert_close(
+                    logits, whole[:, end - 1], atol=1e-9, rtol=1e-9
+                )
+                assert cache.length == end
 
 
-def test_a_layer_s_cache_gives_back_all_that_was_put_in():
-    k, v = torch.randn(2, 2, 3, 6, 4, generator=seeded())
-    cache = LayerCache(6)
-    for start, end in [(0, 2), (2, 3), (3, 6)]:
-        all_k, all_v = cache.append(k[:, :, start:end], v[:, :, start:end])
+def test_a_cache_gives_back_all_that_was_put_in(model):
+    k, v = torch.randn(2, 2, 3, WINDOW, 4, generator=seeded())
+    cache = KVCache(model)
+    for end in (2, 3, 8):
+        new = slice(cache.length, end)
+        all_k, all_v = cache.join(1, k[:, :, new], v[:, :, new])
         assert torch.equal(all_k, k[:, :, :end]) and torch.equal(all_v, v[:, :, :end])
-        assert cache.length == end
-
-
-def test_a_step_between_queries_and_keys_hears_where_the_text_goes_on():
-    class Listener(nn.Module):
-        def forward(self, q, k, start):
-            heard.append((start, q.shape[2]))
-            return q, k
-
-    heard, model = [], make_model()
-    for block in model.blocks:
-        block.attention.steps.append(Listener())
-    cache = KVCache(model.config)
-    with torch.no_grad():
-        for piece in some_ids(1, 6).split([3, 1, 2], dim=1):
-            model(piece, cache)
-        model(some_ids(1, 5))  # without a cache it begins at 0
-    assert heard == [(0, 3)] * 2 + [(3, 1)] * 2 + [(4, 2)] * 2 + [(0, 5)] * 2
-
-
-@pytest.mark.parametrize("before", [0, 3, 4])
-def test_a_cache_refuses_more_than_it_holds(before):
-    cache, x = LayerCache(4), torch.zeros(1, 1, 5, 2)
-    if before:
-        cache.append(x[:, :, :before], x[:, :, :before])
-    more = x[:, :, : 5 - before]
-    with pytest.raises(ValueError, match="holds 4 tokens, not 5"):
-        cache.append(more, more)
-    assert cache.length == before
+        cache.length = end
 
 
 def test_a_model_refuses_more_than_its_context_from_a_cache(model):
-    cache = KVCache(model.config)
+    cache, ids = KVCache(model), some_ids(1, WINDOW + 1)
     with torch.no_grad():
-        model(some_ids(1, WINDOW), cache)
+        cache.read(ids[:, :WINDOW])
         with pytest.raises(ValueError, match=r"9 tokens .*block_size 8"):
-            model(some_ids(1, 1), cache)
+            cache.read(ids)
     assert cache.length == WINDOW

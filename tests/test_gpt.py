@@ -4,7 +4,7 @@ import importlib.util
 import json
 import math
 import warnings
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from tinygpt_lib.blocks import Dropout
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.modern_parts import angles
-from tinygpt_lib.multi_head import ATTENTIONS
+from tinygpt_lib.runs.models import full_config, new_model
+from tinygpt_lib.speed import FastConfig, FastGPT
 
 NEEDS = "GPT-2 as the reference needs transformers: pip install transformers"
 
@@ -23,10 +24,21 @@ def tiny(**settings):
     return GPTConfig(**{"vocab_size": 13, **defaults, **settings})
 
 
+def switched(**settings):
+    """The same with switches."""
+    lean = {field.name for field in fields(GPTConfig)}
+    config = full_config(tiny(**{k: v for k, v in settings.items() if k in lean}))
+    return replace(config, **{k: v for k, v in settings.items() if k not in lean})
+
+
+def built(config):
+    return FastGPT(config) if isinstance(config, FastConfig) else GPT(config)
+
+
 def loud(config, seed=0):
     """A GPT whose every parameter is random and far from what it starts with."""
     torch.manual_seed(seed)
-    model = GPT(config)
+    model = built(config)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -173,7 +185,7 @@ STARTS = {  # standard deviation of the first weights, for L layers, C wide
 def test_each_matrix_starts_at_its_scale_biases_at_0_and_norms_at_1(changes):
     L, C = 3, 48
     torch.manual_seed(0)
-    model = GPT(GPTConfig(67, 40, L, 4, C, **changes))
+    model = FastGPT(FastConfig(67, 40, L, 4, C, **changes))
     for name, p in model.named_parameters():
         part, kind = name.rsplit(".", 1)
         part = part.removeprefix("blocks.").lstrip("0123456789").lstrip(".")
@@ -195,8 +207,8 @@ def test_each_matrix_starts_at_its_scale_biases_at_0_and_norms_at_1(changes):
 def test_with_tied_weights_it_starts_as_a_parrot_and_knows_nothing_of_the_rest():
     """The stream still holds the token itself, and the head asks for the like of it."""
     torch.manual_seed(0)
-    config = GPTConfig(65, 32, n_layer=3, n_head=4, n_embd=64, tie_weights=True)
-    model, ids = GPT(config), some_ids(config, B=32)
+    config = FastConfig(65, 32, n_layer=3, n_head=4, n_embd=64, tie_weights=True)
+    model, ids = FastGPT(config), some_ids(config, B=32)
     with torch.no_grad():
         logits = model(ids)
         assert model.embed(ids).std().item() == pytest.approx(2**0.5, rel=0.1)
@@ -209,7 +221,7 @@ def test_with_tied_weights_it_starts_as_a_parrot_and_knows_nothing_of_the_rest()
 
 
 def test_the_embedding_is_dropped_out_before_the_first_block_as_in_each():
-    model = loud(tiny(dropout=0.3, zero_outputs=True, n_embd=64, n_head=4))
+    model = loud(switched(dropout=0.3, zero_outputs=True, n_embd=64, n_head=4))
     ids, stream = (
         some_ids(model.config, B=20),
         model.embed(some_ids(model.config, B=20)),
@@ -239,7 +251,7 @@ def test_the_stream_starts_as_loud_in_a_deep_model():
 
 @pytest.mark.parametrize("attention", ["explicit", "fused"])
 def test_the_future_changes_nothing(attention):
-    model = loud(tiny(attention=attention)).eval()
+    model = loud(switched(attention=attention)).eval()
     ids = some_ids(model.config)
     logits = model(ids)
     for t in range(1, ids.shape[1]):
@@ -265,16 +277,26 @@ def test_position_matters():
     assert (logits[1:] - logits[:-1]).abs().amax(-1).min() > 1e-3
 
 
+@pytest.mark.parametrize("settings", [{}, {"bias": False}, {"dropout": 0.2}])
+def test_the_model_with_switches_left_alone_is_this_model(settings):
+    """The same weights from the same seed, to the bit, and the same logits."""
+    torch.manual_seed(1)
+    lean = GPT(tiny(**settings))
+    for kind in (FastGPT, new_model):
+        torch.manual_seed(1)
+        other = kind(full_config(lean.config))
+        state, expected = other.state_dict(), lean.state_dict()
+        assert list(state) == list(expected)
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+        ids = some_ids(lean.config)
+        assert torch.equal(lean.eval()(ids), other.eval()(ids))
+
+
 @pytest.mark.parametrize("settings", [{}, {"bias": False}, {"feed_forward": "relu"}])
 def test_explicit_and_fused_models_agree(settings):
-    fused, explicit = (
-        loud(tiny(**settings)),
-        GPT(tiny(attention="explicit", **settings)),
-    )
+    fused = loud(switched(**settings))
+    explicit = FastGPT(switched(attention="explicit", **settings))
     explicit.load_state_dict(fused.state_dict())
-    for model in (fused, explicit):
-        for block in model.blocks:
-            assert block.attention.attention is ATTENTIONS[model.config.attention]
     ids = some_ids(fused.config)
     torch.testing.assert_close(fused(ids), explicit(ids), atol=1e-5, rtol=1e-5)
 
@@ -301,11 +323,12 @@ ANOTHER = {
     "tie_weights": ({}, {"tie_weights": True}, "logits parts"),
     "zero_outputs": ({}, {"zero_outputs": True}, "start"),
     "window": (SLIDING, {"window": 3}, "logits"),
+    "n_kv_head": ({}, {"n_kv_head": 1}, "logits parts"),
 }
 
 
 def test_every_setting_makes_another_model():
-    assert ANOTHER.keys() == {field.name for field in fields(GPTConfig)}
+    assert ANOTHER.keys() == {field.name for field in fields(FastConfig)}
     ids = some_ids(tiny(vocab_size=12), T=9)
 
     def facts(config, weights):
@@ -318,12 +341,11 @@ def test_every_setting_makes_another_model():
             room = True
         except ValueError:
             room = False
-        attention = model.blocks[0].attention.attention
-        start = GPT(config).blocks[0].attention.output.weight
+        attention = model.blocks[0].attention
+        start = FastGPT(config).blocks[0].attention.output.weight
         found = {"logits": model.train()(ids), "parts": parts, "room": room}
         found["start"] = start.abs().max() > 0
-        # With a window it is the same function, told how far to look.
-        return found | {"attention": getattr(attention, "func", attention)}, model
+        return found | {"attention": attention.kind}, model
 
     def same(one, other):
         if not torch.is_tensor(one):
@@ -331,16 +353,17 @@ def test_every_setting_makes_another_model():
         return one.shape == other.shape and torch.allclose(one, other, atol=1e-4)
 
     for name, (both, change, differs) in ANOTHER.items():
-        first, model = facts(tiny(**both), {})
-        second, _ = facts(tiny(**both | change), model.state_dict())
+        first, model = facts(switched(**both), {})
+        second, _ = facts(switched(**both | change), model.state_dict())
         unlike = {what for what in first if not same(first[what], second[what])}
         assert unlike == set(differs.split()), name
 
 
 def test_the_config_s_turns_are_those_of_its_base_and_scale():
     """In the table and past it, of which there are ROWS rows at most."""
-    config = tiny(position="rotary", rotary_base=123.0, rotary_scale=3.0)
-    (turn,) = GPT(config).position_embedding.steps
+    turn = FastGPT(
+        switched(position="rotary", rotary_base=123.0, rotary_scale=3.0)
+    ).turns
     for start, end in ((0, 10), (7, 12), (50_000, 50_003)):
         places = torch.arange(start, end, dtype=torch.float64)[:, None] / 3
         turns = places * 123.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
@@ -419,7 +442,7 @@ def test_a_count_that_makes_no_sense_is_named(field, value):
         ("dropout", [-0.1, 1, 1.0, math.nan, math.inf, "0.1", None, True], "below 1"),
         ("bias", [0, 1, "yes", None], "True or False"),
         ("attention", ["flash", None, ["fused"]], "'explicit', 'fused'"),
-        ("norm", ["batch", None, {}], "'layer'"),
+        ("norm", ["batch", None, {}], "'layer', 'rms'"),
         ("feed_forward", ["swish", None, 3], "'gelu', .*'relu'"),
         ("qk_norm", ["batch", True, None], "'none'"),
         ("tie_weights", [0, 1, None], "True or False"),
@@ -427,20 +450,22 @@ def test_a_count_that_makes_no_sense_is_named(field, value):
         ("rotary_base", [0.5, 1.1e9, math.nan, "1e4"], "at least 1 and at most 1e9"),
         ("rotary_scale", [0, 1.1e9, math.inf, None], "at least 1 and at most 1e9"),
         ("window", [-1, 11, 1.0, False], r"0\.\.10"),
+        ("n_kv_head", [-1, 3, 1.0, None], r"0\.\.2"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(field, values, allowed):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{field} is .*{allowed}"):
-            tiny(**{field: value})
+            switched(**{field: value})
 
 
 def test_the_limits_themselves_are_allowed():
-    tiny(rotary_base=1, rotary_scale=1e9, n_layer=1, n_head=1, n_embd=1, block_size=1)
-    tiny(attention="sliding", window=10)
+    switched(rotary_base=1, rotary_scale=1e9, n_layer=1, block_size=1, n_kv_head=2)
+    tiny(n_layer=1, n_head=1, n_embd=1, block_size=1)
+    switched(attention="sliding", window=10)
     for settings in ({"attention": "sliding"}, {"window": 1}):
         with pytest.raises(ValueError, match=r"^window is .* needs"):
-            tiny(**settings)
+            switched(**settings)
 
 
 def test_heads_that_do_not_divide_the_width_are_named():
@@ -449,5 +474,5 @@ def test_heads_that_do_not_divide_the_width_are_named():
 
 
 def test_a_config_survives_json():
-    config = tiny(dropout=0.25, bias=False, attention="explicit", feed_forward="relu")
-    assert GPTConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    config = switched(dropout=0.25, attention="explicit", feed_forward="relu")
+    assert FastConfig(**json.loads(json.dumps(asdict(config)))) == config

@@ -20,7 +20,6 @@ from course import logdata as _logdata
 from tinygpt_lib import load_checkpoint
 from tinygpt_lib.basics.corpus import data_folder
 from tinygpt_lib.basics.tokens import tokenizer_from_dict
-from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.logs import (
     BEGIN,
     END,
@@ -43,6 +42,7 @@ from tinygpt_lib.logs import (
 )
 from tinygpt_lib.runs.checkpoints import save_checkpoint
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import score_text
 
 # Masks

@@ -8,18 +8,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt_lib.generation import LAYER_CACHES, KVCache, generate
-from tinygpt_lib.speed import FastConfig, FastGPT
+from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.long_context import (
     WindowCache,
     loss_by_position,
     sliding_attention,
     with_context,
 )
-from tinygpt_lib.multi_head import ATTENTIONS, fused_attention
+from tinygpt_lib.multi_head import fused_attention
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.sampling import generate
+from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.text import CharTokenizer
 from tinygpt_lib.training import cpu_preset
 
@@ -33,7 +35,7 @@ def seeded(seed=0):
 def make_model(block_size=BLOCK, **settings):
     """A GPT with opinions, in float64: no processor's rounding turns a near-tie."""
     torch.manual_seed(0)
-    model = FastGPT(FastConfig(V, block_size, 2, 2, 16, **settings))
+    model = new_model(FastConfig(V, block_size, 2, 2, 16, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -122,9 +124,8 @@ def test_more_queries_than_keys_are_refused():
 
 @pytest.mark.parametrize("window", [0, -1, 2.0, True, None, "8"])
 def test_windows_below_one_are_refused(window):
-    for use in (WindowCache, lambda w: sliding_attention(*qkv(3, 3), w)):
-        with pytest.raises(ValueError, match=r"window is .* whole number at least 1"):
-            use(window)
+    with pytest.raises(ValueError, match=r"window is .* whole number at least 1"):
+        sliding_attention(*qkv(3, 3), window)
 
 
 @pytest.mark.parametrize("window", [0, -1, BLOCK + 1, 2.0, True])
@@ -137,11 +138,6 @@ def test_a_config_refuses_windows_that_make_no_sense(window):
 def test_a_window_without_sliding_attention_is_refused(attention):
     with pytest.raises(ValueError, match=f"window is 4.*{attention}"):
         FastConfig(V, BLOCK, attention=attention, window=4)
-
-
-def test_the_names_are_registered():
-    assert ATTENTIONS["sliding"] is sliding_attention
-    assert LAYER_CACHES["sliding"] is WindowCache
 
 
 @pytest.mark.parametrize("position", ["learned", "rotary"])
@@ -158,7 +154,7 @@ def test_it_trains(song):
         song.tokenizer.vocab_size, 24, 2, 2, 16, attention="sliding", window=5
     )
     torch.manual_seed(0)
-    model = FastGPT(config)
+    model = new_model(config)
     _, settings = PRESETS["long"](config.vocab_size)
     settings.steps, settings.batch_size, settings.context = 60, 8, 0
     losses = train(model, song.train_ids, song.val_ids, settings, progress=False).losses
@@ -170,8 +166,8 @@ def test_it_trains(song):
 
 
 def storage(cache):
-    """Bytes that a cache really holds on to."""
-    return sum(x.untyped_storage().nbytes() for x in (cache.k, cache.v))
+    """Bytes that a cache really holds on to, in one block."""
+    return sum(x.untyped_storage().nbytes() for x in cache.past[0])
 
 
 @pytest.mark.parametrize("window", [1, 4, 7])
@@ -181,15 +177,18 @@ def storage(cache):
 def test_pieces_of_any_size_give_the_whole(pieces, window):
     q, k, v = qkv(28, 28)
     whole = sliding_attention(q, k, v, window)
-    cache, got = WindowCache(window), []
+    cache, got = WindowCache(slim(window)), []
     parts = (x.split(pieces, dim=2) for x in (q, k, v))
     for q_part, k_part, v_part in zip(*parts, strict=True):
-        keys, values = cache.append(k_part, v_part)
+        keys, values = cache.join(0, k_part, v_part)
         got.append(sliding_attention(q_part, keys, values, window))
-        assert cache.k.shape[2] <= window and cache.v.shape[2] <= window
+        assert all(x.shape[2] <= window for x in cache.past[0])
         assert storage(cache) <= 2 * window * 2 * 3 * 4 * 4  # B, H, D, float32
-    assert cache.length == 28
     torch.testing.assert_close(torch.cat(got, 2), whole, atol=1e-5, rtol=1e-5)
+
+
+def slim(window):
+    return make_model(position="rotary", attention="sliding", window=window)
 
 
 KINDS = [
@@ -212,42 +211,36 @@ def test_cached_equals_uncached_token_for_token(kind, position):
 
 
 def test_with_rotary_positions_it_writes_on_and_never_rebuilds():
-    model, fed = make_model(position="rotary", attention="sliding", window=3), []
+    model, fed = slim(3), []
     ids = some_ids(1, 2 * BLOCK)
     watch = lambda module, args: fed.append(args[0].shape[1])  # noqa: E731
-    hook = model.register_forward_pre_hook(watch)
+    hook = model.blocks[0].feed_forward.register_forward_pre_hook(watch)
     out = generate(model, ids, 20 * BLOCK, generator=seeded())
     hook.remove()
     assert fed == [2 * BLOCK] + (20 * BLOCK - 1) * [1]
-    cache = KVCache(model.config)
+    cache = WindowCache(model)
     with torch.no_grad():  # what it saw is what one pass over the whole text sees
-        pieces = [
-            model(piece, cache) for piece in out.split([2 * BLOCK, *fed[1:], 1], 1)
-        ]
-        torch.testing.assert_close(
-            torch.cat(pieces, 1), model(out), atol=1e-4, rtol=1e-4
-        )
+        whole = model(out)
+        for end in range(2 * BLOCK, out.shape[1] + 1):
+            logits = cache.read(out[:, :end])
+            torch.testing.assert_close(logits, whole[:, end - 1], atol=1e-4, rtol=1e-4)
 
 
 def test_with_learned_positions_it_rebuilds_past_the_context():
     model, fed = make_model(attention="sliding", window=3), []
     watch = lambda module, args: fed.append(args[0].shape[1])  # noqa: E731
-    model.register_forward_pre_hook(watch)
+    model.blocks[0].feed_forward.register_forward_pre_hook(watch)
     generate(model, some_ids(1, BLOCK - 2), 6, temperature=0)
     assert fed == [BLOCK - 2, 1, 1, BLOCK, BLOCK, BLOCK]
 
 
 def test_the_memory_of_a_model_stays_within_the_window():
-    model = make_model(position="rotary", attention="sliding", window=3)
-    cache = KVCache(model.config)
+    cache, ids = WindowCache(slim(3)), some_ids(2, 38)
     with torch.no_grad():
-        for piece in (30, 1, 1, 5, 1):
-            model(some_ids(2, piece), cache)
-            for layer in cache.layers:
-                assert (
-                    storage(layer) <= 2 * 2 * 3 * 16 * 8
-                )  # k, v; B, window, C; float64
-    assert cache.length == 38 and cache.has_room(10**9)
+        for end in (30, 31, 32, 37, 38):
+            cache.read(ids[:, :end])
+            assert storage(cache) <= 2 * 2 * 3 * 16 * 8  # k, v; B, window, C; float64
+    assert cache.length == 38 and cache.room > 10**9
 
 
 # --- Longer contexts ---
@@ -262,6 +255,13 @@ def test_the_same_length_is_the_same_model(position):
         assert same.config == model.config and same is not model
         with torch.no_grad():
             assert torch.equal(same(ids), model(ids))
+
+
+def test_the_model_of_chapter_06_gets_longer_too():
+    model, ids = GPT(GPTConfig(V, BLOCK, 2, 2, 16)), some_ids(2, BLOCK)
+    longer = with_context(model, 2 * BLOCK)
+    assert type(longer) is GPT and longer.config.block_size == 2 * BLOCK
+    assert torch.equal(longer(ids), model(ids))
 
 
 def test_none_keeps_the_old_places_and_draws_new_ones():
@@ -286,7 +286,7 @@ def test_interpolated_rotary_sees_every_other_place_as_before():
     model = make_model(position="rotary")
     longer = with_context(model, 2 * BLOCK, "interpolate")
     assert longer.config.rotary_scale == 2.0
-    turn, longer_turn = (m.position_embedding.steps[0] for m in (model, longer))
+    turn, longer_turn = (m.turns for m in (model, longer))
     for old, new in zip(turn.table(0, 8), longer_turn.table(0, 16), strict=True):
         torch.testing.assert_close(new[::2], old)
 
@@ -298,7 +298,7 @@ def test_ntk_keeps_the_fastest_turn_and_slows_the_slowest_by_the_ratio():
     old, new = (m.config.rotary_base for m in (model, longer))
     slowest_old, slowest_new = old ** -((D - 2) / D), new ** -((D - 2) / D)
     assert slowest_old / slowest_new == pytest.approx(ratio)
-    turn, longer_turn = (m.position_embedding.steps[0] for m in (model, longer))
+    turn, longer_turn = (m.turns for m in (model, longer))
     assert torch.equal(turn.table(0, 8)[0][:, 0], longer_turn.table(0, 8)[0][:, 0])
 
 
@@ -320,7 +320,8 @@ def test_twice_longer_and_again_is_four_times_longer(method):
 def test_ntk_needs_two_turns_to_tell_apart():
     """Of heads of 4 the faster turn is kept; in heads of 2 the only one is both."""
     two, four = (
-        FastGPT(FastConfig(V, BLOCK, 1, n_head, 8, position="rotary")) for n_head in (4, 2)
+        new_model(FastConfig(V, BLOCK, 1, n_head, 8, position="rotary"))
+        for n_head in (4, 2)
     )
     assert with_context(four, 2 * BLOCK, "ntk").config.rotary_base == 10_000 * 2**2
     with pytest.raises(ValueError, match=r"heads of at least 4; .* heads of 2"):
@@ -441,7 +442,7 @@ def test_loss_by_position_restores_the_mode_and_refuses_too_little_text():
 def test_the_long_preset_looks_back_on_at_least_512_tokens():
     config, settings = PRESETS["long"](65)
     assert config.block_size >= 512 and settings.context == config.window == 64
-    model = FastGPT(config)
-    assert abs(model.n_parameters() - FastGPT(cpu_preset(65)[0]).n_parameters()) < 3e4
+    model = new_model(config)
+    assert abs(model.n_parameters() - GPT(cpu_preset(65)[0]).n_parameters()) < 3e4
     logits = model(torch.zeros(1, config.block_size, dtype=torch.int64))
     assert logits.shape == (1, config.block_size, 65)

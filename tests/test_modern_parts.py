@@ -1,21 +1,22 @@
 """Modern parts: each against torch or a second way to write it, and all together."""
 
-import itertools
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import tinygpt_lib  # noqa: F401 (registers every part)
 from tinygpt_lib.basics.files import read_tensors, write_tensors
 from tinygpt_lib.blocks import FeedForward
-from tinygpt_lib.generation import KVCache, generate
-from tinygpt_lib.speed import FastConfig, FastGPT
+from tinygpt_lib.generation import KVCache
+from tinygpt_lib.long_context import ATTENTIONS
 from tinygpt_lib.modern_parts import (
+    FEED_FORWARDS,
+    NORMS,
+    POSITIONS,
     GatedFeedForward,
-    QueryKeyNorm,
     RMSNorm,
     Rotary,
     angles,
@@ -23,19 +24,22 @@ from tinygpt_lib.modern_parts import (
     rotate,
     squared_relu,
 )
-from tinygpt_lib.multi_head import ATTENTIONS
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.run import SavedRun, train
+from tinygpt_lib.runs.sampling import generate
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.training import AdamW
 
 PARTS = {
     "norm": sorted(NORMS),
-    "position": sorted(POSITIONS),
-    "qk_norm": sorted(QK_NORMS),
+    "position": POSITIONS,
+    "qk_norm": ("none", *sorted(NORMS)),
+    "n_kv_head": (0, 1),
     "feed_forward": sorted(FEED_FORWARDS),
     "tie_weights": (False, True),
-    "attention": sorted(ATTENTIONS),
+    "attention": (*sorted(ATTENTIONS), "sliding"),
 }
 
 
@@ -45,7 +49,7 @@ def combined(**parts):
     window = 5 if parts.get("attention") == "sliding" else 0
     config = FastConfig(**{"vocab_size": 11, **shape, "window": window, **parts})
     torch.manual_seed(0)
-    model = FastGPT(config).eval()
+    model = new_model(config).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -56,10 +60,9 @@ def some_ids(B, T, V=11, seed=1):
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_name_of_the_design_is_registered():
+def test_every_name_of_the_design_is_there():
     assert {"layer", "rms"} <= NORMS.keys()
-    assert {"learned", "rotary"} <= POSITIONS.keys()
-    assert {"none", "rms"} <= QK_NORMS.keys()
+    assert {"learned", "rotary"} <= {*POSITIONS}
     assert {"gelu", "relu", "swiglu", "relu2"} <= FEED_FORWARDS.keys()
 
 
@@ -119,15 +122,16 @@ def test_rotation_is_an_orthogonal_matrix_per_place():
 @pytest.mark.parametrize("start", [1, 15, 16, 40, 5_000, 1_000_000])
 def test_scores_depend_on_distance_alone(start):
     q, k = heads(dtype=torch.float32)
-    q0, k0 = rotary()(q, k, 0)
-    q1, k1 = rotary()(q, k, start)
+    q0, k0 = rotary()(q, k)
+    cos, sin = rotary().table(start, start + 16)
+    q1, k1 = rotate(q, cos, sin), rotate(k, cos, sin)
     assert not torch.allclose(q0, q1, atol=1e-2)
     torch.testing.assert_close(q0 @ k0.mT, q1 @ k1.mT, atol=1e-4, rtol=0)
 
 
 def test_scores_do_depend_on_distance():
     q, k = (x[..., :1, :].expand(-1, -1, 16, -1) for x in heads())  # one token, often
-    q, k = rotary()(q.float(), k.float(), 0)
+    q, k = rotary()(q.float(), k.float())
     scores = (q @ k.mT)[0, 0]
     for distance in range(16):
         along = scores.diagonal(-distance)
@@ -137,24 +141,33 @@ def test_scores_do_depend_on_distance():
 
 def test_rotation_keeps_lengths():
     q, k = heads()
-    turned, _ = rotary()(q.float(), k.float(), 3)
+    turned, _ = rotary()(q.float(), k.float())
     torch.testing.assert_close(turned.norm(dim=-1), q.float().norm(dim=-1))
 
 
 def test_places_beyond_the_table_are_turned_the_same_way():
     q, k = heads(dtype=torch.float32)
     short, long = rotary(length=4), rotary(length=64)
-    for start in (0, 2, 20):
-        for a, b in zip(short(q, k, start), long(q, k, start), strict=True):
-            torch.testing.assert_close(a, b)
+    for T in (3, 4, 5, 16):
+        few, many = (r(q[..., :T, :], k[..., :T, :]) for r in (short, long))
+        torch.testing.assert_close(few, many)
+
+
+def test_fewer_queries_than_keys_are_those_of_the_last_places():
+    q, k = heads(dtype=torch.float32)
+    whole_q, whole_k = rotary()(q, k)
+    for Tq in (1, 5, 15):
+        some_q, all_k = rotary()(q[..., -Tq:, :], k)
+        torch.testing.assert_close(some_q, whole_q[..., -Tq:, :])
+        torch.testing.assert_close(all_k, whole_k)
 
 
 def test_scale_divides_the_places():
     q, k = heads(dtype=torch.float32)
     wide, plain = rotary(scale=2.0), rotary()
     torch.testing.assert_close(
-        wide(q, k, 0)[0][..., ::2, :],
-        plain(q[..., ::2, :], k[..., ::2, :], 0)[0],
+        wide(q, k)[0][..., ::2, :],
+        plain(q[..., ::2, :], k[..., ::2, :])[0],
     )
 
 
@@ -163,9 +176,8 @@ def test_a_rotary_model_does_not_care_where_the_text_begins():
     model = combined(position="rotary")
     ids = some_ids(2, 12)
     expected = model(ids)
-    turn = model.position_embedding.steps[0]
-    forward = turn.forward
-    turn.forward = lambda q, k, start: forward(q, k, start + 777)
+    table = model.turns.table
+    model.turns.table = lambda start, end: table(start + 777, end + 777)
     torch.testing.assert_close(model(ids), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -183,7 +195,7 @@ def test_a_rotary_model_knows_order():
 def test_rotary_needs_no_parameters_and_no_place_in_a_checkpoint():
     model = combined(position="rotary")
     assert not [name for name in model.state_dict() if "position" in name]
-    assert not [name for name in model.state_dict() if "steps" in name]
+    assert not [name for name in model.state_dict() if "turns" in name]
 
 
 @pytest.mark.parametrize(("n_embd", "n_head"), [(6, 2), (5, 1), (9, 3)])
@@ -198,15 +210,21 @@ def test_odd_head_sizes_are_refused(n_embd, n_head):
 # Query/key norm
 
 
-def test_query_key_norm_is_rms_norm_of_every_head():
-    torch.manual_seed(0)
-    step = QueryKeyNorm(8)
-    with torch.no_grad():
-        step.query.weight.normal_()
-        step.key.weight.normal_()
-    q, k = heads(dtype=torch.float32)
-    for x, y, w in zip((q, k), step(q, k, 3), (step.query, step.key), strict=True):
-        torch.testing.assert_close(y, F.rms_norm(x, (8,), w.weight, 1e-5))
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_queries_and_keys_are_normed_in_every_head_values_are_not(norm):
+    plain, model = combined(), combined(qk_norm=norm)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    one, other = (m.blocks[0].attention for m in (plain, model))
+    x = torch.randn(2, 12, 8, dtype=torch.float64)
+    (q, k, v), (q_normed, k_normed, same) = one.project(x), other.project(x)
+    assert torch.equal(same, v)
+    for raw, normed, part in (
+        (q, q_normed, other.query_norm),
+        (k, k_normed, other.key_norm),
+    ):
+        centred = raw - raw.mean(-1, keepdim=True) if norm == "layer" else raw
+        size = (centred**2).mean(-1, keepdim=True).add(1e-5).sqrt()
+        torch.testing.assert_close(normed, centred / size * part.weight)
 
 
 def test_query_key_norm_makes_scores_blind_to_the_size_of_queries_and_keys():
@@ -222,9 +240,54 @@ def test_query_key_norm_makes_scores_blind_to_the_size_of_queries_and_keys():
 
 
 def test_query_key_norm_comes_before_the_rotation():
-    model = combined(position="rotary", qk_norm="rms")
-    norm, turn = model.blocks[0].attention.steps
-    assert isinstance(norm, QueryKeyNorm) and isinstance(turn, Rotary)
+    """The norms' own scales would otherwise make scores depend on places."""
+    model, x = combined(position="rotary", qk_norm="rms"), torch.randn(1, 1, 8).double()
+    attention = model.blocks[0].attention
+    q, k, v = attention.project(x.expand(1, 12, 8))
+    q, k, _ = attention.meet(q, k, v)
+    scores = (q @ k.mT)[0, 0]
+    along = scores.diagonal(-2)
+    torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-6, rtol=0)
+
+
+# Fewer heads of keys and values
+
+
+def test_shared_keys_and_values_equal_a_model_that_repeats_them():
+    """Two heads of queries on one of keys and values, against full attention."""
+    grouped, full = combined(n_kv_head=1), combined()
+    state = dict(grouped.state_dict())
+    for name, tensor in grouped.state_dict().items():
+        if "to_qkv" in name:
+            q, k, v = tensor.split([8, 4, 4])
+            state[name] = torch.cat([q, k, k, v, v])
+    full.load_state_dict(state)
+    ids = some_ids(2, 12)
+    torch.testing.assert_close(grouped(ids), full(ids))
+    cache, large = KVCache(grouped), KVCache(full)
+    with torch.no_grad():
+        torch.testing.assert_close(cache.read(ids), large.read(ids))
+    assert 2 * cache.past[0].nbytes == large.past[0].nbytes
+
+
+# Positions that are not learnt
+
+
+def test_sinusoidal_positions_are_the_paper_s():
+    """Sines and cosines side by side in halves; otherwise as in Vaswani et al."""
+    model, ids = combined(position="sinusoidal"), some_ids(1, 12)
+    places = model.embed(ids) - model.token_embedding(ids)
+    for t in range(12):
+        for i in range(4):
+            a = t / 10_000 ** (2 * i / 8)
+            pair = places[0, t, [i, i + 4]]
+            expected = torch.tensor([math.sin(a), math.cos(a)], dtype=torch.float64)
+            torch.testing.assert_close(pair, expected, atol=1e-6, rtol=0)
+
+
+def test_without_positions_nothing_is_added():
+    model, ids = combined(position="none"), some_ids(1, 12)
+    assert torch.equal(model.embed(ids), model.token_embedding(ids))
 
 
 # Feed-forward parts
@@ -315,7 +378,7 @@ def test_tied_weights_survive_saving_training_and_loading(song, tmp_path):
 
     def new():
         torch.manual_seed(0)
-        return FastGPT(config)
+        return new_model(config)
 
     ids = song.train_ids, song.val_ids
     whole = new()
@@ -359,12 +422,11 @@ def test_whatever_is_combined(covering, song, tmp_path):
         whole = model(ids)
         with torch.no_grad():
             other = model(changed)
-            cache = KVCache(model.config)
-            cuts = itertools.pairwise([0, 4, 5, 6, 9, 12])
-            pieces = [model(ids[:, a:b], cache) for a, b in cuts]
+            cache, ends = KVCache(model), [4, 5, 6, 9, 12]
+            pieces = [cache.read(ids[:, :end]) for end in ends]
         torch.testing.assert_close(
-            torch.cat(pieces, dim=1),
-            whole.detach(),
+            torch.stack(pieces, dim=1),
+            whole.detach()[:, [end - 1 for end in ends]],
             atol=1e-9,
             rtol=1e-9,
             msg=lambda text, parts=parts: f"{parts}: {text}",
@@ -399,7 +461,10 @@ def test_whatever_is_combined(covering, song, tmp_path):
     [
         ({"norm": "rsm"}, "norm is 'rsm'; it must be one of 'layer', 'rms'"),
         ({"position": "rope"}, "position is 'rope'; it must be one of 'learned'"),
-        ({"qk_norm": True}, "qk_norm is True; it must be one of 'layer', 'none'"),
+        (
+            {"qk_norm": True},
+            "qk_norm is True; it must be one of 'layer', 'none', 'rms'",
+        ),
         ({"feed_forward": "glu"}, "feed_forward is 'glu'; it must be one of 'gelu'"),
         ({"tie_weights": 1}, "tie_weights is 1; it must be True or False"),
         ({"rotary_base": 0.5}, "rotary_base is 0.5; it must be at least 1"),
@@ -421,7 +486,9 @@ def test_an_older_checkpoint_without_the_new_fields_still_resumes(song, tmp_path
     plan = TrainConfig(steps=2, eval_every=0)
     out = tmp_path / "run"
     torch.manual_seed(0)
-    train(FastGPT(config), *ids, plan, out=out, tokenizer=song.tokenizer, progress=False)
+    train(
+        new_model(config), *ids, plan, out=out, tokenizer=song.tokenizer, progress=False
+    )
     path = out / "training.safetensors"
     tensors, notes = read_tensors(path)
     lacking = {
@@ -447,11 +514,11 @@ def test_an_older_checkpoint_without_the_new_fields_still_resumes(song, tmp_path
         notes[part] = {k: v for k, v in notes[part].items() if k not in settings}
     write_tensors(path, tensors, notes)
     state = read_run(out)
-    assert state.model == config.to_dict()
+    assert state.model == asdict(config)
     for part, settings in lacking.items():
         assert getattr(state, part).items() >= settings.items()
     train(
-        FastGPT(config),
+        new_model(config),
         *ids,
         plan,
         out=out,

@@ -1,30 +1,28 @@
 """Several heads: equal to torch's module, fast equal to slow, blind to the future."""
 
 from functools import partial
-from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
-from tinygpt_lib.multi_head import ATTENTIONS, MultiHeadAttention, fused_attention
+from tinygpt_lib.long_context import ATTENTIONS, sliding_attention
+from tinygpt_lib.multi_head import MultiHeadAttention, fused_attention
 from tinygpt_lib.single_head import attention
 
 B, T, C = 2, 7, 12
 # Each attention as one that looks at everything; a window of 64 covers all texts here.
-FULL = {
-    name: partial(f, window=64) if "window" in signature(f).parameters else f
-    for name, f in ATTENTIONS.items()
-}
+FULL = {**ATTENTIONS, "sliding": partial(sliding_attention, window=64)}
 
 
 def some_x(seed=0):
     return torch.randn(B, T, C, generator=torch.Generator().manual_seed(seed))
 
 
-def module(n_head=3, bias=True, **settings):
+def module(n_head=3, bias=True, attend=fused_attention):
     torch.manual_seed(0)
-    ours = MultiHeadAttention(C, n_head, bias, **settings)
+    ours = MultiHeadAttention(C, n_head, bias)
+    ours.attend = attend
     with torch.no_grad():
         for p in ours.parameters():
             p.normal_(std=0.4)  # biases too, which would start at zero in the GPT
@@ -62,7 +60,7 @@ def test_more_queries_than_keys_are_refused(function):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n_head", [1, 3, 12])
 def test_equals_torchs_module_with_copied_weights(n_head, bias, function):
-    ours = module(n_head, bias, attention=function)
+    ours = module(n_head, bias, function)
     theirs = nn.MultiheadAttention(C, n_head, bias=bias, batch_first=True)
     pairs = [
         (ours.to_qkv.weight, theirs.in_proj_weight),
@@ -94,7 +92,7 @@ def test_equals_torchs_module_with_copied_weights(n_head, bias, function):
 
 @pytest.mark.parametrize("function", FULL.values(), ids=FULL)
 def test_the_future_changes_nothing_to_the_bit(function):
-    ours, x = module(attention=function), some_x()
+    ours, x = module(attend=function), some_x()
     for t in range(1, T):
         other = x.clone()
         other[:, t:] += 3.0

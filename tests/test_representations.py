@@ -8,7 +8,6 @@ from sklearn.metrics import f1_score
 
 from course import logdata as _logdata
 from course import tasks as _tasks
-from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.logs import EventTokenizer, SessionFinder, group_lines
 from tinygpt_lib.representations import (
     POOLS,
@@ -27,7 +26,7 @@ from tinygpt_lib.representations import (
     repeated,
     without_heads,
 )
-from tinygpt_lib.speed import MODERN
+from tinygpt_lib.speed import MODERN, FastConfig, FastGPT
 from tinygpt_lib.text import CharTokenizer
 
 SHAPE = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}

@@ -24,13 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tinygpt_lib.basics.devices import DeviceError
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.commands import main
-from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.runs import processes as processes_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 from tinygpt_lib.runs.processes import first_to_say, from_first, processes, threads_each
 from tinygpt_lib.runs.run import Run, SavedRun, train
 from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.scaling_out import evaluate_together, process_rank, shard
+from tinygpt_lib.speed import FastConfig, FastGPT
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -1,9 +1,5 @@
 """Speed: Muon and its matrices, engines, roofs, presets, and the quick reader."""
 
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -13,33 +9,29 @@ from torch import nn
 
 from tinygpt_lib import (
     CharTokenizer,
-    keep_freed_memory,
+    generate,
     load_checkpoint,
     save_checkpoint,
     train,
 )
 from tinygpt_lib import speed as speed_module
-from tinygpt_lib.generation import READERS, KVCache, generate
-from tinygpt_lib.speed import FastConfig, FastGPT
-from tinygpt_lib.modern_parts import angles, rotate, squared_relu
-from tinygpt_lib.multi_head import ATTENTIONS
+from tinygpt_lib.generation import KVCache
+from tinygpt_lib.modern_parts import FEED_FORWARDS
+from tinygpt_lib.runs import fast as fast_module
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import SavedRun
 from tinygpt_lib.runs.settings import ENGINES, OPTIMIZERS, TrainConfig
 from tinygpt_lib.speed import (
     MODERN,
+    FastConfig,
+    FastGPT,
     FusedAdamW,
     Muon,
     NGramEmbedding,
-    QuickRotary,
-    Rotate,
-    SlicedLinear,
-    SquaredReLU,
     muon,
     newton_schulz,
-    quick_reader,
     step_operations,
-    turned,
 )
 from tinygpt_lib.training import AdamW
 
@@ -195,7 +187,9 @@ def test_muon_learns_more_from_the_same_batches(song):
         torch.manual_seed(0)
         config = FastConfig(song.tokenizer.vocab_size, 8, 2, 2, 16, zero_outputs=True)
         plan = TrainConfig(steps=60, optimizer=name, eval_every=0)
-        history = train(FastGPT(config), song.train_ids, song.val_ids, plan, progress=False)
+        history = train(
+            FastGPT(config), song.train_ids, song.val_ids, plan, progress=False
+        )
         losses[name] = sum(history.losses[-10:]) / 10
     assert losses["muon"] < losses["adamw"]  # by 0.2 to 0.28, over five seeds
 
@@ -239,7 +233,10 @@ def test_muon_stops_and_resumes_bit_for_bit(song, tmp_path):
 
 def test_zero_outputs_begin_as_no_blocks_at_all():
     torch.manual_seed(0)
-    model, ids = FastGPT(FastConfig(V, WINDOW, 2, 2, 16, zero_outputs=True)), some_ids(2, 5)
+    model, ids = (
+        FastGPT(FastConfig(V, WINDOW, 2, 2, 16, zero_outputs=True)),
+        some_ids(2, 5),
+    )
     with torch.no_grad():
         torch.testing.assert_close(model(ids), model.read_out(model.embed(ids)))
 
@@ -291,38 +288,8 @@ def test_a_straight_cooldown_is_straight():
 # Engines and presets
 
 
-def test_engines_refuse_what_the_machine_lacks(monkeypatch):
-    model = make_model()
-    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: False)
-    with pytest.raises(ValueError, match="engine 'bfloat16' would be slower"):
-        ENGINES["bfloat16"](model, TrainConfig())
-    monkeypatch.setattr(speed_module.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
-        ENGINES["compiled"](model, TrainConfig())
-
-
-@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
-def test_the_clock_decides_whether_there_is_bfloat16(monkeypatch, slow):
-    """Products of one type take a second, a busy one hits both types once."""
-    clock, calls = [0.0], []
-
-    class Product:
-        def __init__(self, dtype):
-            self.dtype = dtype
-
-        def __matmul__(self, other):
-            calls.append(self.dtype)
-            clock[0] += (1.0 if self.dtype == slow else 0.5) + (len(calls) in (3, 4))
-
-    monkeypatch.setattr(speed_module.torch, "ones", lambda *_, dtype: Product(dtype))
-    monkeypatch.setattr(speed_module.time, "perf_counter", lambda: clock[0])
-    has = speed_module.has_bfloat16(torch.device("cpu"))
-    assert has == (slow == torch.float32)
-    assert set(calls) == {torch.float32, torch.bfloat16}
-
-
 def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(fast_module, "has_bfloat16", lambda device: True)
     data, out = (song.train_ids, song.val_ids), tmp_path / "run"
     given = {"out": out, "tokenizer": song.tokenizer, "progress": False}
     plan = TrainConfig(steps=4, save_every=2, eval_every=0, engine="bfloat16")
@@ -338,7 +305,7 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(FastGPT(config), *data, plan, **given)
     monkeypatch.undo()
-    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(fast_module, "has_bfloat16", lambda device: False)
     with pytest.raises(ValueError, match="engine 'bfloat16' would be slower"):
         train(FastGPT(config), *data, plan, resume=True, **given)
     history = train(
@@ -348,7 +315,7 @@ def test_a_run_may_go_on_with_another_engine(song, tmp_path, monkeypatch):
 
 
 def test_bfloat16_is_near_float32_and_gives_float32(monkeypatch):
-    monkeypatch.setattr(speed_module, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(fast_module, "has_bfloat16", lambda device: True)
     model, ids = make_model().float(), some_ids(2, WINDOW)
     near = ENGINES["bfloat16"](model, TrainConfig())(ids)
     exact = model(ids)
@@ -368,7 +335,7 @@ def test_the_compiled_engine_learns_the_same(song, monkeypatch, settings):
     # All of the model has to be in it: with fullgraph whatever is left out is an error.
     real = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", real)
-    monkeypatch.setattr(speed_module.shutil, "which", lambda name: name)
+    monkeypatch.setattr(fast_module.shutil, "which", lambda name: name)
     losses = []
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
@@ -402,221 +369,6 @@ def test_presets_train_save_and_load(song, tmp_path, name):
     assert torch.equal(text, uncached)
 
 
-# Memory
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc listens")
-def test_freed_memory_is_kept():
-    code = """
-import resource, torch
-from tinygpt_lib import keep_freed_memory
-x = torch.ones(2**22)
-
-def new_pages():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        x.clone()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-first = new_pages()
-print(keep_freed_memory(), keep_freed_memory(2**28))
-x.clone()
-print(new_pages() < first / 4)
-"""
-    tunable = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # as if 16 MB were more than it keeps
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | tunable,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["True"] * 3
-
-
-def test_other_systems_are_left_alone(monkeypatch):
-    monkeypatch.setattr(speed_module.sys, "platform", "darwin")
-    assert keep_freed_memory() is False
-
-
-# The quick reader
-
-slice_all = partial(quick_reader, large=0)  # however small
-
-SWITCHES = {
-    "attention": ATTENTIONS,
-    "norm": NORMS,
-    "feed_forward": FEED_FORWARDS,
-    "position": POSITIONS,
-    "qk_norm": QK_NORMS,
-    "tie_weights": (True, False),
-    "bias": (True, False),
-}
-
-
-def test_every_switch_gives_the_same_logits_and_the_same_tokens(covering, monkeypatch):
-    for switches in covering(**SWITCHES):
-        window = 5 if switches["attention"] == "sliding" else 0
-        settings = {**switches, "window": window}
-        model, ids = make_model(**settings), some_ids(3, WINDOW)
-        twin = slice_all(model)
-        with torch.no_grad():
-            ours, theirs = KVCache(model.config), KVCache(model.config)
-            for piece in ids.split([5, 1, 1, 4, 1], dim=1):
-                torch.testing.assert_close(
-                    twin(piece, ours),
-                    model(piece, theirs),
-                    atol=1e-9,
-                    rtol=1e-9,
-                    msg=lambda text, s=settings: f"{s}: {text}",
-                )
-        texts = []
-        for reader in (slice_all, lambda model: model):
-            monkeypatch.setitem(READERS, "cpu", reader)
-            texts.append(generate(model, ids[:, :7], 7, generator=seeded(1)))
-        assert torch.equal(*texts), settings
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("n_out", [1, 7, 12, 48])
-@pytest.mark.parametrize(
-    "shape", [(), (1,), (3, 1), (2, 5), (4, 8), (3, 11), (2, 3, 4)]
-)
-def test_slices_together_are_the_whole(shape, n_out, bias):
-    torch.manual_seed(0)
-    linear = nn.Linear(6, n_out, bias=bias, dtype=torch.float64)
-    x = torch.randn(*shape, 6, dtype=torch.float64)
-    with torch.no_grad():
-        y = SlicedLinear(linear)(x)
-        torch.testing.assert_close(y, linear(x), atol=1e-14, rtol=1e-12)
-
-
-def test_the_twin_shares_every_parameter_and_follows_its_changes():
-    model = make_model()
-    twin, ids = slice_all(model), some_ids(1, 4)
-    assert [p.data_ptr() for p in twin.parameters()] == [
-        p.data_ptr() for p in model.parameters()
-    ]
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(1.5)
-        torch.testing.assert_close(twin(ids), model(ids), atol=1e-9, rtol=1e-9)
-
-
-def test_the_model_itself_keeps_its_parts():
-    model = make_model()
-    before = [(name, id(part)) for name, part in model.named_modules()]
-    twin = slice_all(model)
-    assert [(name, id(part)) for name, part in model.named_modules()] == before
-    assert any(isinstance(part, SlicedLinear) for part in twin.modules())
-    assert not any(isinstance(part, SlicedLinear) for part in model.modules())
-
-
-def test_small_layers_and_layers_of_another_kind_stay_whole():
-    class Own(nn.Linear):
-        pass
-
-    parts = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 5), Own(9, 9))
-    kinds = [type(part) for part in quick_reader(parts, large=20)]
-    assert kinds == [nn.Linear, SlicedLinear, Own]
-
-
-def test_hooks_are_called_as_before(monkeypatch):
-    monkeypatch.setitem(READERS, "cpu", slice_all)
-    model, seen = make_model(), []
-    for part in (model, model.blocks[1], model.blocks[1].attention.output):
-        part.register_forward_hook(lambda part, args, y: seen.append(y.shape[1]))
-    generate(model, some_ids(1, 4), 3)
-    assert seen == [4, 4, 4, 1, 1, 1, 1, 1, 1]
-
-
-def test_generate_reads_through_the_twin_only_where_there_is_a_cache(monkeypatch):
-    made = []
-    monkeypatch.setitem(READERS, "cpu", lambda m: made.append(slice_all(m)) or made[-1])
-    calls = []
-    forward = SlicedLinear.forward
-    monkeypatch.setattr(
-        SlicedLinear, "forward", lambda self, x: calls.append(1) or forward(self, x)
-    )
-    model, ids = make_model(), some_ids(1, 3)
-    generate(model, ids, 4, use_cache=False)
-    assert not calls
-    generate(model, ids, 4)
-    assert len(calls) == 4 * (2 * 4 + 1)  # passes, layers of two blocks, the head
-
-
-def test_it_is_what_generate_uses_on_the_cpu():
-    assert READERS["cpu"] is quick_reader
-
-
-# Squared ReLU
-
-
-def test_squared_relu_is_the_plain_one_there_and_back():
-    x = torch.randn(7, 5, dtype=torch.float64, generator=seeded())
-    x[0] = 0.0  # where the slope could go either way
-    x.requires_grad_()
-    slope = torch.randn(7, 5, dtype=torch.float64, generator=seeded(1))
-    plain, ours = squared_relu(x), SquaredReLU.apply(x)
-    assert torch.equal(ours, plain)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(y, x, slope)[0] for y in (ours, plain))
-    )
-    assert torch.autograd.gradcheck(SquaredReLU.apply, x.detach()[1:].requires_grad_())
-
-
-def test_squared_relu_refuses_a_second_way_back():
-    x = torch.ones(3, requires_grad=True)
-    loss = SquaredReLU.apply(x).square().sum()
-    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
-
-
-# Turning queries and keys
-
-
-def test_the_quick_turn_is_the_plain_one_there_and_back():
-    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, generator=seeded())
-    x = x.transpose(1, 2).requires_grad_()  # (B, H, T, D) as heads come: not in a row
-    cos, sin = angles(3, 8, 8, 10_000, 1).cos(), angles(3, 8, 8, 10_000, 1).sin()
-    slope = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=seeded(1))
-    plain, ours = rotate(x, cos, sin), Rotate.apply(x, cos, sin)
-    torch.testing.assert_close(ours, plain)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(y, x, slope)[0] for y in (ours, plain))
-    )
-    assert torch.autograd.gradcheck(lambda x: Rotate.apply(x, cos, sin), x)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_quick_turn_takes_what_autocast_hands_it(dtype):
-    x = torch.randn(1, 2, 5, 8, generator=seeded()).to(dtype)
-    turns = angles(0, 5, 8, 10_000, 1).float()
-    plain = rotate(x, turns.cos(), turns.sin())
-    ours = turned(x, turns.cos(), turns.sin())
-    assert ours.dtype == plain.dtype == torch.float32
-    torch.testing.assert_close(ours, plain)
-
-
-def test_rotary_positions_are_the_quick_ones_in_every_model():
-    config = FastConfig(5, block_size=8, n_layer=2, n_embd=16, position="rotary")
-    turns = [block.attention.steps[-1] for block in FastGPT(config).blocks]
-    assert all(type(turn) is QuickRotary for turn in turns)
-    assert turns[0] is turns[1]  # one table for all blocks
-
-
-def test_queries_and_keys_can_have_the_norm_of_the_stream():
-    step = QK_NORMS["layer"](6)
-    q, k = torch.randn(2, 1, 2, 3, 6, generator=seeded())
-    for x, y in zip((q, k), step(q, k, 0), strict=True):
-        torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (6,)))
-    assert [name for name, _ in step.named_parameters()] == [
-        "query.weight",
-        "key.weight",
-    ]
-
-
 # Tables of n-grams
 
 
@@ -626,12 +378,16 @@ def ngram_model(**settings):
 
 def test_an_ngram_embedding_is_the_sum_of_its_rows():
     torch.manual_seed(0)
-    embedding = NGramEmbedding(FastConfig(V, n_embd=4)).double()
+    embedding = NGramEmbedding(torch.randn(V, 4), 0.0).double()
     for table in embedding.tables:
         nn.init.normal_(table)
     assert [len(t) for t in embedding.tables] == [12**2, 12**3, NGramEmbedding.ROWS]
     ids = some_ids(2, 9)
-    for text, vectors in zip(ids.tolist(), embedding(ids), strict=True):
+    whole = embedding(ids) + embedding.n_grams(ids)
+    for start in range(1, 9):
+        pieces = embedding.n_grams(ids, start)
+        torch.testing.assert_close(pieces, embedding.n_grams(ids)[:, start:])
+    for text, vectors in zip(ids.tolist(), whole, strict=True):
         padded = [V, V, V, *text]
         for i, vector in enumerate(vectors):
             one, *earlier = reversed(padded[i : i + 4])
@@ -647,7 +403,8 @@ def test_tables_of_ngrams_say_nothing_at_first():
     logits = []
     for embedding in ("token", "ngrams"):
         torch.manual_seed(0)
-        logits.append(FastGPT(FastConfig(V, WINDOW, 2, 2, 16, embedding=embedding))(ids))
+        config = FastConfig(V, WINDOW, 2, 2, 16, embedding=embedding)
+        logits.append(FastGPT(config)(ids))
     assert torch.equal(*logits)
 
 
@@ -655,12 +412,12 @@ def test_tables_of_ngrams_say_nothing_at_first():
 @pytest.mark.parametrize("settings", [{}, {"attention": "sliding", "window": 4}])
 def test_ngrams_reach_over_the_pieces_that_a_cache_is_given(n, settings):
     model, ids = ngram_model(**settings), some_ids(3, WINDOW)
-    cache = KVCache(model.config)
+    cache = KVCache(model)
     with torch.no_grad():
-        pieces = [model(piece, cache) for piece in ids.split(n, dim=1)]
-        torch.testing.assert_close(
-            torch.cat(pieces, dim=1), model(ids), atol=1e-9, rtol=1e-9
-        )
+        whole = model(ids)
+        for end in range(n, WINDOW + 1, n):
+            logits = cache.read(ids[:, :end])
+            torch.testing.assert_close(logits, whole[:, end - 1], atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 5, WINDOW + 3])
@@ -683,7 +440,7 @@ def test_muon_leaves_tables_of_ngrams_to_adamw():
 
 def test_a_model_with_ngrams_comes_back_from_its_checkpoint(tmp_path):
     tokenizer = CharTokenizer("abcdefghijk")
-    model, ids = ngram_model(), some_ids(2, WINDOW)
+    model, ids = new_model(ngram_model().config), some_ids(2, WINDOW)
     save_checkpoint(tmp_path / "run", model, tokenizer)
     again, _ = load_checkpoint(tmp_path / "run")
     assert torch.equal(again(ids), model(ids))

@@ -79,7 +79,7 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     for a window below 1. Child et al., 2019; Beltagy et al., 2020.
     """
     check_int("window", window, low=1)
-    B, H, Tq, D = q.shape
+    B, H, Tq, _ = q.shape
     if Tq > k.shape[-2]:
         raise ValueError(
             f"{Tq} queries for {k.shape[-2]} keys: every query needs its own key"
@@ -111,7 +111,7 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         fold(v, 2 * window),
         attn_mask=(distance >= 0) & (distance < window),
     )
-    y_rest = y_rest.view(B, H, rest + missing, D)
+    y_rest = y_rest.view(B, H, rest + missing, -1)
     return torch.cat([y, y_rest[:, :, :rest]], dim=2)
 
 

@@ -210,8 +210,9 @@ class ModernAttention(MultiHeadAttention):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, T, C = x.shape
-        heads = self.to_qkv(x).view(B, T, -1, C // self.n_head).transpose(1, 2)
-        q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
+        sizes = [self.n_head, self.n_kv_head, self.n_kv_head]
+        heads = self.to_qkv(x).view(B, T, sum(sizes), C // self.n_head).transpose(1, 2)
+        q, k, v = heads.split(sizes, dim=1)
         return self.query_norm(q), self.key_norm(k), v
 
     def meet(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

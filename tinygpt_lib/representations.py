@@ -13,7 +13,6 @@ from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows
-from tinygpt_lib.single_head import attention_weights
 
 __all__ = [
     "PENALTIES",
@@ -58,20 +57,11 @@ def attention_maps(model: GPT, ids: Tensor) -> list[Tensor]:
     ids (B, T), T at most block_size. Rows sum to one. The model computes the same on
     its way, but never stores it; in training mode dropout is as in that call.
     """
-    maps, window = [], model.config.window
-    states = hidden_states(model, ids)
-    for block, x in zip(model.blocks, states, strict=False):
+    maps, T = [], ids.shape[1]
+    for block, x in zip(model.blocks, hidden_states(model, ids), strict=False):
         q, k, _ = block.attention.project(block.attention_norm(x))
-        for step in block.attention.steps:
-            q, k = step(q, k, 0)
-        if window:
-            # In float64, so that what the window leaves of them can be scaled up.
-            weights = attention_weights(q.cpu().double(), k.cpu().double())
-            weights = weights.triu(1 - window)
-            weights = (weights / weights.sum(-1, keepdim=True)).to(q)
-        else:
-            weights = attention_weights(q, k)
-        maps.append(weights)
+        rows = torch.eye(T).to(k).expand(*k.shape[:2], T, T)
+        maps.append(block.attention.attend(q, k, rows))
     return maps
 
 

@@ -254,6 +254,8 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q (B, H, Tq, D), k and v (B, H, Tk, D) -> (B, H, Tq, D). Dao et al., 2022.
     """
     Tq, Tk = q.shape[-2], k.shape[-2]
+    if Tq > Tk:
+        raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
     if Tq == 1 or Tq == Tk:
         return F.scaled_dot_product_attention(q, k, v, is_causal=Tq > 1)
     allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
@@ -285,8 +287,8 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, n_embd: int, n_head: int, bias: bool = True):
         super().__init__()
-        if n_embd % n_head:
-            raise ValueError(f"n_embd {n_embd} is not a multiple of n_head {n_head}")
+        if n_head < 1 or n_embd % n_head:
+            raise ValueError(f"n_embd {n_embd} can't be split into n_head {n_head} heads")
         self.n_head = n_head
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)

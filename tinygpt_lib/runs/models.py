@@ -3,8 +3,8 @@
 from dataclasses import asdict
 
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.runs.fast import quicken
-from tinygpt_lib.speed import FastConfig, FastGPT
+from tinygpt_lib.runs.fast import QuickGPT
+from tinygpt_lib.speed import FastConfig
 
 RENAMED = {  # parts of tensors' names in older checkpoints
     ".steps.0.query.": ".query_norm.",
@@ -17,9 +17,9 @@ def full_config(config: GPTConfig) -> FastConfig:
     return FastConfig(**asdict(config))
 
 
-def new_model(config: GPTConfig) -> FastGPT:
+def new_model(config: GPTConfig) -> QuickGPT:
     """A model with fresh weights, of any of the configs, with the quickest parts."""
-    return quicken(FastGPT(full_config(config)))
+    return QuickGPT(full_config(config))
 
 
 def describe(model: GPT) -> dict:

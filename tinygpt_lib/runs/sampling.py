@@ -51,7 +51,7 @@ def generate(
     cached = WindowCache if endless else KVCache
     return generation.generate(
         quick_reader(model) if device.type == "cpu" else model,
-        ids.to(device),
+        ids.to(device, copy=True),
         n_tokens,
         # Below 1e-30 float32 would overflow; it is greedy by then, and top_p too.
         temperature=max(temperature, 1e-30) if temperature else 0.0,
