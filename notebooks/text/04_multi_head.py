@@ -18,16 +18,16 @@
 # # 04 · Several heads
 # > Why several heads?
 #
-# *Forty minutes to read, under a minute to run. Needs chapter 03. Trains one small model, and reads the
-# losses of twenty-one from a file.*
+# *Forty minutes to read, under a minute to run. Needs chapter 03. Trains one small model, and reads
+# the losses of twenty-one from a file.*
 #
 # Where we are: one head of attention takes *one* weighted mean of its past, and costs 2.37 nats. Look
-# back at what its weights had to do. A token must pass on what it is itself, so two thirds of the weight
-# stayed on the diagonal. Whatever went to the past was taken from the present.
+# back at what its weights had to do. A token must pass on what it is itself, so two thirds of the
+# weight stayed on the diagonal. Whatever went to the past was taken from the present.
 #
 # The cure costs no parameters at all: cut the same width into several narrow heads, let each take a
-# mean of its own, and put the results side by side. The work of this chapter is to do that
-# without mixing anything up, and then to find out what it is good for.
+# mean of its own, and put the results side by side. The work of this chapter is to do that without
+# mixing anything up, and then to find out what it is good for.
 #
 # The number to beat is 2.37 nats.
 
@@ -72,9 +72,9 @@ one_head("a", "b"), one_head("b", "a")
 
 # %% [markdown]
 # Half an `a` and half a `b`, whichever came first. Weights of 0.3 and 0.7 would keep the order apart,
-# but then the weights are used up for saying *where* a letter stood, and can no longer say how much it
-# matters. With two heads there is no such conflict. One looks at the last place, the other at the place
-# before, and the two results stand side by side:
+# but then the weights are used up for saying *where* a letter stood, and can no longer say how much
+# it matters. With two heads there is no such conflict. One looks at the last place, the other at the
+# place before, and the two results stand side by side:
 
 
 # %% tags=["nbval-check-output"]
@@ -87,10 +87,11 @@ two_heads("a", "b"), two_heads("b", "a")
 
 # %% [markdown]
 # ## Several heads as a list
-# So let there be $H$ heads (`n_head`), each with queries, keys and values of its own, and each of width
-# $D = C / H$. Side by side, their results are $C$ numbers again. One more matrix mixes them at the end.
-# Without it, the first head could only ever write into the first $D$ numbers, the second into the
-# next $D$. That will matter in chapter 05, where the result is added to what the token already was.
+# So let there be $H$ heads (`n_head`), each with queries, keys and values of its own, and each of
+# width $D = C / H$. Side by side, their results are $C$ numbers again. One more matrix mixes them at
+# the end. Without it, the first head could only ever write into the first $D$ numbers, the second
+# into the next $D$. That will matter in chapter 05, where the result is added to what the token
+# already was.
 #
 # The most literal way to write this is a list:
 
@@ -123,14 +124,14 @@ listed(x).shape
 
 # %% [markdown]
 # ## The same as one matrix product
-# Four heads with three matrices each are twelve small products. They can be one large product. A row of
-# a matrix makes one number of the result, and does not care which rows stand above it. So stack
-# all twelve matrices, and the product with `x` holds the queries of all heads, then all keys, then all
-# values: $3C$ numbers for each token.
+# Four heads with three matrices each are twelve small products. They can be one large product. A row
+# of a matrix makes one number of the result, and does not care which rows stand above it. So stack
+# all twelve matrices, and the product with `x` holds the queries of all heads, then all keys, then
+# all values: $3C$ numbers for each token.
 #
-# Here that is 96 numbers: 32 for queries, 8 from each head, then 32 for keys, then 32 for values. Where are
-# the keys of the second head? Work it out before you read the code. (`F.linear` is
-# `x @ weight.T + bias`.)
+# Here that is 96 numbers: 32 for queries, 8 from each head, then 32 for keys, then 32 for values.
+# Where are the keys of the second head? Work it out before you read the code. (`F.linear` is `x @
+# weight.T + bias`.)
 
 # %%
 stack = [*listed.queries, *listed.keys, *listed.values]
@@ -142,16 +143,17 @@ qkv.shape
 
 # %% [markdown]
 # ## Which number goes where
-# Now these numbers have to be dealt out to the heads. Nothing is computed in this step, it is only
-# bookkeeping, and more attention code has been broken here than anywhere else in this chapter. So let us take
-# an example in which every number can be followed: two positions, two heads, two numbers for each. The
-# numbers of the drawing are simply counted through.
+# Now these numbers have to be dealt out to the heads. Nothing is computed in this step. It is only
+# bookkeeping, and easy to get wrong without noticing. So let us take an example in which every number
+# can be followed: two positions, two heads, two numbers for each. In the drawing the numbers are
+# counted through.
 #
 # ![Numbered q, k and v cells of two positions: view and transpose give head 0 the cells 0 1 and 12 13, a row for each position, while a view to (H, T, D) alone gives head 0 all of position 0 and head 1 all of position 1.](drawings/heads.svg)
 #
-# `view` gives the numbers of a tensor new dimensions and moves none of them. It reads and writes in the order
-# of the page, line by line. The four query numbers of a position are two heads of two, so $(T, C)$
-# becomes $(T, H, D)$. Then `transpose` swaps the first two dimensions: $(H, T, D)$, a table for each head.
+# `view` gives the numbers of a tensor new dimensions and moves none of them. It reads and writes in
+# the order of the page, line by line. The four query numbers of a position are two heads of two, so
+# $(T, C)$ becomes $(T, H, D)$. Then `transpose` swaps the first two dimensions: $(H, T, D)$, a table
+# for each head.
 
 # %% tags=["nbval-check-output"]
 cells = torch.arange(24).view(2, 12)  # (T, 3C)
@@ -167,11 +169,12 @@ q.view(2, 2, 2).transpose(0, 1)  # (H, T, D)
 q.reshape(2, 2, 2)  # (H, T, D), it says
 
 # %% [markdown]
-# It has the right shape, and runs without complaint. But head 0 has received everything of position 0, cut
-# in half, and believes that it looks at two positions.
+# It has the right shape, and runs without complaint. But head 0 has received everything of position
+# 0, cut in half, and believes that it looks at two positions.
 #
-# Does that matter in a real layer? Here are both ways, for queries, keys and values alike. Afterwards the heads go
-# back side by side, by the same steps in reverse. With the right cut, we find the list of heads again.
+# Does that matter in a real layer? Here are both ways, for queries, keys and values alike. Afterwards
+# the heads go back side by side, by the same steps in reverse. With the right cut, we find the list
+# of heads again.
 
 
 # %%
@@ -203,8 +206,8 @@ assert wrong(position).amin(dim=-1).equal(wrong(position).amax(dim=-1))
 wrong(position)[0, :, :, 0]  # (H, T)
 
 # %% [markdown]
-# Each row is a head, each column a place in its table. The last head sees only positions 7, 8 and 9, and
-# its first row, which is merged into the output of position 0, is made from position 7. The mask
+# Each row is a head, each column a place in its table. The last head sees only positions 7, 8 and 9,
+# and its first row, which is merged into the output of position 0, is made from position 7. The mask
 # cannot help. It works on rows, and row 0 is allowed to look at row 0.
 #
 # So the wrong cut does not just blur. It shows the model its own future. If the token at position 7
@@ -223,11 +226,11 @@ def moved(layer, x, place):
 moved(several_heads, x, 7), moved(lambda x: several_heads(x, wrong), x, 7)
 
 # %% [markdown]
-# Trained with the wrong cut, a model has a wonderful loss, as any model does that can see the answer. The
-# check on shapes passes, the check on the future does not. Keep the second one.
+# A model that sees its future is trained on a lie, as exercise 3 of chapter 03 showed. The check on
+# shapes passes, the check on the future does not. Keep the second one.
 #
-# One last step, for brevity. Queries, keys and values can be dealt out together: $3C$ numbers are 3 kinds of
-# $H$ heads of $D$ numbers, and `permute` puts the dimensions into any order that we like.
+# One last step, for brevity. Queries, keys and values can be dealt out together: $3C$ numbers are 3
+# kinds of $H$ heads of $D$ numbers, and `permute` puts the dimensions into any order that we like.
 
 # %%
 q, k, v = qkv.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -236,10 +239,11 @@ k.shape
 
 # %% [markdown]
 # ## Attention in one operation
-# `attention` makes a $T \times T$ table of weights for every head, and walks over it several times: to
-# scale, to mask, for the softmax, for the product. Torch has these steps *fused* into one operation that
-# works through the table piece by piece and never stores it whole (Dao et al., 2022, *FlashAttention*).
-# We keep `attention` to understand and to check, and let the fused one do the work.
+# `attention` makes a $T \times T$ table of weights for every head, and walks over it several times:
+# to scale, to mask, for the softmax, for the product. Torch has these steps *fused* into one
+# operation that works through the table piece by piece and never stores it whole (Dao et al., 2022,
+# *FlashAttention*). We keep `attention` to understand and to check, and let the fused one do the
+# work.
 #
 # It has to be told about our mask. With as many queries as keys, that is `is_causal`. A single query
 # belongs to the last token, which may see everything. For the cases in between, the mask of chapter
@@ -288,7 +292,9 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_embd: int, n_head: int, bias: bool = True):
         super().__init__()
         if n_head < 1 or n_embd % n_head:
-            raise ValueError(f"n_embd {n_embd} can't be split into n_head {n_head} heads")
+            raise ValueError(
+                f"n_embd {n_embd} can't be split into n_head {n_head} heads"
+            )
         self.n_head = n_head
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
@@ -324,10 +330,10 @@ assert torch.allclose(ours(x), listed(x), atol=1e-6)
 assert moved(ours, x, 7) == [7, 8, 9]
 
 # %% [markdown]
-# And it has to be somebody else's class as well. `nn.MultiheadAttention` stacks its weights in the same
-# order. Its biases start at zero, so we draw random ones first (`normal_`), or they would go
-# unchecked. Its mask says `True` where looking is *forbidden*; that of the fused operation says `True` where it is
-# *allowed*. Such things are best settled by numbers.
+# And it has to be somebody else's class as well. `nn.MultiheadAttention` stacks its weights in the
+# same order. Its biases start at zero, so we draw random ones first (`normal_`), or they would go
+# unchecked. Its mask says `True` where looking is *forbidden*; that of the fused operation says
+# `True` where it is *allowed*. Such things are best settled by numbers.
 
 # %%
 reference = nn.MultiheadAttention(C, H, batch_first=True)
@@ -341,8 +347,8 @@ assert torch.allclose(ours(x), expected, atol=1e-6)
 
 # %% [markdown]
 # ## Does it help?
-# We take the model of chapter 03 and put the new class in the place of its head, once with one head of
-# width 64, once with four of width 16. How many parameters does each have? Think before you look:
+# We take the model of chapter 03 and put the new class in the place of its head, once with one head
+# of width 64, once with four of width 16. How many parameters does each have? Think before you look:
 
 
 # %%
@@ -381,16 +387,18 @@ assert parameters(one) == parameters(four) == 97 * 64 + 4 * 64**2 + 65 * 64 + 65
 parameters(one), parameters(four)
 
 # %% [markdown]
-# The same number, because the matrices are only divided differently: $65 C + 32 C$ in the embeddings, $4 C^2$ in
-# attention, $65 C + 65$ in the output head.
+# The same number, because the matrices are only divided differently: $65 C + 32 C$ in the embeddings,
+# $4 C^2$ in attention, $65 C + 65$ in the output head.
 #
-# If four heads win, it may be for a dull reason. One of the four can keep the token itself while the others
-# look back, but a single head has to do both with one mean. To see how much this accounts for, there is a second
-# pair of models with a way `around`: the token is added to what attention found, so that no head has to carry it.
+# If four heads win, it may be for a dull reason. One of the four can keep the token itself while the
+# others look back, but a single head has to do both with one mean. To see how much this accounts for,
+# there is a second pair of models with a way `around`: the token is added to what attention found, so
+# that no head has to carry it.
 #
 # Each of the four gets three seeds. These runs take a few minutes, so
-# [benchmarks/part_one.py](../benchmarks/part_one.py) has made them with the very definitions of this chapter, and wrote the
-# losses to a file. The last run, four heads without a way around, is made again here. We will look into its heads.
+# [benchmarks/part_one.py](../benchmarks/part_one.py) has made them with the very definitions of this
+# chapter, and wrote the losses to a file. The last run, four heads without a way around, is made
+# again here. We will look into its heads.
 
 
 # %%
@@ -442,12 +450,13 @@ show(
 )
 
 # %% [markdown]
-# *Same number of parameters, same steps, same data. The last seed of each; every point is the mean of 50 steps.*
+# *Same number of parameters, same steps, same data. The last seed of each; every point is the mean of
+# 50 steps.*
 #
-# Compare the solid lines first. One head ends about where chapter 03's did. Four end 0.19 nats lower, and
-# the seeds scatter by a tenth of that. Then the broken lines. Where the token has a way around, four heads are still
-# better than one, by 0.09. So keeping the token is a part of the story and not all of it: even a model
-# whose heads are free to look back wants more than one look.
+# Compare the solid lines first. One head ends about where chapter 03's did. Four end 0.19 nats lower,
+# and the seeds scatter by a tenth of that. Then the broken lines. Where the token has a way around,
+# four heads are still better than one, by 0.09. So keeping the token is a part of the story and not
+# all of it: even a model whose heads are free to look back wants more than one look.
 
 # %%
 assert max(finals[4, False]) < min(finals[1, False]) - 0.1
@@ -482,14 +491,14 @@ show(
 )
 
 # %% [markdown]
-# *Three seeds each. The second head brings the most. Four and eight cannot be told apart by three seeds, and
-# sixteen are no better than eight.* Narrow heads cost something too: with sixteen, a query has four numbers in which to say
-# what it is looking for, among 65 characters and 32 places.
+# *Three seeds each. The second head brings the most. Four and eight cannot be told apart by three
+# seeds, and sixteen are no better than eight.* Narrow heads cost something too: with sixteen, a query
+# has four numbers in which to say what it is looking for, among 65 characters and 32 places.
 
 # %% [markdown]
 # ## What the heads look at
-# If four heads do better than one, they should look at different things. Here is the trained model reading
-# `First Citizen:`. Each row shows where the character at its left looks.
+# If four heads do better than one, they should look at different things. Here is the trained model
+# reading `First Citizen:`. Each row shows where the character at its left looks.
 
 # %%
 line = "First Citizen:"
@@ -515,14 +524,16 @@ show(
 )
 
 # %% [markdown]
-# *Nobody told them to share the work.* Head 3 looks one place back, with few exceptions. Head 1 looks at the
-# token itself; but see the second and third `i`, which also look at the first one, and the second `t`, which looks at the first.
-# The colon looks at the `C`, seven places back. Heads 0 and 2 decide by the letter: in head 0 the space
-# and the `e` look at themselves, the `i` and the `n` at what stands before them.
+# *Nobody told them to share the work.* Head 3 looks one place back, with few exceptions. Head 1 looks
+# at the token itself; but see the second and third `i`, which also look at the first one, and the
+# second `t`, which looks at the first. The colon looks at the `C`, seven places back. Heads 0 and 2
+# decide by the letter: in head 0 the space and the `e` look at themselves, the `i` and the `n` at
+# what stands before them.
 #
-# One line proves little. Here are the same four heads over 200 windows of the validation text: how much of the
-# weight goes how many places back? The last column takes only what goes three places back or further, and asks how
-# much of that goes to *the same character* as the one that looks. By chance it would be about 5 %.
+# One line proves little. Here are the same four heads over 200 windows of the validation text: how
+# much of the weight goes how many places back? The last column takes only what goes three places back
+# or further, and asks how much of that goes to *the same character* as the one that looks. By chance
+# it would be about 5 %.
 
 # %%
 windows, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
@@ -540,13 +551,14 @@ for h in range(4):
     print(f"head {h}     " + "".join(f"{p:6.0%}" for p in row) + f"{alike:13.0%}")
 
 # %% [markdown]
-# Head 3 gives three quarters of its weight to the place just before. Head 1 gives most of it to the token itself,
-# and more than half of what it sends far back goes to earlier copies of the same character. There is a simple explanation. To find itself, a
-# token's query has to agree with its own key, and an earlier copy of it has nearly the same key; only the place
-# is different. A head that looks for *what I am* finds its doubles too.
+# Head 3 gives three quarters of its weight to the place just before. Head 1 gives most of it to the
+# token itself, and more than half of what it sends far back goes to earlier copies of the same
+# character. There is a simple explanation. To find itself, a token's query has to agree with its own
+# key, and an earlier copy of it has nearly the same key; only the place is different. A head that
+# looks for *what I am* finds its doubles too.
 #
-# Which head got which role is chance. At the start they differ only in their random numbers, and with another
-# seed the roles are dealt differently. Exercise 1 asks how much the model needs each of them.
+# Which head got which role is chance. At the start they differ only in their random numbers, and with
+# another seed the roles are dealt differently. Exercise 1 asks how much the model needs each of them.
 #
 # And this is how it writes, with the random numbers of the earlier chapters:
 
@@ -560,46 +572,51 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# *hey you to*, *boy*, *so*: short words come out whole now, and a speech begins on a new line after the speaker's
-# name. Nothing longer holds together.
+# *hey you to*, *boy*, *so*: short words come out whole now, and a speech begins on a new line after
+# the speaker's name. Nothing longer holds together.
 
 # %%
 show_ladder("four heads", new, "7-grams")
 
 # %% [markdown]
 # ## What is still missing
-# A longer step than the last one. And yet chapter 02's table over *two* characters, which has no idea of where to
-# look, costs 2.04.
+# A longer step than the last one. And yet chapter 02's table over *two* characters, which has no idea
+# of where to look, costs 2.04.
 #
-# The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a head is the
-# same whoever asks. The `h` after it can ask louder or more softly; it cannot turn *a `t` was here, and I am an
-# `h`* into something new, such as *expect an `e`*. It only adds the two messages up, and adds them to the
-# logits. A head could of course devote itself to this one pair. But there are many pairs, and four heads.
+# The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a
+# head is the same whoever asks. The `h` after it can ask louder or more softly; it cannot turn *a `t`
+# was here, and I am an `h`* into something new, such as *expect an `e`*. It only adds the two
+# messages up, and adds them to the logits. A head could of course devote itself to this one pair. But
+# there are many pairs, and four heads.
 #
-# What a token needs is a place where it can work on what it has gathered, by itself. That is the first thing that
-# chapter 05 builds, and we shall set one by hand that fires for exactly *`t` and `h`*.
+# What a token needs is a place where it can work on what it has gathered, by itself. That is the
+# first thing that chapter 05 builds, and we shall set one by hand that fires for exactly *`t` and
+# `h`*.
 
 # %% [markdown]
 # ## Summary
-# One head takes one mean. Several narrow heads take several, for the same number of parameters. We wrote them as
-# a list and then as one matrix product, and followed numbered cells to see which number belongs to which head: the
-# right shape alone does not prove the right cut, and the wrong one leaks the future. The class is equal to the list
-# and to torch's own. Four heads take the loss from 2.38, with one head in the same model, to 2.20 nats; where the token has a
-# way around, the gain is 0.09 instead of 0.19. On real text one head looks one place back, one at
-# the token itself and its doubles, and two decide by the letter.
+# One head takes one mean. Several narrow heads take several, for the same number of parameters. We
+# wrote them as a list and then as one matrix product, and followed numbered cells to see which number
+# belongs to which head: the right shape alone does not prove the right cut, and the wrong one leaks
+# the future. The class is equal to the list and to torch's own. Four heads take the loss from 2.38,
+# with one head in the same model, to 2.20 nats; where the token has a way around, the gain is 0.09
+# instead of 0.19. On real text one head looks one place back, one at the token itself and its
+# doubles, and two decide by the letter.
 
 # %% [markdown]
 # ## Exercises
-# **1.** Which head does the model need most? Write `loss_without(heads)`: the validation loss of the trained
-# `model` when the heads in that list find nothing, only zeros. Before you run it, bet on one of them.
+# **1.** Which head does the model need most? Write `loss_without(heads)`: the validation loss of the
+# trained `model` when the heads in that list find nothing, only zeros. Before you run it, bet on one
+# of them.
 # ```python
 # assert abs(loss_without([]) - again) < 1e-4
 # assert loss_without([0, 1, 2, 3]) > 3.3
 # assert min(loss_without([h]) for h in range(4)) > again + 0.1
 # ```
-# **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand, so that it does what `two_heads` did at the
-# beginning. Its input is a letter, `a` or `b`, beside a place, and the places are quarter turns of a circle. Each
-# token should put out its own letter and the letter before it. The first token has none before it.
+# **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand, so that it does what `two_heads` did
+# at the beginning. Its input is a letter, `a` or `b`, beside a place, and the places are quarter
+# turns of a circle. Each token should put out its own letter and the letter before it. The first
+# token has none before it.
 # ```python
 # places = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 # for word in ("abba", "baba", "aaab"):
@@ -608,8 +625,8 @@ show_ladder("four heads", new, "7-grams")
 #     expected = torch.cat([letters[1:], letters[:-1]], dim=1)
 #     assert torch.allclose(y[1:], expected, atol=1e-3)
 # ```
-# **3.** Merging has a trap of its own. `Careless` forgets the transpose. When only the *last* of `n` tokens
-# changes, which outputs move? Write `predicted(n, heads)`.
+# **3.** Merging has a trap of its own. `Careless` forgets the transpose. When only the *last* of `n`
+# tokens changes, which outputs move? Write `predicted(n, heads)`.
 # ```python
 # class Careless(MultiHeadAttention):
 #     def merge(self, y):
@@ -669,8 +686,8 @@ with torch.no_grad():
         assert torch.allclose(y[1:], expected, atol=1e-3)
 
 # %% [markdown]
-# Places as angles, and a matrix that turns them: *one place back* is the same turn at every place. Chapter 10 builds its
-# positions on this idea.
+# Places as angles, and a matrix that turns them: *one place back* is the same turn at every place.
+# Chapter 10 builds its positions on this idea.
 
 
 # %% jupyter={"source_hidden": true}
@@ -692,5 +709,5 @@ for n, heads in ((10, 4), (6, 2), (8, 8)):
 predicted(10, 4), predicted(8, 8)
 
 # %% [markdown]
-# With as many heads as positions, every output knows the last token. This is the same leak as above, from the
-# other end.
+# With as many heads as positions, every output knows the last token. This is the same leak as above,
+# from the other end.
