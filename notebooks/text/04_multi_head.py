@@ -553,12 +553,12 @@ for h in range(4):
 # %% [markdown]
 # Head 3 gives three quarters of its weight to the place just before. Head 1 gives most of it to the
 # token itself, and more than half of what it sends far back goes to earlier copies of the same
-# character. There is a simple explanation. To find itself, a token's query has to agree with its own
-# key, and an earlier copy of it has nearly the same key; only the place is different. A head that
-# looks for *what I am* finds its doubles too.
+# character. A likely reason: to find itself, a token's query has to agree with its own key, and an
+# earlier copy of it has nearly the same key. Only the place is different. A head that looks for *what
+# I am* finds its doubles too.
 #
-# Which head got which role is chance. At the start they differ only in their random numbers, and with
-# another seed the roles are dealt differently. Exercise 1 asks how much the model needs each of them.
+# Which head got which role can only be chance, since at the start they differ in nothing but their
+# random numbers. Exercise 1 asks how much the model needs each of them.
 #
 # And this is how it writes, with the random numbers of the earlier chapters:
 
