@@ -21,7 +21,7 @@ import torch
 from harness import HERE, REPO, corpus, machine, merged, update, versions
 
 import tinygpt_lib.modern_parts  # noqa: F401 (registers the parts)
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
+from tinygpt_lib import FastConfig, TrainConfig, evaluate, new_model, train
 
 RUNS = REPO / "runs" / "ablation"
 KEY = itemgetter("kind", "name", "rate", "seed")
@@ -74,9 +74,9 @@ def path_of(job: dict) -> Path:
     return RUNS / f"{job['kind']}-{name}-{job['rate']:g}-{job['seed']}.json"
 
 
-def model_of(name: str, vocab_size: int, seed: int) -> GPT:
+def model_of(name: str, vocab_size: int, seed: int):
     torch.manual_seed(seed)
-    return GPT(GPTConfig(vocab_size, **SHAPE, **VARIANTS[name]))
+    return new_model(FastConfig(vocab_size, **SHAPE, **VARIANTS[name]))
 
 
 def run(job: dict, data) -> None:

@@ -37,7 +37,7 @@ from peers import (
     x_transformers_model,
 )
 
-from tinygpt_lib import GPT, GPTConfig, evaluate, generate, load_checkpoint
+from tinygpt_lib import FastConfig, evaluate, generate, load_checkpoint, new_model
 from tinygpt_lib.runs.presets import PRESETS
 
 PEERS_PY = Path(__file__).with_name("peers.py")
@@ -235,7 +235,7 @@ def our_writer(peers):
     def write(model, ids, n, use_cache=True):
         return generate(model, ids, n, temperature=TEMPERATURE, use_cache=use_cache)
 
-    return GPT(GPTConfig(VOCAB, **LARGE)), write
+    return new_model(FastConfig(VOCAB, **LARGE)), write
 
 
 def nanogpt_writer(peers):

@@ -12,7 +12,7 @@ import harness
 import torch
 
 from course.logdata import Log, load_hdfs, synthetic_log
-from tinygpt_lib import GPT, split, train
+from tinygpt_lib import new_model, split, train
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
@@ -40,7 +40,7 @@ def bits_by_seed(log: Log) -> list[float]:
     bits = []
     for seed in SEEDS:
         torch.manual_seed(seed)
-        model = GPT(model_config)
+        model = new_model(model_config)
         own = replace(plan, seed=seed, eval_every=0)
         train(model, train_ids, val_ids, own, progress=False)
         bits.append(round(bits_per_event(model, coded), 4))

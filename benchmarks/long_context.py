@@ -29,7 +29,7 @@ import harness
 import torch
 from harness import corpus, machine
 
-from tinygpt_lib import GPT, TrainConfig, evaluate, loss_by_position, train
+from tinygpt_lib import TrainConfig, evaluate, loss_by_position, new_model, train
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import Run
 
@@ -90,7 +90,7 @@ def point(attention: str, context: int, repeats: int) -> dict:
     """
     torch.manual_seed(0)
     config = replace(PRESETS["long"](65)[0], block_size=max(CONTEXTS))
-    model = GPT(replace(config, **ATTENTIONS[attention]))
+    model = new_model(replace(config, **ATTENTIONS[attention]))
     ids = torch.randint(65, (1, context + 1))
 
     def once(T):
@@ -164,7 +164,7 @@ def steps(rounds: int = 12) -> None:
     _, train_ids, val_ids = corpus()
     for name, (_, batch_size, _) in MODELS.items():
         config = TrainConfig(steps=10_000, batch_size=batch_size)
-        runs[name] = Run(GPT(config_of(name)), train_ids, val_ids, config)
+        runs[name] = Run(new_model(config_of(name)), train_ids, val_ids, config)
     times = {name: [] for name in MODELS}
     for _ in range(rounds):
         for name, started in runs.items():
@@ -191,7 +191,7 @@ def run(name: str, budget: int, seed: int) -> None:
         seed=seed,
     )
     torch.manual_seed(seed)
-    model = GPT(config_of(name))
+    model = new_model(config_of(name))
     train(model, train_ids, val_ids, config, progress=False)
     result = {"model": name, "budget": budget, "seed": seed, "steps": config.steps}
     result["bits"] = round(evaluate(model, val_ids) / math.log(2), 4)
@@ -200,7 +200,7 @@ def run(name: str, budget: int, seed: int) -> None:
     late, _ = loss_by_position(model, val_ids, stride=half)
     result["bits_overlapped"] = round(late[half:].mean().item() / math.log(2), 4)
     if name == "64":  # the preset: the same weights, sliding along 512 tokens
-        slid = GPT(config_of("512"))
+        slid = new_model(config_of("512"))
         slid.load_state_dict(model.state_dict())
         result["bits_slid"] = round(evaluate(slid, val_ids) / math.log(2), 4)
     mean, _ = loss_by_position(model, val_ids)

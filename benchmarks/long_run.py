@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from harness import HERE, REPO, corpus, machine, update, versions
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, train
+from tinygpt_lib import FastConfig, TrainConfig, new_model, train
 
 OUT = REPO / "runs" / "long"
 MEAN_OF = 100  # steps, for the training curve
@@ -19,7 +19,7 @@ MEAN_OF = 100  # steps, for the training curve
 
 def main() -> None:
     tokenizer, train_ids, val_ids = corpus()
-    model_config = GPTConfig(
+    model_config = FastConfig(
         tokenizer.vocab_size, block_size=128, n_layer=4, n_embd=160, dropout=0.05
     )
     config = TrainConfig(
@@ -27,7 +27,7 @@ def main() -> None:
     )
     torch.manual_seed(config.seed)
     history = train(
-        GPT(model_config),
+        new_model(model_config),
         train_ids,
         val_ids,
         config,

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from harness import corpus, update
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, train
+from tinygpt_lib import FastConfig, TrainConfig, new_model, train
 from tinygpt_lib.speed import MODERN
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -60,7 +60,7 @@ def trained(contender: str, rates, steps: int, seed: int, train_ids, val_ids) ->
         eval_every=0,
         seed=seed,
     )
-    model = GPT(GPTConfig(corpus()[0].vocab_size, embedding=embedding, **MODEL))
+    model = new_model(FastConfig(corpus()[0].vocab_size, embedding=embedding, **MODEL))
     begin = time.perf_counter()
     history = train(model, train_ids, val_ids, config, progress=False)
     return {

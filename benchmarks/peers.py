@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from harness import commit, corpus, versions
 from torch import nn
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, load_shakespeare
+from tinygpt_lib import FastConfig, TrainConfig, evaluate, load_shakespeare, new_model
 from tinygpt_lib.runs.run import Run
 from tinygpt_lib.text import get_batch
 
@@ -223,7 +223,7 @@ def our_steps(steps: int) -> tuple[nn.Module, list[float]]:
     """Our model as nanoGPT's is, tied and without biases, in our training loop."""
     _, train_ids, val_ids = corpus()
     same = {"bias": False, "tie_weights": True, "feed_forward": "gelu_exact"}
-    model = GPT(GPTConfig(VOCAB, **same, **SMALL))
+    model = new_model(FastConfig(VOCAB, **same, **SMALL))
     config = TrainConfig(steps=steps, batch_size=BATCH, eval_every=0)
     run = TimedRun(model, train_ids, val_ids[:2], config)
     run.go()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from harness import corpus, machine, update
 
-from tinygpt_lib import GPT, evaluate, generate, keep_freed_memory, train
+from tinygpt_lib import evaluate, generate, keep_freed_memory, new_model, train
 from tinygpt_lib.basics.corpus import plays_from_wheel, rebuild
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.training import cpu_preset
@@ -45,7 +45,7 @@ def run(name: str, seed: int) -> None:
     model_config, config = RECIPES[name](tokenizer.vocab_size)
     config = dataclasses.replace(config, seed=seed)
     torch.manual_seed(seed)
-    model = GPT(model_config)
+    model = new_model(model_config)
     history = train(model, train_ids, val_ids, config, progress=False)
     result = {
         "loss": history.evaluations[-1][1],

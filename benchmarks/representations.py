@@ -27,8 +27,13 @@ from course.tasks import (
     speaker_task,
     workload_task,
 )
-from tinygpt_lib import CharTokenizer, load_shakespeare
-from tinygpt_lib.gpt import GPT, GPTConfig
+from tinygpt_lib import (
+    CharTokenizer,
+    FastConfig,
+    FastGPT,
+    load_shakespeare,
+    new_model,
+)
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
@@ -56,11 +61,11 @@ SEEDS = range(3)
 POOLED = ("mean", "max")
 
 
-def verse_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+def verse_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
     """A GPT for speeches, trained for two or three minutes."""
     shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
     plan = replace(WITH_MUON, steps=700, batch_size=32, learning_rate=0.02)
-    return GPTConfig(vocab_size, **shape, dropout=0.1, **MODERN), plan
+    return FastConfig(vocab_size, **shape, dropout=0.1, **MODERN), plan
 
 
 def tasks(names: list[str]):
@@ -81,7 +86,7 @@ def tasks(names: list[str]):
         yield task, EventTokenizer.from_sessions(task.pretraining), log_preset
 
 
-def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[GPT, float]:
+def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[FastGPT, float]:
     """A GPT that has learnt from what the task allows, and its last validation loss."""
     if isinstance(task.pretraining, str):
         ids = tokenizer.encode(task.pretraining)
@@ -89,7 +94,7 @@ def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[GPT, float]:
         ids = stream(task.pretraining, tokenizer)
     config, plan = preset(tokenizer.vocab_size)
     torch.manual_seed(seed)
-    model = GPT(config)
+    model = new_model(config)
     cut = len(ids) * 19 // 20
     plan = replace(plan, seed=seed, eval_every=0)
     history = train(model, ids[:cut], ids[cut:], plan, progress=False)
@@ -108,7 +113,7 @@ def quality(task: Task, guesses: np.ndarray, against: dict) -> dict:
     }
 
 
-def of_layers(task: Task, model: GPT, tokenizer) -> tuple[list[list], list[float]]:
+def of_layers(task: Task, model: FastGPT, tokenizer) -> tuple[list[list], list[float]]:
     """Vectors of all items by layer and pool, and the macro-F1 of each layer."""
     pools = [embed(model, tokenizer, task.items, pool=pool) for pool in POOLED]
     layers = [list(pair) for pair in zip(*pools, strict=True)]
@@ -161,7 +166,7 @@ def run(task: Task, tokenizer, preset) -> dict:
         model, loss = learnt(task, tokenizer, preset, seed)
         seconds = time.perf_counter() - start
         torch.manual_seed(100 + seed)
-        fresh = GPT(replace(model.config, zero_outputs=False)).eval()
+        fresh = new_model(replace(model.config, zero_outputs=False)).eval()
         layers, by_layer = of_layers(task, model, tokenizer)
         fresh_layers, fresh_by_layer = of_layers(task, fresh, tokenizer)
         untrained = guess(task, on_vectors(*chain(*fresh_layers)))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from harness import corpus, ratios, significant, spread, take_turns
 from peers import LARGE, VOCAB, Peers
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, keep_freed_memory
+from tinygpt_lib import FastConfig, TrainConfig, keep_freed_memory, new_model
 from tinygpt_lib.runs.run import Run
 from tinygpt_lib.speed import step_operations
 
@@ -157,7 +157,7 @@ def large_run() -> Run:
     """A training run of the large model, ready to take steps."""
     torch.manual_seed(0)
     _, train_ids, val_ids = corpus()
-    model = GPT(GPTConfig(VOCAB, **LARGE))
+    model = new_model(FastConfig(VOCAB, **LARGE))
     config = TrainConfig(steps=10_000, batch_size=BATCH)
     return Run(model, train_ids, val_ids[:2], config)
 
@@ -225,7 +225,9 @@ def run_of(point: dict, train_ids, val_ids) -> Run:
     """A training run of the model, context and batch that a point of a grid names."""
     torch.manual_seed(0)
     C = point["n_embd"]
-    model = GPT(GPTConfig(VOCAB, point["context"], n_layer=4, n_head=C // 32, n_embd=C))
+    model = new_model(
+        FastConfig(VOCAB, point["context"], n_layer=4, n_head=C // 32, n_embd=C)
+    )
     config = TrainConfig(steps=10_000, batch_size=point["batch_size"])
     return Run(model, train_ids, val_ids, config)
 

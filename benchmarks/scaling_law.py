@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from harness import corpus, machine, merged, update, versions
 
-from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
+from tinygpt_lib import FastConfig, TrainConfig, evaluate, new_model, train
 
 RESULTS = Path(__file__).with_suffix(".json")
 WIDTHS = (32, 48, 64, 96, 128)
@@ -28,9 +28,9 @@ LARGER = (192, 2_000_000)
 BLOCK, BATCH, HEAD = 64, 8, 16
 
 
-def config_of(width: int) -> GPTConfig:
+def config_of(width: int) -> FastConfig:
     """Three blocks, heads of 16, the parts of chapter 10 but the gate."""
-    return GPTConfig(
+    return FastConfig(
         65,
         block_size=BLOCK,
         n_layer=3,
@@ -82,7 +82,7 @@ def run(width: int, tokens: int, seed: int, rate: float | None = None) -> dict:
     torch.set_num_threads(1)
     _, train_ids, val_ids = corpus()
     torch.manual_seed(seed)
-    model = GPT(config_of(width))
+    model = new_model(config_of(width))
     config = TrainConfig(
         steps=round(tokens / (BATCH * BLOCK)),
         batch_size=BATCH,

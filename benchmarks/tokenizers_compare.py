@@ -23,7 +23,6 @@ import harness
 import torch
 
 from tinygpt_lib import (
-    GPT,
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
@@ -31,6 +30,7 @@ from tinygpt_lib import (
     TrainConfig,
     WordTokenizer,
     load_shakespeare,
+    new_model,
     split,
     train,
 )
@@ -62,7 +62,12 @@ def prepared(name: str, seed: int):
     model_config, config = cpu_preset(tokenizer.vocab_size)
     torch.manual_seed(seed)
     _, *ids = harness.corpus(tokenizer)
-    return tokenizer, GPT(model_config), replace(config, seed=seed, eval_every=0), *ids
+    return (
+        tokenizer,
+        new_model(model_config),
+        replace(config, seed=seed, eval_every=0),
+        *ids,
+    )
 
 
 def update(section: str, values: dict) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from harness import corpus, machine, update
 
-from tinygpt_lib import GPT, evaluate, keep_freed_memory, train
+from tinygpt_lib import evaluate, keep_freed_memory, new_model, train
 from tinygpt_lib.runs.presets import PRESETS
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -36,7 +36,7 @@ def run(dropout: float, decay: float, seed: int) -> None:
         plan, batch_size=8, weight_decay=decay, seed=seed, eval_every=0
     )
     torch.manual_seed(seed)
-    model = GPT(shape)
+    model = new_model(shape)
     history = train(model, text, held_out, plan, progress=False)
     result = {
         "loss": history.evaluations[-1][1],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.runs.presets import WITH_MUON
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN, FastConfig
@@ -335,8 +335,6 @@ class EventTokenizer:
             raise ValueError("events must be a list")
         return cls(data["events"])
 
-
-TOKENIZERS["events"] = EventTokenizer
 
 # --- What must stay unseen ---
 

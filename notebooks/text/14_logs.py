@@ -72,7 +72,7 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.runs.presets import WITH_MUON
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN, FastConfig
@@ -601,12 +601,7 @@ class EventTokenizer:
 
 
 # %% [markdown]
-# It takes its place among the tokenizers, and is tried on two sessions. A third one has an event
-# that they don't have:
-
-# %%
-#| export
-TOKENIZERS["events"] = EventTokenizer
+# Tried on two sessions. A third one has an event that they don't have:
 
 # %%
 tiny = EventTokenizer.from_sessions([["open", "read", "close"], ["open", "close"]])

@@ -72,9 +72,9 @@ from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensor
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, log_preset
-from tinygpt_lib.speed import FastGPT
 from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.speed import FastGPT
 
 # %% [markdown]
 # ## What may be learnt from, and what is judged
