@@ -1,4 +1,4 @@
-"""What chapters 04 to 07, and 10, compare over several seeds or rates, too long there.
+"""What chapters 04 to 08, and 10, compare over several seeds or rates, too long there.
 
     python benchmarks/part_one.py           # ten minutes of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
@@ -16,6 +16,9 @@ from types import SimpleNamespace
 
 import torch
 from harness import HERE, REPO, corpus, machine, update, versions
+
+from tinygpt_lib.bigram import NGram
+from tinygpt_lib.training import cpu_preset
 
 TOKENIZER, TRAIN_IDS, VAL_IDS = corpus()
 
@@ -94,16 +97,14 @@ def depths():
             yield about | result(losses, loss, 50)
 
 
-def weights():
-    """Chapter 06: our first weights and torch's, at three rates."""
-    c = chapter("06_gpt", "with_torchs_weights", "learn", steps=140)
-    for name, make in {"ours": c.GPT, "torch's": c.with_torchs_weights}.items():
-        for rate in (0.03, 0.1, 0.3):
-            torch.manual_seed(0)
-            model = make(c.GPTConfig(c.V))
-            losses = c.learn(model, 0, rate)
-            loss = c.evaluate(model, VAL_IDS)
-            yield {"weights": name, "rate": rate} | result(losses, loss, 10)
+def opinions():
+    """Chapter 06: heads that start quiet or loud, at four rates."""
+    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated")
+    for s in (0.2, 1.0, 4.0):
+        for rate in (0.1, 0.2, 0.4, 0.8):
+            for seed in range(3):
+                losses, loss = c.opinionated(s, rate, seed)
+                yield {"s": s, "rate": rate, "seed": seed} | result(losses, loss, 10)
 
 
 def plans():
@@ -115,6 +116,31 @@ def plans():
             for seed in range(2):
                 loss = c.planned_run(rate, seed, **plan)
                 yield {**plan, "rate": rate, "seed": seed, "loss": number(loss)}
+
+
+def tails():
+    """Chapter 08: cooling, top-k and top-p, three texts for each strength."""
+    from course import models  # found once harness has said where
+
+    models.RUNS = REPO / "runs" / "chapters"
+    data = TRAIN_IDS, VAL_IDS, TOKENIZER
+    model, _ = models.trained("cpu", *cpu_preset(TOKENIZER.vocab_size), *data)
+    c = chapter(
+        *("08_generation", "words_of", "judge", "written"),
+        **{"model": model, "tokenizer": TOKENIZER},
+        rival=NGram(TRAIN_IDS, 7, TOKENIZER.vocab_size, strength=30.0),
+        train_text=TOKENIZER.decode(TRAIN_IDS),
+    )
+    for name, strengths in {
+        "temperature": (1.0, 0.8, 0.6, 0.4),
+        "top_k": (20, 10, 5, 3),
+        "top_p": (0.95, 0.9, 0.8, 0.6),
+    }.items():
+        for strength in strengths:
+            for seed in range(3):
+                found = c.judge(c.written(seed, **{name: strength}))
+                kept = {key: round(value, 4) for key, value in found.items()}
+                yield {"how": name, "strength": strength, "seed": seed} | kept
 
 
 def dropout():
@@ -152,8 +178,13 @@ def longer():
             yield {"n_layer": n_layer, "seed": seed} | result(losses, loss, 200)
 
 
-PARTS = {f.__name__: f for f in (heads, stacks, depths, weights, plans, dropout)}
-PARTS |= {f.__name__: f for f in (head_counts, longer)}
+PARTS = {
+    f.__name__: f
+    for f in (
+        *(heads, head_counts, stacks, depths, longer),
+        *(opinions, plans, tails, dropout),
+    )
+}
 
 
 def main() -> None:
