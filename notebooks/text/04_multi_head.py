@@ -263,7 +263,9 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_embd: int, n_head: int, bias: bool = True):
         super().__init__()
         if n_head < 1 or n_embd % n_head:
-            raise ValueError(f"n_embd {n_embd} can't be split into n_head {n_head} heads")
+            raise ValueError(
+                f"n_embd {n_embd} can't be split into n_head {n_head} heads"
+            )
         self.n_head = n_head
         self.to_qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
