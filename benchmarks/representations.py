@@ -27,7 +27,13 @@ from course.tasks import (
     speaker_task,
     workload_task,
 )
-from tinygpt_lib import CharTokenizer, FastConfig, load_shakespeare, new_model
+from tinygpt_lib import (
+    CharTokenizer,
+    FastConfig,
+    FastGPT,
+    load_shakespeare,
+    new_model,
+)
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
@@ -79,7 +85,7 @@ def tasks(names: list[str]):
         yield task, EventTokenizer.from_sessions(task.pretraining), log_preset
 
 
-def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[GPT, float]:
+def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[FastGPT, float]:
     """A GPT that has learnt from what the task allows, and its last validation loss."""
     if isinstance(task.pretraining, str):
         ids = tokenizer.encode(task.pretraining)
@@ -106,7 +112,7 @@ def quality(task: Task, guesses: np.ndarray, against: dict) -> dict:
     }
 
 
-def of_layers(task: Task, model: GPT, tokenizer) -> tuple[list[list], list[float]]:
+def of_layers(task: Task, model: FastGPT, tokenizer) -> tuple[list[list], list[float]]:
     """Vectors of all items by layer and pool, and the macro-F1 of each layer."""
     pools = [embed(model, tokenizer, task.items, pool=pool) for pool in POOLED]
     layers = [list(pair) for pair in zip(*pools, strict=True)]

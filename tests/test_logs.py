@@ -19,7 +19,6 @@ from torch import nn
 from course import logdata as _logdata
 from tinygpt_lib import load_checkpoint
 from tinygpt_lib.basics.corpus import data_folder
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.logs import (
     BEGIN,
     END,
@@ -42,6 +41,7 @@ from tinygpt_lib.logs import (
 )
 from tinygpt_lib.runs.checkpoints import save_checkpoint
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import score_text
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
+from tinygpt_lib.runs.tokenizers import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 
 some_text = st.text(min_size=1, max_size=60)

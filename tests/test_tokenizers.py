@@ -21,10 +21,10 @@ from transformers import GPT2Tokenizer
 
 from tinygpt_lib import tokenizers
 from tinygpt_lib.basics.files import CheckpointError
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer
 from tinygpt_lib.tokenizers import (
     BPETokenizer,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.basics.loglines import DATED, LONGEST_LINE, EventText, seconds_of
-from tinygpt_lib.basics.tokens import TOKENIZERS
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -219,8 +218,6 @@ class EventTokenizer(EventText):
         ids = [self._ids.get(event, self.unknown) for event in events]
         return torch.tensor([self.begin, *ids, self.end])
 
-
-TOKENIZERS["events"] = EventTokenizer
 
 # --- What must stay unseen ---
 

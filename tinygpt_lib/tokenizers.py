@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.bigram import evaluate
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "chunks_of",
     "gpt2_alphabet",
     "learn_merges",
+    "merges_of_gpt2",
     "pieces_of",
     "read_gpt2",
     "score_text",
@@ -335,15 +336,24 @@ def read_gpt2(encoder: Path, merges: Path):
         raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
     if not isinstance(numbers, dict):
         raise ValueError(f"{encoder} holds no table of tokens")
+    try:
+        return merges_of_gpt2(numbers, lines)
+    except ValueError as error:
+        raise ValueError(f"{encoder} and {merges}: {error}") from None
+
+
+def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
+    """The same of what the files hold: tokens' numbers, and a merge in each line."""
     alphabet = gpt2_alphabet()
-    known = {written: i for i, written in enumerate(alphabet)}
+    order = sorted(alphabet, key=lambda written: numbers.get(written, -1))
+    known = {written: i for i, written in enumerate(order)}
     pairs = []
     for line in lines[lines[0].startswith("#version") :]:
         if not line:
             continue
         parts = line.split(" ")
         if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{merges} holds {line!r:.50}, no merge of earlier tokens")
+            raise ValueError(f"{line!r:.50} is no merge of earlier tokens")
         pairs.append((known[parts[0]], known[parts[1]]))
         known["".join(parts)] = 255 + len(pairs)
     special = [token for token in numbers if re.fullmatch("<.+>", token)]
@@ -351,10 +361,10 @@ def read_gpt2(encoder: Path, merges: Path):
     known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
     if numbers != known:
         raise ValueError(
-            f"{encoder} does not number its tokens as GPT-2 does: 256 bytes, the "
-            f"merges of {merges.name} in their order, then the rest"
+            "the tokens are not numbered as GPT-2's are: 256 bytes, the merges in "
+            "their order, then the rest"
         )
-    return pairs, list(alphabet.values()), special
+    return pairs, [alphabet[written] for written in order], special
 
 
 # --- Words ---
@@ -422,8 +432,6 @@ class WordTokenizer:
             raise ValueError("words must be a list")
         return cls(data["words"])
 
-
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
 
 # --- One score for all ---
 

@@ -32,11 +32,11 @@ import time
 
 from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.training import cpu_preset
 
@@ -60,7 +60,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import checked_ids
 from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
@@ -729,15 +729,24 @@ def read_gpt2(encoder: Path, merges: Path):
         raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
     if not isinstance(numbers, dict):
         raise ValueError(f"{encoder} holds no table of tokens")
+    try:
+        return merges_of_gpt2(numbers, lines)
+    except ValueError as error:
+        raise ValueError(f"{encoder} and {merges}: {error}") from None
+
+
+def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
+    """The same of what the files hold: tokens' numbers, and a merge in each line."""
     alphabet = gpt2_alphabet()
-    known = {written: i for i, written in enumerate(alphabet)}
+    order = sorted(alphabet, key=lambda written: numbers.get(written, -1))
+    known = {written: i for i, written in enumerate(order)}
     pairs = []
     for line in lines[lines[0].startswith("#version") :]:
         if not line:
             continue
         parts = line.split(" ")
         if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{merges} holds {line!r:.50}, no merge of earlier tokens")
+            raise ValueError(f"{line!r:.50} is no merge of earlier tokens")
         pairs.append((known[parts[0]], known[parts[1]]))
         known["".join(parts)] = 255 + len(pairs)
     special = [token for token in numbers if re.fullmatch("<.+>", token)]
@@ -745,10 +754,10 @@ def read_gpt2(encoder: Path, merges: Path):
     known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
     if numbers != known:
         raise ValueError(
-            f"{encoder} does not number its tokens as GPT-2 does: 256 bytes, the "
-            f"merges of {merges.name} in their order, then the rest"
+            "the tokens are not numbered as GPT-2's are: 256 bytes, the merges in "
+            "their order, then the rest"
         )
-    return pairs, list(alphabet.values()), special
+    return pairs, [alphabet[written] for written in order], special
 
 
 # %% [markdown]
@@ -892,12 +901,8 @@ missing = Counter(piece.decode() for number, piece in pairs if number == 0)
 missing.most_common(5)
 
 # %% [markdown]
-# Four kinds, one interface. The three new ones go into the table of chapter 01, so that a saved
-# model finds its tokenizer again, whatever kind it is.
-
-# %%
-#| export
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
+# Four kinds, one interface. The library keeps a table of them by name, in which a saved model finds its
+# tokenizer again, whatever kind it is:
 
 # %%
 for tokenizer in (characters, ByteTokenizer(), bpe, words):

@@ -37,7 +37,6 @@ from course import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.generation import generate
-from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.single_head import attention_weights

@@ -64,7 +64,6 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.basics.loglines import DATED, LONGEST_LINE, EventText, seconds_of
-from tinygpt_lib.basics.tokens import TOKENIZERS
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -471,12 +470,7 @@ class EventTokenizer(EventText):
 
 
 # %% [markdown]
-# It takes its place among the tokenizers, and is tried on two sessions. A third one has an event
-# that they don't have:
-
-# %%
-#| export
-TOKENIZERS["events"] = EventTokenizer
+# Tried on two sessions. A third one has an event that they don't have:
 
 # %%
 tiny = EventTokenizer.from_sessions([["open", "read", "close"], ["open", "close"]])

@@ -44,8 +44,13 @@ from course import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from course.logdata import load_log
 from course.models import trained
 from course.tasks import speaker_task, workload_task
-from tinygpt_lib import CharTokenizer, load_shakespeare, train
-from tinygpt_lib.gpt import GPTConfig
+from tinygpt_lib import (
+    CharTokenizer,
+    FastConfig,
+    load_shakespeare,
+    new_model,
+    train,
+)
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
@@ -88,7 +93,7 @@ speakers = speaker_task(text)
 chars = CharTokenizer.from_text(text)
 ids = chars.encode(speakers.pretraining)
 shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
-verse_config = GPTConfig(chars.vocab_size, **shape, **MODERN)
+verse_config = FastConfig(chars.vocab_size, **shape, **MODERN)
 plan = replace(WITH_MUON, steps=220, batch_size=16, learning_rate=0.02, eval_every=0)
 val_ids = ids[-50_000:]
 verse, history = trained("16-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
@@ -114,8 +119,8 @@ f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:
 
 # %%
 torch.manual_seed(1)
-fresh_verse = GPT(replace(verse.config, zero_outputs=False)).eval()
-fresh_logs = GPT(replace(logs.config, zero_outputs=False)).eval()
+fresh_verse = new_model(replace(verse.config, zero_outputs=False)).eval()
+fresh_logs = new_model(replace(logs.config, zero_outputs=False)).eval()
 f"{verse.n_parameters():,} and {logs.n_parameters():,} parameters"
 
 # %% [markdown]
@@ -419,7 +424,8 @@ def echo(lengths, steps):
     order = torch.randperm(1200 * len(lengths), generator=dice).tolist()
     rows = [halves[i % len(lengths)][i // len(lengths)] for i in order]
     torch.manual_seed(0)
-    model = GPT(GPTConfig(32, block_size=32, n_layer=2, n_head=4, n_embd=64, **MODERN))
+    shape = {"block_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 64}
+    model = new_model(FastConfig(32, **shape, **MODERN))
     plan = replace(
         WITH_MUON, steps=steps, batch_size=32, learning_rate=0.01, eval_every=0
     )

@@ -1,29 +1,18 @@
-"""Around the tokenizers: ids checked, nonsense refused, saved as plain data and found.
+"""Around the tokenizers: ids checked, nonsense refused, saved as plain data.
 
 The lessons say how a tokenizer works; what keeps strangers' files and odd arguments
 away from it stands here.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["TOKENIZERS", "checked_ids", "hardened", "tokenizer_from_dict"]
+__all__ = ["checked_ids", "hardened"]
 
 Lesson = TypeVar("Lesson", bound=type)
-
-TOKENIZERS: dict[str, Any] = {}  # the class of each `type` that a to_dict writes
-
-
-def tokenizer_from_dict(data: dict):
-    """The tokenizer, of whatever kind, that its own `to_dict` described."""
-    kind = data.get("type")
-    if kind not in TOKENIZERS:
-        known = ", ".join(sorted(TOKENIZERS))
-        raise ValueError(f"tokenizer type {kind!r} is not known; known are: {known}")
-    return TOKENIZERS[kind].from_dict(data)
 
 
 def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
@@ -100,5 +89,4 @@ def hardened(lesson: Lesson) -> Lesson:
 
     Hardened.__name__ = Hardened.__qualname__ = lesson.__name__
     Hardened.__module__ = lesson.__module__
-    TOKENIZERS["char"] = Hardened
     return Hardened

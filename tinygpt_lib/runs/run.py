@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,22 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
     CheckpointError,
+    filling,
     locked,
     read_bytes,
     remove_partial_files,
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
     NOT_DESCRIBED,
     RunState,
-    check_free,
     check_tokenizer,
     fingerprint,
     first_line,
@@ -40,7 +39,7 @@ from tinygpt_lib.runs.checkpoints import (
     write_model,
     write_run,
 )
-from tinygpt_lib.runs.models import describe
+from tinygpt_lib.runs.models import config_of, full_config
 from tinygpt_lib.runs.processes import cut_as, from_first
 from tinygpt_lib.runs.settings import (
     ENGINES,
@@ -49,6 +48,7 @@ from tinygpt_lib.runs.settings import (
     WHOLE_ONLY,
     TrainConfig,
 )
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.scaling_out import (
     evaluate_together,
     is_sharded,
@@ -110,11 +110,7 @@ def train(
 def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> None:
     """ValueError, naming the culprit, for data that a run can't work with."""
     for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.dim() != 1 or ids.dtype != torch.int64:
-            raise ValueError(
-                f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
-                "must be (N,) and torch.int64"
-            )
+        check_ids(name, ids, 1, model.vocab_size)
     context = config.context or model.block_size
     if context > model.block_size:
         raise ValueError(
@@ -131,12 +127,18 @@ def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> Non
         raise ValueError(
             f"the validation text has {len(val_ids)} tokens; it needs at least 2"
         )
-    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.min() < 0 or ids.max() >= model.vocab_size:
-            raise ValueError(
-                f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
-                f"vocabulary allows 0..{model.vocab_size - 1}"
-            )
+
+
+def check_model(model: GPT) -> None:
+    """ValueError, naming why, for a model that can't learn."""
+    types = {p.dtype for p in model.parameters() if p.requires_grad}
+    if not types:
+        raise ValueError("the model has no parameter that learns (requires_grad)")
+    if torch.float16 in types:
+        raise ValueError(
+            "the model is torch.float16, in which AdamW's eps is 0 and any useful step "
+            "diverges: train in torch.bfloat16 or torch.float32, then convert it"
+        )
 
 
 def check_shares(config: TrainConfig, sharded: bool) -> None:
@@ -165,6 +167,7 @@ class Run(Trainer):
     def __init__(self, model, train_ids, val_ids, config):
         config = TrainConfig(**asdict(config))  # chapter 07's has fewer settings
         check_data(train_ids, val_ids, config, model.config)
+        check_model(model)
         self.sharded = is_sharded(model)
         check_shares(config, self.sharded)
         self.device = device_of(model)
@@ -324,10 +327,8 @@ class SavedRun(Run):
         """
         size = from_first(partial(largest_weight, state))
         self.check_finite("a weight", size)
-        dtype = next(self.model.parameters()).dtype
-        tame = size <= TAME and dtype != torch.float16
         known = [step for step, _ in self.history.evaluations[-1:]] == [self.step]
-        if not (tame or known):
+        if not (size <= TAME or known):
             self.check_finite("what the weights compute", self.validate())
 
     def state(self) -> RunState:
@@ -344,7 +345,7 @@ class SavedRun(Run):
             for rank, states in enumerate(everyones[1:], 1):
                 tensors |= {f"{k}.{rank}": t for k, t in states.items()}
         return RunState(
-            model=describe(self.model),
+            model=asdict(self.model.config),
             training=asdict(self.config),
             tokenizer=self.tokenizer.to_dict(),
             data=self.data,
@@ -382,19 +383,8 @@ class SavedRun(Run):
 
     def make_folder(self, state: RunState) -> None:
         """Puts a checkpoint where nothing may be yet; all of it appears at once."""
-        out = self.out
-        check_free(out)
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=f".{out.name}-", suffix=".partial", dir=out.parent
-            ) as scratch:
-                aside = Path(scratch) / "run"
-                aside.mkdir()
-                write_run(aside, state)
-                if out.exists():
-                    out.rmdir()
-                aside.rename(out)
+        with filling(self.out, "training.safetensors") as aside:
+            write_run(aside, state)
 
     def check_started(self) -> None:
         """CheckpointError unless there is a run in the folder."""
@@ -417,8 +407,9 @@ class SavedRun(Run):
 
     def check_same(self, state: RunState) -> None:
         """ValueError unless the run that was saved is this one."""
+        configs = config_of(state.model), self.model.config
         for what, saved, given in (
-            ("model", state.model, describe(self.model)),
+            ("model", *(asdict(full_config(c)) for c in configs)),
             ("training", state.training, asdict(self.config)),
         ):
             for name in sorted((saved.keys() | given.keys()) - MAY_CHANGE):
