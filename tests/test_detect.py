@@ -16,19 +16,27 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.basics.files import checksum, read_tensors
 from tinygpt_lib.commands import detect as _detect
 from tinygpt_lib.commands import main
-from tinygpt_lib.logs import MASKS, log_preset
+from tinygpt_lib.logs import MASKS, learn
+from tinygpt_lib.runs.detectors import AnomalyDetector, EventStream
+from tinygpt_lib.speed import FastGPT
 
 
-def quick(vocab_size, steps=150):
-    """A preset that takes a second."""
-    model, training = log_preset(vocab_size)
-    model = replace(model, block_size=16, n_layer=1, n_head=2, n_embd=16)
-    return model, replace(training, steps=steps, batch_size=16)
+def quick(ids, config, seed, learn=learn):
+    """Learns in a second."""
+    small = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+    return learn(ids, replace(config, **small), seed)
+
+
+def blank(ids, config, seed):
+    """Learns nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FastGPT(config).eval()
 
 
 SETTINGS = AnomalyDetector.fit.__func__.__kwdefaults__
@@ -38,14 +46,14 @@ SETTINGS = AnomalyDetector.fit.__func__.__kwdefaults__
 def fast():
     """Detectors that are small, so that fitting takes a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SETTINGS, "preset", quick)
+        patch.setitem(SETTINGS, "learn", quick)
         yield
 
 
 @pytest.fixture
 def untaught(monkeypatch):
     """Detectors that learn next to nothing, where that is not what is asked."""
-    monkeypatch.setitem(SETTINGS, "preset", partial(quick, steps=1))
+    monkeypatch.setitem(SETTINGS, "learn", partial(quick, learn=blank))
 
 
 def lines_of(number, rng, texts=None):
@@ -717,7 +725,7 @@ FIT = {  # what is given besides, and then the option
     "--open-ends": ((), []),
     "--false-alarms": ((), [0.2]),
     "--score": ((), ["mean"]),
-    "--folds": ((), [3]),
+    "--folds": ((), [4]),
     "--seed": ((), [1]),
 }
 SCORE = {

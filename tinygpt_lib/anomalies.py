@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.logs import END, EventTokenizer, in_windows, learn
+from tinygpt_lib.logs import END, EventTokenizer, in_windows, learn, log_config
 
 __all__ = [
     "MOST_EVENTS",
@@ -270,13 +270,16 @@ class AnomalyDetector:
         often = sorted(seen, key=lambda event: (-seen[event], event))[:MOST_EVENTS]
         tokenizer = EventTokenizer(sorted(often))
         coded = [tokenizer.encode_session(session) for session in sessions]
-        rare = {event for event in seen if seen[event] == 1} | {*seen} - {*often}
-        news = sum(not rare.isdisjoint(s) for s in sessions) / len(sessions)
+        new = {event for event in seen if seen[event] == 1} | {*seen} - {*often}
+        news = sum(not new.isdisjoint(session) for session in sessions) / len(sessions)
         # 2. Counts, and how far each session is from another one.
         rows = root_counts(coded, tokenizer.vocab_size)
         normal, far = {}, {True: torch.zeros(len(rows))}
         normal[True], far[True][over] = apart(rows[over], True)
         normal[False], far[False] = apart(rows, False)
+        # What would have been news raises an alarm of its own, and is left out here.
+        extra = rows[:, [name in new for name in tokenizer.names]].sum(1)
+        known = [tuple(e for e in session if e not in new) for session in sessions]
         # 3. Models, each of which never sees one fold, and what they say of that.
         n_events = sum(map(len, sessions))
         parts = normal, {True: [], False: []}
@@ -286,11 +289,11 @@ class AnomalyDetector:
             rest = {*range(len(coded))}.difference(fold)
             stream = torch.cat([coded[i][: None if over[i] else -1] for i in rest])
             stream = stream[stream != tokenizer.unknown]
-            model = learn(stream, tokenizer.vocab_size, seed + k)
-            readings = detector.read([sessions[i] for i in fold], [model])
+            model = learn(stream, log_config(tokenizer.vocab_size), seed + k)
+            readings = detector.read([known[i] for i in fold], [model])
             for end, kept in detector.held_out.items():
                 scores = [
-                    detector.score_of(reading, far[end][i], end)
+                    detector.score_of(reading, far[end][i] - extra[i], end)
                     for i, reading in zip(fold, readings, strict=True)
                     if over[i] or not end
                 ]

@@ -61,6 +61,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.basics.loglines import DATED, LONGEST_LINE, EventText, seconds_of
@@ -609,6 +610,7 @@ def surprisals(
     least half of that. Any model ids (B, T) -> logits (B, T, V) will do.
     """
     block_size = model.config.block_size if block_size is None else block_size
+    check_int("block_size", block_size, low=2)
     results = [torch.zeros(max(0, len(ids) - 1)) for ids in sessions]
     with evaluating(model):
         for ids, rows in in_windows(sessions, block_size, tokens_at_once):
@@ -705,19 +707,18 @@ def log_config(vocab_size: int) -> FastConfig:
     return FastConfig(vocab_size, **shape, **MODERN)
 
 
-def learn(ids: Tensor, vocab_size: int, seed: int = 0) -> FastGPT:
-    """A small GPT that has learnt a stream of ids (N,): ten times over, if it is short.
+def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
+    """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
 
-    At least 100 steps, at most 800. Your random numbers stay as they were.
+    In 100 to 800 steps, on the device of the ids. Your random numbers stay as they were.
     """
-    config = log_config(vocab_size)
-    ids = ids.repeat(-(-(config.block_size + 1) // len(ids)))
     plan = LogPlan(seed=seed)
-    passes = 10 * len(ids) // (plan.batch_size * config.block_size)
-    plan.steps = min(max(passes, 100), 800)
-    with torch.random.fork_rng([]):
+    ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
+    plan.steps = min(max(ten_times, 100), 800)
+    ids = ids.repeat(-(-(config.block_size + 1) // len(ids)))  # at least one window
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = LogTrainer(FastGPT(config), ids, plan)
+        trainer = LogTrainer(FastGPT(config).to(ids.device), ids, plan)
         while trainer.step < plan.steps:
             trainer.take_step()
     return trainer.model.eval()
@@ -725,7 +726,7 @@ def learn(ids: Tensor, vocab_size: int, seed: int = 0) -> FastGPT:
 
 # %%
 start = time.perf_counter()
-model = learn(train_ids, V)
+model = learn(train_ids, log_config(V))
 bits = bits_per_event(model, val_coded)
 f"{bits:.3f} bits after {time.perf_counter() - start:.0f} s"
 

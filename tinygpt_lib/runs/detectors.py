@@ -17,6 +17,7 @@ from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensor
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.logs import END, learn
 from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from tinygpt_lib.speed import FastConfig
 
 SCORES = ("max", "mean")
 
@@ -107,9 +108,9 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                 f"only the others tell of ends: {error}"
             ) from error
 
-        def told(ids: Tensor, vocab_size: int, own_seed: int):
+        def told(ids: Tensor, config: FastConfig, own_seed: int):
             progress(f"model {own_seed - seed + 1} of {k}")
-            return learn(ids.to(device), vocab_size, own_seed)
+            return learn(ids.to(device), config, own_seed)
 
         return super().fit(
             sessions,
