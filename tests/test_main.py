@@ -138,6 +138,7 @@ SETTINGS = {  # another value than the preset's
     "--qk-norm": "none",
     "--tie-weights": True,
     "--zero-outputs": False,
+    "--n-kv-head": 2,
     "--window": 3,
     "--steps": 5,
     "--batch-size": 4,

@@ -430,12 +430,12 @@ def test_gpt2_files_survive_json_and_other_names(gpt2_folder, tmp_path):
     [
         ("encoder.json", lambda s: s[:-5], "can't be read"),
         ("encoder.json", lambda s: "[]", "holds no table"),
-        ("encoder.json", lambda s: s.replace('"!": 0', '"!": 1'), "number its tokens"),
-        ("encoder.json", lambda s: s[:-1] + ', "<s>": 9999}', "number its"),
-        ("vocab.bpe", lambda s: s + "zz z\n", "holds 'zz z', no merge"),
-        ("vocab.bpe", lambda s: s + "a b c\n", "holds 'a b c', no merge"),
-        ("vocab.bpe", lambda s: s + "~ ~\n", "number its tokens"),
-        ("vocab.bpe", lambda s: "", "number its tokens"),
+        ("encoder.json", lambda s: s.replace('"!": 0', '"!": 1'), "are not numbered as"),
+        ("encoder.json", lambda s: s[:-1] + ', "<s>": 9999}', "are not numbered as"),
+        ("vocab.bpe", lambda s: s + "zz z\n", "'zz z' is no merge"),
+        ("vocab.bpe", lambda s: s + "a b c\n", "'a b c' is no merge"),
+        ("vocab.bpe", lambda s: s + "~ ~\n", "are not numbered as"),
+        ("vocab.bpe", lambda s: "", "are not numbered as"),
     ],
 )
 def test_files_that_are_not_gpt2s_are_refused(

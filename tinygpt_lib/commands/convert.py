@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from tinygpt_lib.basics.files import check_free
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.runs.checkpoints import check_free, load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
 from tinygpt_lib.runs.huggingface import load_hf, save_hf
 
 
@@ -46,7 +47,7 @@ def run_convert(options) -> int:
     else:
         if options.folder or options.out is None:
             options.usage_error("--from wants --out, the folder of the new run")
-        check_free(options.out)
+        check_free(options.out, "config.json")
         model, tokenizer = load_hf(other)
         save_checkpoint(options.out, model, tokenizer, {"converted from": str(other)})
         print(f"{options.out} holds {model.n_parameters():,} parameters")

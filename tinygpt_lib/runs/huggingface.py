@@ -15,16 +15,15 @@ from torch import Tensor
 
 from tinygpt_lib.basics.files import (
     CheckpointError,
+    filling,
     json_file,
     read_bytes,
     read_json,
     write_together,
-    writing,
 )
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.runs.checkpoints import (
     NOT_DESCRIBED,
-    check_free,
     check_shapes,
     check_tokenizer,
     first_line,
@@ -277,10 +276,8 @@ def save_hf(folder: str | Path, model: GPT, tokenizer) -> None:
     }
     if isinstance(tokenizer, BPETokenizer):
         files |= gpt2_files(tokenizer)
-    check_free(folder)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_together({folder / name: data for name, data in files.items()})
+    with filling(folder, "config.json") as aside:
+        write_together({aside / name: data for name, data in files.items()})
 
 
 def gpt2_files(tokenizer: BPETokenizer) -> dict[str, bytes]:

@@ -47,6 +47,8 @@ def generate(
     """
     check_generation(model, ids, n_tokens, temperature, top_k, top_p)
     device, config = device_of(model), model.config
+    # Room for all of the text, or an error now and not in a year.
+    torch.empty(len(ids), ids.shape[1] + n_tokens, dtype=torch.int64)
     endless = getattr(config, "window", 0) > 0 and config.position != "learned"
     cached = WindowCache if endless else KVCache
     return generation.generate(
