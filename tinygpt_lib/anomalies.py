@@ -398,7 +398,7 @@ class AnomalyDetector:
         )
 
 
-# --- Are the explanations right? ---
+# --- What each of the two sees ---
 
 
 def with_fault(

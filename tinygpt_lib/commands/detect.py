@@ -412,6 +412,7 @@ def as_json(name: str, report: SessionReport, line: int, **more) -> None:
         "events": report.n_events,
         "unknown": report.n_unknown,
         "windowed": report.windowed,
+        "counts": report.counts,
         "worst": {
             "position": worst.position,
             "event": worst.event,
@@ -483,6 +484,7 @@ def described(name: str, report: SessionReport, place: str, line: str) -> str:
         f"    {line.strip()[:300]}",
     ]
     text += [f"    expected {chance:6.1%}  {e[:150]}" for e, chance in worst.expected]
+    text += [f"    {n} times, normally {m}: {e[:150]}" for e, n, m in report.counts]
     return "\n".join(map(printable, text))
 
 
