@@ -23,7 +23,6 @@ from tinygpt_lib.anomalies import (
     read_sessions,
     root_counts,
     weigh,
-    with_fault,
 )
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.logs import (
@@ -32,7 +31,6 @@ from tinygpt_lib.logs import (
     SessionFinder,
     group_lines,
     learn,
-    log_config,
     surprisals,
 )
 from tinygpt_lib.runs.detectors import (
@@ -319,7 +317,7 @@ def test_nonsense_in_a_file_is_refused(detector, tmp_path, change, message):
 
 
 def test_a_log_of_nothing_but_new_lines_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(anomalies, "MOST_EVENTS", 4)
+    monkeypatch.setattr(anomalies, "MOST", 4)
     sessions = [["open", "read", f"at {i:02}", "close"] for i in range(40)]
     found = AnomalyDetector.fit(sessions, learn=untaught, folds=2, false_alarms=0.1)
     assert found.tokenizer.events == ["at 00", "close", "open", "read"]
@@ -665,7 +663,7 @@ def test_pauses_and_ends():
     st.integers(0, 99),
 )
 def test_a_fault_is_where_it_says(session, kind, seed):
-    wrong, places = with_fault(session, kind, "abx", Random(seed))
+    wrong, places = _logdata.with_fault(session, kind, "abx", Random(seed))
     n = len(session)
     assert len(wrong) == n + {"insert": 1, "delete": -1, "swap": 0}[kind]
     assert places and all(0 <= place <= len(wrong) for place in places)

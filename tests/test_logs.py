@@ -22,6 +22,7 @@ from tinygpt_lib import load_checkpoint, logs
 from tinygpt_lib.basics.corpus import data_folder
 from tinygpt_lib.basics.loglines import (
     LONGEST_LINE,
+    MASKS,
     from_iso,
     read_lines,
     seconds_of,
@@ -29,7 +30,6 @@ from tinygpt_lib.basics.loglines import (
 from tinygpt_lib.logs import (
     BEGIN,
     END,
-    MASKS,
     UNKNOWN,
     EventTokenizer,
     Masks,

@@ -12,14 +12,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tinygpt_lib.basics.checks import each
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, learn, log_config
 
 __all__ = [
-    "MOST_EVENTS",
-    "MOST_NORMAL",
-    "TIE",
+    "MOST",
     "AnomalyDetector",
     "EventReport",
     "Reading",
@@ -27,14 +26,12 @@ __all__ = [
     "apart",
     "deal",
     "distances",
-    "each",
     "has_ended",
     "longest_pauses",
     "p_values",
     "read_sessions",
     "root_counts",
     "weigh",
-    "with_fault",
 ]
 
 # --- Has it ended? ---
@@ -116,7 +113,7 @@ def read_sessions(
 
 # --- What the counts say ---
 
-MOST_EVENTS = MOST_NORMAL = 4096  # kinds of events, and of their counts, that are kept
+MOST = 4096  # kinds of events, and of their counts, that are kept
 
 
 def root_counts(sessions: Sequence[Tensor], vocab_size: int) -> Tensor:
@@ -137,9 +134,9 @@ def distances(rows: Tensor, others: Tensor, ended: bool = True) -> Tensor:
 
 
 def apart(rows: Tensor, ended: bool) -> tuple[Tensor, Tensor]:
-    """The different rows (R, V), commonest first, and how far each row is from another."""
+    """The different rows (R, V), commonest first; how far each row is from another."""
     kinds, place, times = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    kept = kinds[times.argsort(descending=True, stable=True)[:MOST_NORMAL]]
+    kept = kinds[times.argsort(descending=True, stable=True)[:MOST]]
     nearest = torch.zeros(len(kinds))  # where there are two of a kind
     for i in (times == 1).nonzero()[:, 0].split(1024):
         found = distances(kinds[i], kept, ended)
@@ -150,18 +147,16 @@ def apart(rows: Tensor, ended: bool) -> tuple[Tensor, Tensor]:
 
 # --- Where does an alarm begin? ---
 
-TIE = 1e-3  # nats: equal sessions must tie, however a batch rounds their scores
-
 
 def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     """Conformal p-values (N,) of scores (K, N) by K models, each with its own fold.
 
     `held_out` are, for each model, the scores of normal sessions it has not learnt
-    from, in rising order; what is less by no more than TIE counts. Vovk, 2015.
+    from, in rising order. Scores that differ by rounding tie. Vovk, 2015.
     """
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
     for kept, own in zip(held_out, scores, strict=True):
-        at_least += len(kept) - torch.searchsorted(kept, own.contiguous() - TIE)
+        at_least += len(kept) - torch.searchsorted(kept, own.contiguous() - 1e-3)
     return (1 + at_least).double() / (1 + sum(map(len, held_out)))
 
 
@@ -192,14 +187,6 @@ class SessionReport:
     worst: EventReport | None  # an unknown event, else the most surprising one
     counts: tuple[tuple[str, int, int], ...]  # events, how often, how often elsewhere
     windowed: bool  # longer than what the models see at once
-
-
-def each(value: bool | Sequence[bool], count: int) -> list[bool]:
-    """One value for each of `count` things, from one for all or from as many."""
-    values = [value] * count if isinstance(value, bool) else [*map(bool, value)]
-    if len(values) != count:
-        raise ValueError(f"{len(values)} values were given for {count} sessions")
-    return values
 
 
 def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
@@ -267,7 +254,7 @@ class AnomalyDetector:
             raise ValueError(f"{over.sum()} sessions can't promise {false_alarms:g}")
         # 1. What there is to know.
         seen = Counter(event for session in sessions for event in {*session})
-        often = sorted(seen, key=lambda event: (-seen[event], event))[:MOST_EVENTS]
+        often = sorted(seen, key=lambda event: (-seen[event], event))[:MOST]
         tokenizer = EventTokenizer(sorted(often))
         coded = [tokenizer.encode_session(session) for session in sessions]
         new = {event for event in seen if seen[event] == 1} | {*seen} - {*often}
@@ -329,15 +316,6 @@ class AnomalyDetector:
         done = {key: self.report(key[0], reading, key[1]) for key, reading in pairs}
         return [done[key] for key in keys]
 
-    def explain(self, session: Sequence) -> list[EventReport]:
-        """A report of each event of a session, and of its end."""
-        events = tuple(map(str, session))
-        (reading,) = self.read([events])
-        return [
-            self.report_event(event, reading, t)
-            for t, event in enumerate((*events, END))
-        ]
-
     def report(
         self, events: Sequence[str], reading: Reading, ended: bool = True
     ) -> SessionReport:
@@ -396,33 +374,3 @@ class AnomalyDetector:
             ),
             windowed=sum(often) >= self.members[0].config.block_size,
         )
-
-
-# --- What each of the two sees ---
-
-
-def with_fault(
-    session: Sequence[str], kind: str, events: Sequence[str], rng: Random
-) -> tuple[list[str], set[int]]:
-    """A session with an event of `events` inserted, or one deleted or swapped.
-
-    And the places where it is wrong, more than one where that can't be told. `kind` is
-    "insert", "delete" or "swap"; the session has to hold two different events.
-    """
-    wrong, place = list(session), rng.randrange(len(session))
-    if kind == "swap":
-        unlike = [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
-        place = rng.choice(unlike)
-        wrong[place : place + 2] = wrong[place + 1], wrong[place]
-        return wrong, {place, place + 1}
-    if kind == "insert":
-        wrong.insert(place, rng.choice(events))
-    first = last = place
-    while first > 0 and wrong[first - 1] == wrong[place]:
-        first -= 1
-    while last + 1 < len(wrong) and wrong[last + 1] == wrong[place]:
-        last += 1
-    if kind == "insert":
-        return wrong, set(range(first, last + 1))
-    del wrong[place]
-    return wrong, {last}  # where the last of the row should be

@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.loglines import DATED, LONGEST_LINE, EventText, seconds_of
+from tinygpt_lib.basics.loglines import (
+    DATED,
+    LONGEST_LINE,
+    MASKS,
+    EventText,
+    compiled,
+    seconds_of,
+)
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
 __all__ = [
     "BEGIN",
     "END",
-    "MASKS",
     "UNKNOWN",
     "EventTokenizer",
     "LogPlan",
@@ -42,21 +48,6 @@ __all__ = [
 
 # --- What varies, and what does not ---
 
-MASKS = {  # in this order: word that is put in -> pattern of what it stands for
-    "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
-    "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
-    r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
-    r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
-    r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
-    "<time>": DATED + r"|\b\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
-    "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
-    "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
-    r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
-    r"|\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b",
-    "<number>": r"\b0x[0-9a-fA-F]+\b"
-    r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
-}
-
 
 class Masks:
     """Lines to events: what varies in a line, by patterns, becomes a word such as <id>.
@@ -67,15 +58,10 @@ class Masks:
 
     def __init__(self, patterns: dict[str, str] | None = None):
         self.patterns = dict(MASKS if patterns is None else patterns)
-        self._compiled = []
-        for word, pattern in self.patterns.items():
-            try:
-                template = word.replace("\\", r"\\")
-                self._compiled.append((template, re.compile(pattern)))
-            except re.error as error:
-                raise ValueError(
-                    f"the mask for {word} is no regular expression: {error}"
-                ) from None
+        self._compiled = [
+            (word.replace("\\", r"\\"), compiled(pattern, f"the mask for {word}"))
+            for word, pattern in self.patterns.items()
+        ]
 
     def __call__(self, line: str) -> str:
         """The event of a line; blanks count once, and what is overlong is cut off."""
@@ -122,10 +108,7 @@ class SessionFinder:
             raise ValueError(f"seconds is {seconds}; it must be at least 1")
         self.seconds, self.time_format = seconds, time_format
         regex = session_regex if seconds is None else (time_regex or DATED)
-        try:
-            self.pattern = re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"{regex!r} is no regular expression: {error}") from None
+        self.pattern = compiled(regex, repr(regex))
         self.last: str | None = None
 
     def __call__(self, line: str) -> str | None:
@@ -323,7 +306,7 @@ def log_config(vocab_size: int) -> FastConfig:
 def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
     """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
 
-    In 100 to 800 steps, on the device of the ids. Your random numbers stay as they were.
+    In 100 to 800 steps, where the ids are. Your random numbers stay as they were.
     """
     plan = LogPlan(seed=seed)
     ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)

@@ -64,7 +64,14 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.loglines import DATED, LONGEST_LINE, EventText, seconds_of
+from tinygpt_lib.basics.loglines import (
+    DATED,
+    LONGEST_LINE,
+    MASKS,
+    EventText,
+    compiled,
+    seconds_of,
+)
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -143,23 +150,6 @@ f"{purity:.4f}"
 # pattern of its own there: a word with six digits in a row counts as an identifier.
 
 
-# %%
-#| export
-MASKS = {  # in this order: word that is put in -> pattern of what it stands for
-    "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
-    "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
-    r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
-    r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
-    r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
-    "<time>": DATED + r"|\b\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
-    "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
-    "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
-    r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
-    r"|\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b",
-    "<number>": r"\b0x[0-9a-fA-F]+\b"
-    r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
-}
-
 # %% [markdown]
 # The patterns are data, so that others can be given for another log, and kept with a model.
 
@@ -175,15 +165,10 @@ class Masks:
 
     def __init__(self, patterns: dict[str, str] | None = None):
         self.patterns = dict(MASKS if patterns is None else patterns)
-        self._compiled = []
-        for word, pattern in self.patterns.items():
-            try:
-                template = word.replace("\\", r"\\")
-                self._compiled.append((template, re.compile(pattern)))
-            except re.error as error:
-                raise ValueError(
-                    f"the mask for {word} is no regular expression: {error}"
-                ) from None
+        self._compiled = [
+            (word.replace("\\", r"\\"), compiled(pattern, f"the mask for {word}"))
+            for word, pattern in self.patterns.items()
+        ]
 
     def __call__(self, line: str) -> str:
         """The event of a line; blanks count once, and what is overlong is cut off."""
@@ -207,6 +192,23 @@ assert len(together) == len(set(masked)) == len(set(events))
 mask(
     "Nov 25 03:12:01 gate sshd[4121]: Failed password for root from 203.0.113.7 port 51022 ssh2"
 )
+
+# %% [markdown]
+# Masks also destroy. `"GET /a HTTP/1.1" 200` and the same with 500 become one event, and so do a process
+# that exits with 0 and one that is killed with 137, three milliseconds and a minute:
+
+# %% tags=["nbval-check-output"]
+lost = [f"worker exited with {code}" for code in (0, 137)]
+statuses = [f"GET /index.html {status}" for status in (200, 500)]
+{mask(line) for line in lost + statuses}
+
+# %% [markdown]
+# No model behind a mask can see such a fault. Where a code matters, let it through by a mask of your own
+# that comes first and puts a word for it:
+
+# %% tags=["nbval-check-output"]
+codes = Masks({"killed": r"(?<=exited with )137", "<status 5xx>": r"\b5\d\d$", **MASKS})
+[codes(line) for line in lost + statuses]
 
 # %% [markdown]
 # When is masking not enough? It finds what *looks* like a name. In `session opened for user alice`
@@ -311,10 +313,7 @@ class SessionFinder:
             raise ValueError(f"seconds is {seconds}; it must be at least 1")
         self.seconds, self.time_format = seconds, time_format
         regex = session_regex if seconds is None else (time_regex or DATED)
-        try:
-            self.pattern = re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"{regex!r} is no regular expression: {error}") from None
+        self.pattern = compiled(regex, repr(regex))
         self.last: str | None = None
 
     def __call__(self, line: str) -> str | None:
@@ -647,7 +646,8 @@ def bits_per_event(
 # %% [markdown]
 # Counting first. An n-gram model sees the last n - 1 events, and leans on the next shorter context
 # where it has seen too little. How much (chapter 02's `strength`) is chosen on a tenth of the
-# training sessions, for each n by itself: the longer the context, the less each has been seen.
+# training sessions, for each n by itself. Chapter 02 gives each context a code, a number below V to the
+# power of n; codes are kept in 63 bits, so n is at most 63 / log2(V). That is 15 here.
 
 # %%
 fit, choose = split(train_sessions)
@@ -666,7 +666,7 @@ def chosen(n):
     return min((1, 3, 10, 30, 100), key=held_out)
 
 
-most = int(63 / math.log2(V))  # longer ones have more codes than fit into 63 bits
+most = int(63 / math.log2(V))  # the longest whose codes fit into 63 bits
 strengths = {n: chosen(n) for n in (2, 3, 4, 6, 8, 11, most)}
 counts = {n: NGram(train_ids, n, V, strengths[n]) for n in strengths}
 counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
@@ -710,7 +710,7 @@ def log_config(vocab_size: int) -> FastConfig:
 def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
     """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
 
-    In 100 to 800 steps, on the device of the ids. Your random numbers stay as they were.
+    In 100 to 800 steps, where the ids are. Your random numbers stay as they were.
     """
     plan = LogPlan(seed=seed)
     ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
@@ -744,7 +744,7 @@ assert max(by_seed) < min(counted.values())
 by_seed
 
 # %% [markdown]
-# Where does the gain come from? What an n-gram can't do well is count. Take the surprisal of each place
+# Where does the gain come from? Take the surprisal of each place
 # in a session, for the best n-gram and the GPT:
 
 # %%
@@ -766,8 +766,7 @@ show(
 
 # %% [markdown]
 # *At the first places both know the same. The GPT is ahead late in the session, where something has
-# to be remembered from further back; perhaps how many machines got the block, and so how many more
-# lines of a kind must come. We shall see.*
+# to be remembered from further back than the table reaches with enough counts.*
 #
 # ## It writes
 # A language model can write. Start with a begin, stop at the first end, and what comes out is the
@@ -876,7 +875,8 @@ show(
 # %% [markdown]
 # *Left, as pairs know it. Right, one row of it taken apart: what is expected after the same line
 # depends on how often it has come already. While machines are left that have a copy, the next one
-# is told; after the third the deleting begins. Pairs can't know that; it takes three events of memory.*
+# is reported; after the third the deleting begins. Pairs can't know that. A 4-gram could: it sees the
+# three lines before. What it can't see is what stands further back.*
 #
 # ## Summary
 # A log is a language with few words, once what varies is masked: four patterns turn 222,579 lines

@@ -18,8 +18,10 @@ from tinygpt_lib.basics.tokens import checked_ids
 __all__ = [
     "DATED",
     "LONGEST_LINE",
+    "MASKS",
     "EventText",
     "bounded_lines",
+    "compiled",
     "read_lines",
     "seconds_of",
 ]
@@ -30,6 +32,28 @@ DATED = (  # a time with its date: ISO 8601, then web servers', then syslog's
     r"|\b\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
     r"|\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d\b(?:[.,]\d+)?"
 )
+MASKS = {  # in this order: word that is put in -> pattern of what it stands for
+    "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
+    "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
+    r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
+    r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
+    r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
+    "<time>": DATED + r"|\b\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
+    "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
+    "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
+    r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
+    r"|\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b",
+    "<number>": r"\b0x[0-9a-fA-F]+\b"
+    r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
+}
+
+
+def compiled(pattern: str, what: str) -> re.Pattern:
+    """A regular expression; ValueError, naming what it is, for one that is none."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{what} is no regular expression: {error}") from None
 
 
 def read_lines(*paths: str) -> Iterator[str]:

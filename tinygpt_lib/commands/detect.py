@@ -27,9 +27,9 @@ from tinygpt_lib.anomalies import (
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.loglines import LONGEST_LINE, bounded_lines, read_lines
+from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, bounded_lines, read_lines
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.logs import MASKS, Masks, Session, SessionFinder, group_lines
+from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 
 WINDOW = 60.0  # seconds, for lines that nothing else groups
@@ -99,7 +99,7 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         "--score",
         choices=sorted(SCORES),
         default="max",
-        help="of a session: its largest surprisal and its counts, or the mean surprisal "
+        help="of a session: largest surprisal and counts, or the mean surprisal "
         "alone, for logs whose sessions are all different (default: max)",
     )
     command.add_argument(

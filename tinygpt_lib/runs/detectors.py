@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import EventReport, SessionReport, distances, weigh
-from tinygpt_lib.basics.checks import check_choice, check_float, check_int
+from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
@@ -94,7 +94,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         sessions = list(map(check_session, sessions))
         if not any(map(len, sessions)):
             raise ValueError("the sessions hold no event: there is nothing to know")
-        over = anomalies.each(ended, len(sessions))
+        over = each(ended, len(sessions))
         n, k = sum(over), min(folds, sum(over))
         try:
             check_rate(false_alarms, n)
@@ -124,6 +124,15 @@ class AnomalyDetector(anomalies.AnomalyDetector):
 
     def score(self, sessions, ended: bool | Sequence[bool] = True):
         return super().score(map(check_session, sessions), ended)
+
+    def explain(self, session: Sequence) -> list[EventReport]:
+        """A report of each event of a session, and of its end."""
+        events = tuple(map(str, check_session(session)))
+        (reading,) = self.read([events])
+        return [
+            self.report_event(event, reading, t)
+            for t, event in enumerate((*events, END))
+        ]
 
     def stream(self, **settings) -> "EventStream":
         """Judges events as they come; settings as for EventStream."""
