@@ -827,7 +827,23 @@ for name, result in results.items():
     print(name, ranks)
 
 # %% [markdown]
-# An honest reading comes with the figures: see the Summary.
+# An honest reading. On A at 0.2 % the detector is ahead of the rules of a minute, 98 against 95 and 96,
+# and nearest neighbour on root counts, without any GPT, is as good. On C the counts alone are ahead, 91
+# against 87: the GPTs raise more false alarms as the times change. What is told of a block in HDFS is
+# nearly settled by how often each line comes, and no label here asks for more. What the GPT adds is
+# in the table of planted faults above: the order of events, which no count can see, and with each alarm
+# a line and what had been expected there.
+#
+# Average precision on C stays near 83. Some two dozen normal sessions after the cut hold lines that
+# were never seen before it, and in large numbers; they rank above faults that differ by one line.
+# No score that we tried, without looking at labels, put them below (`benchmarks/LOG.md`).
+#
+# ADFA is hard for all of them. An attack there is a program that behaves otherwise for hundreds of calls,
+# while nearly every normal trace has counts of its own: of 833 training traces, 753. So the nearest
+# neighbour says little, and neither does the largest surprisal. Only the *mean* surprisal ranks the
+# attacks above the rest; the detector judges by it alone if told so (`score="mean"`). Which of the two
+# fits a log can be read off its normal sessions: where most have no other session at distance 0, counts
+# are no witness.
 #
 # ## How to fool oneself
 # Published figures on this data are often got in other ways, and can't be compared with ours. Le and
@@ -881,7 +897,12 @@ assert [r.anomalous for r in again.score(trial.test[:500], ended[:500])] == [
 
 # %% [markdown]
 # ## Summary
-# SUMMARY
+# A session is unlike normal ones if an event in it is very surprising, or if its counts are far from all
+# normal ones. Priced alike, both make one score, and conformal p-values over sessions that were kept
+# back turn that into an alarm with a promised rate: proven at about twice the rate, met where the times
+# don't change. On HDFS the detector reaches an F1 of 98 on DeepLog's split and 87 where the log is cut
+# by time. Counts alone do as well there, or better; the GPT sees what counts can't, the order, and
+# names the line. On system calls neither does well.
 #
 # ## Exercises
 # **1.** Which rate can the 833 traces of ADFA promise at most? Give the smallest as `smallest`.
