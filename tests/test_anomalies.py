@@ -116,7 +116,9 @@ def test_the_promise_holds_whatever_the_scores_are():
     assert abs(low / 20_000 - 0.05) < 0.007  # eight deviations, but rows share draws
 
 
-@pytest.mark.parametrize(("rate", "n"), [(0.002, 499), (0.01, 99), (0.5, 1), (0.1, 9)])
+@pytest.mark.parametrize(
+    ("rate", "n"), [(0.002, 999), (0.01, 199), (0.5, 3), (0.1, 19)]
+)
 def test_how_many_normal_sessions_a_rate_needs(rate, n):
     check_rate(rate, n)
     with pytest.raises(
@@ -128,13 +130,13 @@ def test_how_many_normal_sessions_a_rate_needs(rate, n):
     assert ("or allow a rate of" in said) == (n > 1)
 
 
-@given(st.integers(1, 10**7))
+@given(st.integers(5, 10**7))
 def test_the_rate_that_is_advised_is_accepted(n):
     with pytest.raises(ValueError, match="give more, or allow a rate of") as error:
         check_rate(0.5 / (n + 1), n)
     advised = float(str(error.value).split()[-1])
     check_rate(advised, n)
-    assert advised <= 1.2 / (n + 1)
+    assert advised <= 2.2 / (n + 1)
 
 
 @pytest.mark.parametrize(("rate", "n"), [(0.002, 499), (0.002, 999), (0.1, 9)])
@@ -301,7 +303,7 @@ def test_what_only_counts_see_and_what_only_the_gpt_sees(detector):
         (lambda x: x.update({"normal-open": x["normal-open"][:, 1:]}), "counts must"),
         (lambda x: x.update({"normal-ended": x["normal-ended"] - 9}), "not below 0"),
         (lambda x: x.update({"held-out-open-0": torch.tensor([0.0])}), "of float64"),
-        (lambda x: x["held-out-ended-0"].fill_(math.nan), "no number"),
+        (lambda x: x["held-out-ended-0"].fill_(math.nan), "no numbers"),
     ],
 )
 def test_nonsense_in_a_file_is_refused(detector, tmp_path, change, message):
@@ -357,11 +359,10 @@ def test_long_sessions_are_read_in_windows(detector):
     ("sessions", "settings", "message"),
     [
         ([], {}, "hold no event"),
-        ([["a"]], {}, "needs at least 499 normal sessions, and there are 1"),
-        ([["a"]] * 99, {"false_alarms": 0.001}, "999 normal sessions"),
+        ([["a"]], {}, "needs at least 999 normal sessions, and there are 1"),
+        ([["a"]] * 99, {"false_alarms": 0.001}, "1,999 normal sessions"),
         ([["a"]] * 9, {"score": "best"}, "score is 'best'"),
         ([["a"]] * 9, {"folds": 1}, "folds is 1"),
-        ([["a"]], {"false_alarms": 0.5}, "one session is not enough"),
         ([["a"]] * 9, {"ended": [True] * 8}, "8 values were given for 9 sessions"),
         (
             [["a"]] * 600,
@@ -429,14 +430,11 @@ def test_held_out_scores_are_those_of_sessions_not_learnt(detector, normal):
         [detector.tokenizer.encode_session(s) for s in normal],
         detector.tokenizer.vocab_size,
     )
-    far = apart(rows, True)[1]
+    assert torch.equal(apart(rows, True)[1].sort().values, detector.far[True])
     for k, part in enumerate(deal([True] * len(normal), 3, 0)):
         own = [tuple(normal[i]) for i in part]
         readings = detector.read(own, detector.members[k : k + 1])
-        scores = [
-            r.nats.max().item() + detector.price * far[i].item()
-            for i, r in zip(part, readings, strict=True)
-        ]
+        scores = [reading.nats.max().item() for reading in readings]
         kept = detector.held_out[True][k].tolist()
         assert kept == pytest.approx(sorted(scores), abs=1e-4)
 
@@ -458,7 +456,7 @@ def test_unknown_events_leave_the_promised_rate_alone(normal):
 def test_the_rate_can_be_set_anew(kept):
     with pytest.raises(ValueError, match="there are 240"):
         kept.false_alarms = 0.001
-    session = ["open", "read", "close"]
+    session = ["read", "open", "close"]
     kept.held_out = {True: [torch.linspace(0, 9, 80).double()] * 3}
     kept.false_alarms = p = kept.score([session])[0].p_value
     assert 0.01 < p < 1 and kept.score([session])[0].anomalous

@@ -179,8 +179,8 @@ class EventReport:
 class SessionReport:
     """What a detector says of one session."""
 
-    score: float  # nats
-    p_value: float  # what share of normal sessions scores as much
+    score: float  # nats; a distance of 1 is worth log(N + 1)
+    p_value: float  # what share of normal sessions is as odd
     anomalous: bool  # p_value is within the promised rate, or an event is unknown
     n_events: int
     n_unknown: int
@@ -202,9 +202,9 @@ class AnomalyDetector:
     """Finds sessions that are unlike normal ones, and says what is odd about them.
 
     `normal` are root counts of normal sessions (R, V), {whether only of those that have
-    ended}; `held_out` the scores by each member of the sessions that it has not learnt
-    from, {whether their ends count}. `news`: what share of normal sessions will hold
-    unknown events; `about`: plain data that is kept with it.
+    ended}; `far` how far those were from another; `held_out` the surprise, by each
+    member, at the sessions that it has not learnt from, {whether their ends count}.
+    `news`: what share of normal sessions will hold unknown events; `about`: plain data.
     """
 
     def __init__(
@@ -212,6 +212,7 @@ class AnomalyDetector:
         members: Sequence[GPT],
         tokenizer: EventTokenizer,
         normal: dict[bool, Tensor],
+        far: dict[bool, Tensor],
         held_out: dict[bool, list[Tensor]],
         *,
         n_events: int,
@@ -221,10 +222,7 @@ class AnomalyDetector:
         about: dict | None = None,
     ):
         self.members, self.tokenizer, self.normal = list(members), tokenizer, normal
-        self.held_out = {
-            end: [s.sort().values for s in by_member]
-            for end, by_member in held_out.items()
-        }
+        self.far, self.held_out = far, held_out
         self.n_events, self.price = n_events, math.log(n_events + 1)
         self.false_alarms, self.score_name, self.news = false_alarms, score, news
         self.about = dict(about or {})
@@ -250,7 +248,7 @@ class AnomalyDetector:
         """
         sessions = [tuple(map(str, session)) for session in sessions]
         over = torch.tensor(each(ended, len(sessions)))
-        if false_alarms * (1 + over.sum()) < 1 - 1e-9 or over.sum() < 2:
+        if false_alarms * (1 + over.sum()) < 2 - 1e-9:
             raise ValueError(f"{over.sum()} sessions can't promise {false_alarms:g}")
         # 1. What there is to know.
         seen = Counter(event for session in sessions for event in {*session})
@@ -261,15 +259,16 @@ class AnomalyDetector:
         news = sum(not new.isdisjoint(session) for session in sessions) / len(sessions)
         # 2. Counts, and how far each session is from another one.
         rows = root_counts(coded, tokenizer.vocab_size)
-        normal, far = {}, {True: torch.zeros(len(rows))}
-        normal[True], far[True][over] = apart(rows[over], True)
-        normal[False], far[False] = apart(rows, False)
         # What would have been news raises an alarm of its own, and is left out here.
         extra = rows[:, [name in new for name in tokenizer.names]].sum(1)
         known = [tuple(e for e in session if e not in new) for session in sessions]
+        normal, far = {}, {}
+        for end, there in ((True, over), (False, torch.ones_like(over))):
+            normal[end], distance = apart(rows[there], end)
+            far[end] = (distance - extra[there]).double().sort().values
         # 3. Models, each of which never sees one fold, and what they say of that.
         n_events = sum(map(len, sessions))
-        parts = normal, {True: [], False: []}
+        parts = normal, far, {True: [], False: []}
         settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
         detector = cls([], tokenizer, *parts, **settings, news=news, about=about)
         for k, fold in enumerate(deal(over.tolist(), folds, seed)):
@@ -280,7 +279,7 @@ class AnomalyDetector:
             readings = detector.read([known[i] for i in fold], [model])
             for end, kept in detector.held_out.items():
                 scores = [
-                    detector.score_of(reading, far[end][i] - extra[i], end)
+                    detector.surprise(reading, end)
                     for i, reading in zip(fold, readings, strict=True)
                     if over[i] or not end
                 ]
@@ -295,14 +294,12 @@ class AnomalyDetector:
         readings = read_sessions(members or self.members, coded, self.price)
         return [readings[places[session]] for session in sessions]
 
-    def score_of(self, reading: Reading, far: Tensor, ended: bool) -> Tensor:
-        """Scores (K,), in nats, of a session by its reading and its distance."""
+    def surprise(self, reading: Reading, ended: bool) -> Tensor:
+        """The largest surprisal of a session, or the mean, by each member: (K,)."""
         nats = reading.nats if ended else reading.nats[:, :-1]
         if not nats.shape[1]:
-            return self.price * far.expand(len(nats)).double()
-        if self.score_name == "mean":
-            return nats.mean(1).double()
-        return (nats.amax(1) + self.price * far).double()
+            return torch.zeros(len(nats)).double()
+        return (nats.mean(1) if self.score_name == "mean" else nats.amax(1)).double()
 
     def score(
         self, sessions: Iterable[Sequence], ended: bool | Sequence[bool] = True
@@ -328,9 +325,7 @@ class AnomalyDetector:
             place = unknown[0] if unknown else nats.argmax().item()
             worst = self.report_event((*events, END)[place], reading, place)
         row = root_counts([ids], self.tokenizer.vocab_size)
-        far = distances(row, self.normal[ended], ended)[0]
-        scores = self.score_of(reading, far.min(), ended)
-        return self.verdict(scores, row[0], far, worst, ended)
+        return self.verdict(self.surprise(reading, ended), row[0], worst, ended)
 
     def report_event(
         self, event: str, reading: Reading, t: int, position: int | None = None
@@ -348,22 +343,26 @@ class AnomalyDetector:
 
     def verdict(
         self,
-        scores: Tensor,  # (K,)
+        nats: Tensor,  # (K,)
         row: Tensor,  # (V,): its root counts
-        far: Tensor,  # (R,): its distances from normal ones
         worst: EventReport | None,
         ended: bool,
         among: bool | None = None,
     ) -> SessionReport:
-        """The report from scores, judged among those that have ended, or may go on."""
-        held_out = self.held_out[ended if among is None else among]
-        p_value = p_values(held_out, scores[:, None]).item()
+        """The report, judged among sessions that have ended, or among all."""
+        among = ended if among is None else among
+        far = distances(row[None], self.normal[ended], ended)[0].double()
+        p_value = p_values(self.held_out[among], nats[:, None]).item()
+        if self.score_name == "max":
+            q_value = p_values([self.far[among]], far.min()[None, None]).item()
+            p_value = min(1.0, 2 * min(p_value, q_value))
         usual = self.normal[ended][far.argmin()]
         gaps = (row - usual).abs() if ended else (row - usual).clamp(min=0)
         often, elsewhere = (x.square().round().int().tolist() for x in (row, usual))
         most = [i for i in gaps.topk(min(3, len(gaps))).indices.tolist() if gaps[i] > 0]
         return SessionReport(
-            score=scores.mean().item(),
+            score=nats.mean().item()
+            + (self.price * far.min()).item() * (self.score_name == "max"),
             p_value=p_value,
             anomalous=p_value <= self.false_alarms or often[0] > 0,
             n_events=sum(often),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib import anomalies
-from tinygpt_lib.anomalies import EventReport, SessionReport, distances, weigh
+from tinygpt_lib.anomalies import EventReport, SessionReport, weigh
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
@@ -26,14 +26,14 @@ def check_rate(false_alarms: float, n_normal: int | None = None) -> None:
     """ValueError for a rate that is none, or that n normal sessions can't promise."""
     allowed = "above 0 and below 1"
     check_float("false_alarms", false_alarms, allowed, lambda rate: 0 < rate < 1)
-    if n_normal is not None and false_alarms * (n_normal + 1) < 1 - 1e-9:
-        needed = math.ceil(1 / false_alarms - 1e-9) - 1
-        least, unit = 1 / (n_normal + 1), 10 ** -len(str(n_normal + 1)) / 10
+    if n_normal is not None and false_alarms * (n_normal + 1) < 2 - 1e-9:
+        needed = math.ceil(2 / false_alarms - 1e-9) - 1
+        least, unit = 2 / (n_normal + 1), 10 ** -len(str(n_normal + 1)) / 10
         advice = f", or allow a rate of {math.ceil(least / unit) * unit:.3g}"
         raise ValueError(
             f"a false-alarm rate of {false_alarms:g} needs at least {needed:,} normal "
             f"sessions, and there are {n_normal:,}: give more"
-            f"{advice if n_normal else ''}"
+            f"{advice if n_normal > 1 else ''}"
         )
 
 
@@ -54,13 +54,13 @@ def weights_of(member) -> str:
 class AnomalyDetector(anomalies.AnomalyDetector):
     __doc__ = anomalies.AnomalyDetector.__doc__
 
-    def __init__(self, members, tokenizer, normal, held_out, **settings):
+    def __init__(self, members, tokenizer, normal, far, held_out, **settings):
         check_int("n_events", settings["n_events"], low=1)
         share = settings.get("news", 0.0)
         check_float("news", share, "from 0 to 1", lambda share: 0 <= share <= 1)
         check_choice("score", settings.get("score", "max"), SCORES)
         check_rate(settings["false_alarms"])
-        super().__init__(members, tokenizer, normal, held_out, **settings)
+        super().__init__(members, tokenizer, normal, far, held_out, **settings)
 
     @property
     def false_alarms(self) -> float:
@@ -98,8 +98,6 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         n, k = sum(over), min(folds, sum(over))
         try:
             check_rate(false_alarms, n)
-            if n < 2:
-                raise ValueError("one session is not enough: none would be kept back")
         except ValueError as error:
             if n == len(sessions):
                 raise
@@ -146,6 +144,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         tensors = {}
         for ended, name in ((True, "ended"), (False, "open")):
             tensors[f"normal-{name}"] = self.normal[ended].contiguous()
+            tensors[f"far-{name}"] = self.far[ended]
             for i, scores in enumerate(self.held_out[ended]):
                 tensors[f"held-out-{name}-{i}"] = scores
         settings = {
@@ -166,9 +165,10 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         try:
             digests = settings.pop("members")
             check_int("members", len(digests), low=1, high=len(tensors))
-            normal, held_out = {}, {}
+            normal, far, held_out = {}, {}, {}
             for ended, name in ((True, "ended"), (False, "open")):
                 normal[ended] = tensors[f"normal-{name}"]
+                far[ended] = tensors[f"far-{name}"]
                 held_out[ended] = [
                     tensors[f"held-out-{name}-{i}"] for i in range(len(digests))
                 ]
@@ -181,8 +181,8 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                 raise ValueError("its members have different tokenizers")
             if [weights_of(member) for member in members] != digests:
                 raise ValueError("its members are not those that it was saved with")
-            check_numbers(normal, held_out, tokenizers[0].vocab_size)
-            return cls(members, tokenizers[0], normal, held_out, **settings)
+            check_numbers(normal, far, held_out, tokenizers[0].vocab_size)
+            return cls(members, tokenizers[0], normal, far, held_out, **settings)
         except CheckpointError:
             raise
         except KeyError as error:
@@ -193,19 +193,19 @@ class AnomalyDetector(anomalies.AnomalyDetector):
             raise CheckpointError(f"{path} is no detector: {error}") from error
 
 
-def check_numbers(normal: dict, held_out: dict, vocab_size: int) -> None:
+def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> None:
     """ValueError for counts or scores that are none."""
     for rows in normal.values():
         if rows.dtype != torch.float32 or rows.shape[1:] != (vocab_size,):
             raise ValueError(f"counts must be (R, {vocab_size}), got {rows.shape}")
         if not len(rows) or not (rows.isfinite() & (rows >= 0)).all():
             raise ValueError("counts must be some, finite, and not below 0")
-    for by_member in held_out.values():
-        for scores in by_member:
+    for ended, by_member in held_out.items():
+        for scores in (far[ended], *by_member):
             if scores.dtype != torch.float64 or scores.dim() != 1:
                 raise ValueError("held-out scores must be (n,) of float64")
-            if scores.isnan().any():
-                raise ValueError("a held-out score is no number")
+            if scores.isnan().any() or (scores.diff() < 0).any():
+                raise ValueError("held-out scores are no numbers in rising order")
 
 
 # --- One event at a time ---
@@ -321,15 +321,11 @@ class EventStream:
         self, session: Running, ended: bool, as_ended: bool = False
     ) -> SessionReport:
         """The report of a session as far as it has come."""
-        detector, row = self.detector, session.counts.sqrt()
-        far = distances(row[None], detector.normal[ended], ended)[0]
-        scores = session.totals
-        if detector.score_name == "mean":
-            scores = scores / max(1, session.n)
-        else:
-            scores = scores + detector.price * far.min()
-        among = ended or as_ended
-        return detector.verdict(scores, row, far, session.worst, ended, among)
+        nats = session.totals
+        if self.detector.score_name == "mean":
+            nats = nats / max(1, session.n)
+        row, among = session.counts.sqrt(), ended or as_ended
+        return self.detector.verdict(nats, row, session.worst, ended, among)
 
     def begin(self) -> Running:
         """A session of which only the begin was read."""
