@@ -2,7 +2,6 @@
 """Logs: is a log a language?"""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

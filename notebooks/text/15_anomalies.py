@@ -18,7 +18,7 @@
 # # 15 · Anomalies
 # > Can surprise find faults?
 #
-# Where we are: a GPT that knows how the life of a block is told, to 0.345 bits per event. When
+# Where we are: a GPT that knows how the life of a block is told, to 0.346 bits per event. When
 # something goes wrong, something else is told, and the model should be surprised. This chapter turns
 # surprise into an alarm: for each session a verdict, how often such a verdict is wrong, which line was
 # the surprising one, and what had been expected there.
