@@ -34,6 +34,7 @@ from tinygpt_lib import (
     load_shakespeare,
     new_model,
 )
+from tinygpt_lib.basics.files import write_atomically
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
@@ -203,7 +204,7 @@ def main() -> None:
     results = json.loads(OUT.read_text()) if OUT.exists() else {}
     for task, tokenizer, preset in tasks(parser.parse_args().names):
         results[task.name] = run(task, tokenizer, preset)
-        OUT.write_text(json.dumps(results, indent=1) + "\n")
+        write_atomically(OUT, (json.dumps(results, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tinygpt_lib.basics.files import (
 )
 from tinygpt_lib.runs import checkpoints, run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.huggingface import save_hf
 from tinygpt_lib.runs.run import Run, train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer
@@ -199,9 +200,20 @@ def test_a_file_that_is_replaced_keeps_its_mode(song, tiny_gpt, folder):
     assert {(folder / name).stat().st_mode & 0o777 for name in MODEL_FILES} == {0o600}
 
 
+WRITERS = {  # all that fills a folder: how, and with what
+    "train": (lambda out, song, model: train_in(out, song, model), RUN_FILES),
+    "save": (lambda out, song, m: save_checkpoint(out, m, song.tokenizer), MODEL_FILES),
+    "convert": (
+        lambda out, song, model: save_hf(out, model, song.tokenizer),
+        ["config.json", "model.safetensors", "tinygpt_tokenizer.json"],
+    ),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("out", ["private", "shared", "volume", "link", "broken", "."])
 def test_a_folder_that_is_there_stays_what_it_is(
-    song, tiny_gpt, tmp_path, monkeypatch, out
+    song, tiny_gpt, tmp_path, monkeypatch, out, writer
 ):
     """Renaming another folder to its place would also fail for mount points."""
     place = tmp_path / ("elsewhere" if out in ("link", "broken") else out)
@@ -216,17 +228,17 @@ def test_a_folder_that_is_there_stays_what_it_is(
     if out == "volume":
         (place / "lost+found").mkdir()
     monkeypatch.chdir(tmp_path)
-    train_in(Path(out), song, tiny_gpt())
+    write, files = WRITERS[writer]
+    write(Path(out), song, tiny_gpt())
     rest = ["lost+found"] * (out == "volume")
-    assert files_in(place) == sorted([*RUN_FILES, *rest])
+    assert files_in(place) == sorted([*files, *rest])
     assert (tmp_path / out).is_symlink() == (place.name == "elsewhere")
-    read_run(place)
     if before:
         after = place.stat()
         for what in ("st_ino", "st_mode", "st_uid", "st_gid"):
             assert getattr(after, what) == getattr(before, what), what
     if out == "shared":
-        assert {(place / name).stat().st_gid for name in RUN_FILES} == {after.st_gid}
+        assert {(place / name).stat().st_gid for name in files} == {after.st_gid}
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -885,6 +884,9 @@ def test_a_folder_of_another_kind(fails, song, tiny_gpt, trained, tmp_path):
         trained: "a run, for `sample`, `evaluate` and `train --resume`",
         model: "a model without a run, for `sample` and `evaluate`",
     }
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    for command in ("sample", "evaluate"):
+        assert f"`convert --from hf {tmp_path}` makes one" in fails(command, tmp_path)
     log = tmp_path / "log"
     log.write_text("a line\n")
     for command, wrong in (
@@ -1044,39 +1046,31 @@ def test_ctrl_c_before_there_is_a_run(cli, song_file, tmp_path, monkeypatch):
 
 # --- Standard output ---
 
-PRINTING = """
-import sys
-from tinygpt_lib.commands import leave, main
-leave(main(sys.argv[1:]))
-"""
-
 
 @pytest.mark.parametrize(
     ("out", "encoding", "code", "said", "err"),
     [
-        (-1, "ascii", 0, b"\\u2603", ""),
-        (-1, "latin-1:strict", 0, b"\\u2603", ""),
-        (-1, "utf-8:strict", 0, "☃".encode(), ""),
-        ("/dev/full", "utf-8", 1, None, "error: [Errno 28] No space left on device"),
+        ("file", "ascii", 0, b"\\u2603", ""),
+        ("file", "latin-1", 0, b"\\u2603", ""),
+        ("file", "utf-8", 0, "☃".encode(), ""),
+        ("/dev/full", "utf-8", 1, None, "error: [Errno 28] No space left on device\n"),
         ("closed", "utf-8", 1, None, ""),
     ],
 )
 def test_what_was_generated_is_not_lost(
-    song, tiny_gpt, tmp_path, out, encoding, code, said, err
+    song, tiny_gpt, tmp_path, monkeypatch, capsys, out, encoding, code, said, err
 ):
     """Nor is there a traceback where nobody can read it."""
     characters = song.tokenizer.characters
     save_checkpoint(tmp_path, tiny_gpt(), CharTokenizer(["☃", *characters[1:]]))
-    arguments = ["sample", tmp_path, "--prompt", "☃", "--tokens", "1"]
+    arguments = ["sample", str(tmp_path), "--prompt", "☃", "--tokens", "1"]
     reading, closed = os.pipe()
     os.close(reading)
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", PRINTING, *map(str, arguments)],
-            stdout={"/dev/full": full, "closed": closed}.get(out, out),
-            stderr=-1,
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-        )
-    os.close(closed)
-    assert (done.returncode, done.stderr.decode().strip()) == (code, err)
-    assert said is None or done.stdout.startswith(said)
+    where = {"file": tmp_path / "out", "closed": closed}.get(out, out)
+    with monkeypatch.context() as patch, open(where, "w", encoding=encoding) as stdout:
+        patch.setattr(sys, "stdout", stdout)
+        assert main(arguments) == code
+        assert said is None or stdout.errors == "strict"
+    # Closed without an error, as by Python when it exits.
+    assert capsys.readouterr().err == err
+    assert said is None or where.read_bytes().startswith(said)

@@ -691,6 +691,41 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored(
     assert len(run(song, tiny_gpt()).losses) == 12
 
 
+def test_of_a_large_validation_text_a_sample_is_measured_and_at_the_end_all(
+    song, tiny_gpt, tmp_path, monkeypatch, capsys
+):
+    small = run(song, tiny_gpt())
+    monkeypatch.setattr(run_module, "LARGE", 100)
+    monkeypatch.setattr(run_module, "FEWEST", 64)
+    model, measured, parts = tiny_gpt(), [], []
+
+    def spy(model, ids):
+        parts.append(ids)
+        measured.append(evaluate(model, ids))
+        return measured[-1]
+
+    monkeypatch.setattr(run_module, "evaluate", spy)
+    history = train(model, song.train_ids, song.val_ids, QUICK)
+    assert (
+        "validation: 64 of 376 tokens during the run, all of" in capsys.readouterr().err
+    )
+    assert history.losses == small.losses
+    assert [step for step, _ in history.evaluations] == [5, 10, 12]
+    assert [len(ids) for ids in parts] == [5] * 32 + [97, 97, 97, 88]
+    assert sum(map(torch.equal, parts[:16], parts[16:32])) == 16  # the same each time
+    for i, (_, loss) in enumerate(history.evaluations[:2]):
+        assert loss == pytest.approx(sum(measured[16 * i : 16 * i + 16]) / 16)
+    assert history.evaluations[2][1] == pytest.approx(small.evaluations[2][1])
+    # Ctrl-C in the last measurement: what was learnt is saved, and going on measures.
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "whole", lambda *args: [][1])
+        with pytest.raises(IndexError):
+            run(song, tiny_gpt(), **options)
+    assert len(read_run(tmp_path / "run").history.losses) == 12
+    assert same(run(song, tiny_gpt(seed=4), **options, resume=True), history)
+
+
 @pytest.mark.parametrize("look", range(1, 16))
 def test_whenever_ctrl_c_is_noticed_the_step_is_saved(
     song, tiny_gpt, tmp_path, monkeypatch, look

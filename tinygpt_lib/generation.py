@@ -77,7 +77,7 @@ class KVCache:
         return self.model.read_out(x[:, -1:])[:, 0]
 
 
-# --- Past the window ---
+# --- Generate ---
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class GPTConfig:
         check_bool("bias", self.bias)
 
 
-# --- The model ---
+# --- The first weights ---
 
 
 @torch.no_grad()
@@ -56,6 +56,9 @@ def draw_weights(model: "GPT") -> None:
         for part in (block.attention, block.feed_forward):
             part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
     nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)
+
+
+# --- The model ---
 
 
 class GPT(nn.Module):

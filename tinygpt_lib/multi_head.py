@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 __all__ = ["MultiHeadAttention", "fused_attention"]
 
-# --- The same, faster ---
+# --- Attention in one operation ---
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

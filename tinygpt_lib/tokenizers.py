@@ -12,6 +12,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,8 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """Ids of shape (bytes of text,), int64; ValueError for a lone surrogate."""
-        return torch.tensor(list(utf8(text)), dtype=torch.int64)
+        ids = np.frombuffer(utf8(text), dtype=np.uint8)  # no list of 20 million ints
+        return torch.from_numpy(ids.astype(np.int64))
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of ids (N,), U+FFFD where not UTF-8; ValueError for a bad id."""
@@ -375,8 +377,9 @@ WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 class WordTokenizer:
     """One token per word or sign, with the blank before it; <unk> for the rest.
 
-    Id 0 is the unknown word, ids 1 and up are `words`. All that is lost is which word
-    an unknown one was, and the blank before it. ValueError for a word twice, or empty.
+    Id 0 is the unknown word, ids 1 and up are `words`; among them `from_text` puts the
+    unknown one with a blank before it first. All that is lost is which word an unknown
+    one was. ValueError for a word twice, or empty.
     """
 
     unk = "<unk>"
@@ -393,7 +396,7 @@ class WordTokenizer:
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
-        """The vocab_size - 1 most frequent words of text, or all if it has fewer.
+        """The vocab_size - 2 most frequent words of text, or all if it has fewer.
 
         Among equally frequent ones, those that come first. ValueError for a vocab_size
         below 2, or a lone surrogate.
@@ -401,20 +404,25 @@ class WordTokenizer:
         check_int("vocab_size", vocab_size, low=2)
         utf8(text)
         counts = Counter(WORD_PATTERN.findall(text))
-        return cls([word for word, _ in counts.most_common(vocab_size - 1)])
+        known = [word for word, _ in counts.most_common(vocab_size - 2)]
+        return cls([f" {cls.unk}", *known])
 
     @property
     def vocab_size(self) -> int:
         return len(self.words)
 
     def encode(self, text: str) -> Tensor:
-        """Ids (N,), int64, 0 for what is unknown; ValueError for a lone surrogate."""
+        """Ids (N,), int64, of any text; ValueError for a lone surrogate."""
         utf8(text)
-        ids = [self._ids.get(word, 0) for word in WORD_PATTERN.findall(text)]
+        after_blank = self._ids.get(f" {self.unk}", 0)
+        ids = [
+            self._ids.get(word, after_blank if word[0] == " " else 0)
+            for word in WORD_PATTERN.findall(text)
+        ]
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), <unk> for id 0; ValueError for a bad id."""
+        """The text of ids (N,), with <unk> in it; ValueError for a bad id."""
         return "".join([self.words[i] for i in checked_ids(ids, self.vocab_size)])
 
     def pieces(self, text: str) -> list[bytes]:

@@ -63,7 +63,7 @@ RUNGS = {
     "bigram": 2.484,
     "one head": 2.37,
     "four heads": 2.196,
-    "three blocks": 2.04,
+    "three blocks": 2.033,
     "trained GPT": 1.80,
 }
 OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}

@@ -175,6 +175,11 @@ def read_json(path: Path) -> dict:
         ) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} was altered: it holds no JSON object")
+    if "model_type" in data and "format" not in data:
+        raise CheckpointError(
+            f"{path} is of a model of Hugging Face's: `convert --from hf "
+            f"{path.parent}` makes one of ours of it"
+        )
     check_stamp(path, data.pop("format", None), data.pop("version", None))
     return data
 

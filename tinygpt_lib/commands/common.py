@@ -5,6 +5,7 @@ import sys
 from tinygpt_lib.basics.corpus import load_shakespeare
 from tinygpt_lib.basics.devices import DEVICES
 from tinygpt_lib.basics.texts import read_texts
+from tinygpt_lib.scaling_out import process_rank
 from tinygpt_lib.text import CharTokenizer, split
 
 
@@ -46,10 +47,10 @@ def text_of(options, about: dict) -> tuple[str, str]:
     text, seen = read_texts(paths)
     used = ["standard input" if f == "-" else f for f, why in seen.items() if not why]
     left = [f"{file} ({why})" for file, why in seen.items() if why]
-    if list(seen) != [str(paths[0])] or "-" in seen:
+    if process_rank() == 0 and (list(seen) != [str(paths[0])] or "-" in seen):
         print(f"read {few(used)}: {len(text):,} characters", file=sys.stderr)
-    if left:
-        print(f"left out {few(left)}", file=sys.stderr)
+        if left:
+            print(f"left out {few(left)}", file=sys.stderr)
     return used[0] if len(used) == 1 else f"the text of {len(used):,} files", text
 
 

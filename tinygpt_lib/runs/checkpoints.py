@@ -157,7 +157,7 @@ def save_checkpoint(
             f"{folder} holds a training run of another model; choose another folder"
         )
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.resolve().mkdir(parents=True, exist_ok=True)
         config, words = asdict(model.config), tokenizer.to_dict()
         write_model(folder, config, words, model.state_dict(), about or {})
 
