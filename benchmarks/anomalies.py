@@ -37,6 +37,7 @@ from tinygpt_lib.anomalies import (
     p_values,
     root_counts,
 )
+from tinygpt_lib.basics.files import write_atomically
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.logs import (
     EventTokenizer,
@@ -261,12 +262,11 @@ def planted(detector, trial: Trial, over, fine, seed: int) -> dict:
             report.worst.position in places
             for report, (_, places) in zip(reports, made, strict=True)
         ]
-        raised = [report.anomalous for report in reports]
+        p = np.array([report.p_value for report in reports])
         results[kind] = {
             "made": len(made),
-            "flagged": sum(raised),
             "found": sum(at),
-            "flagged and found": sum(map(all, zip(raised, at, strict=True))),
+            "flagged": {str(rate): int((p <= rate).sum()) for rate in rates_of(over)},
         }
     return results
 
@@ -361,7 +361,7 @@ def main() -> None:
 
         def keep(result, name=name):
             results[name] = result
-            OUT.write_text(json.dumps(results, indent=1) + "\n")
+            write_atomically(OUT, (json.dumps(results, indent=1) + "\n").encode())
 
         run(name, options.seeds, keep)
 
