@@ -18,9 +18,9 @@ from tinygpt_lib.logs import (
     SessionFinder,
     bits_per_event,
     group_lines,
-    log_preset,
     stream,
 )
+from tinygpt_lib.runs.presets import log_preset
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = range(3)

@@ -39,7 +39,6 @@ from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
     group_lines,
-    log_preset,
     stream,
 )
 from tinygpt_lib.representations import (
@@ -52,7 +51,7 @@ from tinygpt_lib.representations import (
     on_vectors,
     probe,
 )
-from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON, log_preset
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN

@@ -125,7 +125,6 @@ class RMSNorm(nn.Module):
         return nn.functional.rms_norm(x, self.weight.shape, self.weight, 1e-5)
 
 
-
 # %% [markdown]
 # By hand, on the numbers 1, 7, 1, 7: their squares have the mean 25, so they are divided by 5.
 # (LayerNorm would first take off the mean, 4, and give −1, 1, −1, 1.)

@@ -55,10 +55,9 @@ from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
     group_lines,
-    log_preset,
     stream,
 )
-from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON, log_preset
 from tinygpt_lib.speed import MODERN
 
 log = load_log()

@@ -1,6 +1,7 @@
 """Refusing nonsense in settings, in one sentence that names it and what is allowed."""
 
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -54,3 +55,11 @@ def check_ids(name: str, ids, dims: int, vocab_size: int | None) -> None:
             f"{name} hold ids from {ids.min()} to {ids.max()}; the model's vocabulary "
             f"allows 0..{vocab_size - 1}"
         )
+
+
+def each(value: bool | Sequence[bool], count: int) -> list[bool]:
+    """One value for each of `count` things, from one for all or from as many."""
+    values = [value] * count if isinstance(value, bool) else [*map(bool, value)]
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values were given for {count} sessions")
+    return values
