@@ -787,9 +787,11 @@ for name, config in plans.items():
 # ```python
 # assert idle(8, 8) == 7 / 15 and idle(8, enough) < 0.1 <= idle(8, enough - 1)
 # ```
-# **3.** With `step_memory`: over how many H100 (80 GB) must the 70B model be sharded until state, block and one window for each fit? Activations take 2 bytes, and don't recompute. Then why does no number help?
+# **3.** Write `per_gpu(n, again)`: the bytes of state and activations in each of `n` GPUs that share the 70B model, sharded, with one window each and 2 bytes an activation. With recomputation, count each block's input and one block at work. From how many GPUs of
+# 80 GB on does it fit, and what if nothing is computed again?
 # ```python
-# assert smallest is None and alone > 80e9
+# assert per_gpu(10_000, again=False) > 80e9
+# assert per_gpu(smallest, again=True) < 80e9 <= per_gpu(smallest - 1, again=True)
 # ```
 
 # %% [markdown]
@@ -822,12 +824,14 @@ with shapes_only():
     shell = FastGPT(plans["70B"])
 
 
-def need(n):
-    """Bytes in each of n GPUs, with a window for each."""
-    return sum(step_memory(shell, n, "sharded", n, bytes_each=2).values())
+def per_gpu(n, again):
+    c, kept = shell.config, activation_bytes(shell, 1, bytes_each=2)
+    if again:  # of each layer C instead of 16 C, but for the one at work
+        kept -= 2 * c.block_size * 15 * c.n_embd * (c.n_layer - 1)
+    return 16 * shell.n_parameters() / n + kept
 
 
-alone = activation_bytes(shell, 1, bytes_each=2)  # no sharding cuts these
-smallest = next((n for n in range(1, 10_000) if need(n) < 80e9), None)
-assert smallest is None and alone > 80e9
-f"one window alone: {alone / 1e9:.0f} GB"
+smallest = next(n for n in range(2, 1000) if per_gpu(n, again=True) < 80e9)
+assert per_gpu(10_000, again=False) > 80e9
+assert per_gpu(smallest, again=True) < 80e9 <= per_gpu(smallest - 1, again=True)
+smallest
