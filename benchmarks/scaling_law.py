@@ -1,4 +1,4 @@
-"""Loss against size and training text, on a grid of small models; the chapter on scaling laws fits it.
+"""The law of chapter 17: a grid of small models, and one run that no fit has seen."""
 
     python benchmarks/scaling_law.py            # all that is missing; about 30 minutes
     python benchmarks/scaling_law.py list       # what there is, and what is missing
