@@ -98,10 +98,10 @@ def depths():
 
 
 def opinions():
-    """Chapter 06: heads that start quiet or loud, at four rates."""
+    """Chapter 06: heads that start quiet or loud, at five rates."""
     c = chapter("06_gpt", "with_loud_head", "learn", "opinionated")
     for s in (0.2, 1.0, 4.0):
-        for rate in (0.1, 0.2, 0.4, 0.8):
+        for rate in (0.05, 0.1, 0.2, 0.4, 0.8):
             for seed in range(3):
                 losses, loss = c.opinionated(s, rate, seed)
                 yield {"s": s, "rate": rate, "seed": seed} | result(losses, loss, 10)
