@@ -43,17 +43,12 @@ VARIANTS = {
     "rotary, query/key norm": {"position": "rotary", "qk_norm": "rms"},
     "four at once": ALL,
     "four, squared ReLU": {**ALL, "feed_forward": "relu2"},
-    "learned at 0.1": {"drawn": {"position_embedding": 0.1}},
-    "learned at 0.02": {"drawn": {"position_embedding": 0.02}},
+    "learned at 0.1": {"drawn": 0.1},
+    "learned at 0.02": {"drawn": 0.02},
     "sinusoidal": {"position": "sinusoidal"},
     "no positions": {"position": "none"},
     "1 head of keys": {"n_kv_head": 1},
-    "learned at 2": {"drawn": {"position_embedding": 2.0}},
-    "four, learned": {**ALL, "position": "learned"},
-    "tied, quieter": {
-        "tie_weights": True,
-        "drawn": {"token_embedding": 0.2, "position_embedding": 0.2},
-    },
+    "learned at 2": {"drawn": 2.0},
 }
 SEEDS = range(5)
 # How each of these takes to a learning rate that is too high: fewer steps, one seed.
@@ -79,13 +74,13 @@ def jobs() -> list[dict]:
 
 
 def model_of(name: str, vocab_size: int, seed: int):
-    """A variant with its first weights, some of them `drawn` so many times as loud."""
+    """A variant with its first weights, learned positions as loud as `drawn` says."""
     settings = dict(VARIANTS[name])
-    drawn = settings.pop("drawn", {})
+    drawn = settings.pop("drawn", None)
     torch.manual_seed(seed)
     model = new_model(FastConfig(vocab_size, **SHAPE, **settings))
-    for part, factor in drawn.items():
-        getattr(model, part).weight.data.mul_(factor)
+    if drawn is not None:
+        model.position_embedding.weight.data.mul_(drawn)
     return model
 
 

@@ -65,6 +65,7 @@ RUNGS = {
     "four heads": 2.196,
     "three blocks": 2.04,
     "trained GPT": 1.80,
+    "modern parts": 1.77,
 }
 OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}
 
