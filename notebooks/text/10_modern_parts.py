@@ -16,16 +16,17 @@
 # # 10 · Modern parts
 # > What changed since GPT-2, and does it matter at this size?
 #
-# *An hour to read, two minutes to run on two cores. It uses the GPT (06), its training (07) and its cache (08), and trains
-# one model for a minute. The other runs it compares took hours and lie in a file.*
+# *An hour to read, two minutes to run on two cores. It uses the GPT (06), its training (07) and its cache
+# (08), and trains one model for a minute. The other runs it compares took hours and lie in a file.*
 #
-# Where we are: the GPT of Part I is, part for part, the model of 2019. Today's models have the same skeleton, embeddings,
-# blocks and a head around one stream, but nearly every part of it has been replaced. Each replacement came with a paper that
-# says it helps. Does it help *us*, with 0.8 million parameters and a minute of training?
+# Where we are: the GPT of Part I is, part for part, the model of 2019. Today's models have the same skeleton,
+# embeddings, blocks and a head around one stream, but nearly every part of it has been replaced. Each
+# replacement came with a paper that says it helps. Does it help *us*, with 0.8 million parameters and a
+# minute of training?
 #
-# This chapter builds the new parts by hand, makes each of them a switch of one config, and then flips the switches one at a
-# time. The number to beat is the loss of Part I's model after 1,000 steps of 768 characters: 1.89 nats. (Chapter 07 took
-# 1,400 steps and another plan for the rate, and reached 1.80.)
+# This chapter builds the new parts by hand, makes each of them a switch of one config, and then flips the
+# switches one at a time. The number to beat is the loss of Part I's model after 1,000 steps of 768
+# characters: 1.89 nats. (Chapter 07 took 1,400 steps and another plan for the rate, and reached 1.80.)
 
 # %%
 import json
@@ -64,9 +65,9 @@ from tinygpt_lib.multi_head import MultiHeadAttention, fused_attention
 
 # %% [markdown]
 # ## First, the noise
-# Before comparing two models, compare one with itself. `benchmarks/ablation.py` trained Part I's model five times on the same
-# text for the same number of steps. Only the seed differed, and with it the first weights and the batches. Here are the five
-# losses on the whole validation text:
+# Before comparing two models, compare one with itself. `benchmarks/ablation.py` trained Part I's model five
+# times on the same text for the same number of steps. Only the seed differed, and with it the first weights
+# and the batches. Here are the five losses on the whole validation text:
 
 # %%
 results = json.loads(Path("../benchmarks/ablation.json").read_text())
@@ -81,12 +82,13 @@ def losses_of(name):
 losses_of("Part I")
 
 # %% [markdown]
-# Five numbers for one and the same model, and they differ by almost three hundredths. Anyone who runs a new part once, sees it
-# 0.01 better and writes "it helps" may have seen nothing but this.
+# Five numbers for one and the same model, and they differ by almost three hundredths. Anyone who runs a new
+# part once, sees it 0.01 better and writes "it helps" may have seen nothing but this.
 #
-# So every part was trained with the same seeds as Part I's model. Seed $n$ draws the same batches for all models, which lets us
-# subtract seed by seed. What we report is the mean of these differences and the half width of its 95 % interval: the standard
-# error times Student's $t$, which is large because the seeds are few.
+# So every part was trained with the same five seeds, or three of them where the table at the end says so.
+# Seed $n$ draws the same batches for all models, which lets us subtract seed by seed. What we report is the
+# mean of these differences and the half width of its 95 % interval: the standard error times Student's $t$,
+# which is large because the seeds are few.
 
 # %%
 T_95 = {3: 4.303, 4: 3.182, 5: 2.776}  # for so many seeds
@@ -108,13 +110,14 @@ def against(name, base="Part I"):
 
 
 # %% [markdown]
-# All variants ran 1,000 steps at the learning rate that chapter 07 chose for Part I's model. A negative difference is a gain. If it is
-# smaller than its ±, these seeds can't tell the part from doing nothing.
+# All ran 1,000 steps at the learning rate that chapter 07 chose for Part I's model. A negative difference is
+# a gain. Where it is smaller than its ±, these seeds can't tell the part from doing nothing.
 
 # %% [markdown]
 # ## A norm without a mean
-# LayerNorm does two things to a token's $C$ numbers: it subtracts their mean, and it divides by what is then their typical size.
-# **RMSNorm** (Zhang & Sennrich, 2019) does only the second, and divides by the root of the mean square:
+# LayerNorm does two things to a token's $C$ numbers: it subtracts their mean, and it divides by what is then
+# their typical size. **RMSNorm** (Zhang & Sennrich, 2019) does only the second, and divides by the root of
+# the mean square:
 #
 # $$y = \frac{x}{\sqrt{\text{mean}(x^2) + \epsilon}} \cdot \text{weight}$$
 #
@@ -130,10 +133,11 @@ def rms_norm(x, weight, eps=1e-5):
 rms_norm(torch.tensor([1.0, 7.0, 1.0, 7.0]), torch.ones(4))
 
 # %% [markdown]
-# The squares have the mean 25, so everything is divided by 5. LayerNorm would first subtract the mean, 4, and give −1, 1, −1, 1.
+# The squares have the mean 25, so everything is divided by 5. LayerNorm would first subtract the mean, 4, and
+# give −1, 1, −1, 1.
 #
-# The class uses torch's fused operation, as our LayerNorm does. It has no bias, and takes the argument only so that it fits in
-# LayerNorm's place.
+# The class uses torch's fused operation, as our LayerNorm does. It has no bias, and takes the argument only
+# so that it fits in LayerNorm's place.
 
 
 # %%
@@ -160,8 +164,9 @@ assert torch.allclose(norm(x), rms_norm(x, norm.weight), atol=1e-5)
 
 # %% [markdown]
 # What is lost without the mean? Only as much as the mean was worth. Its share of a token's mean square is
-# $\text{mean}(x)^2 / \text{mean}(x^2)$. For 144 independent random numbers that is 1/144, or 0.7 % on average. Here is the share in the
-# stream before the last norm: for fresh weights, and for the model that chapter 07 trained.
+# $\text{mean}(x)^2 / \text{mean}(x^2)$. For 144 independent random numbers that is 1/144, or 0.7 % on
+# average. Here is the share in the stream before the last norm: for fresh weights, and for the model that
+# chapter 07 trained.
 
 
 # %%
@@ -185,28 +190,32 @@ assert max(shares.values()) < 0.03
 {name: f"{share:.2%}" for name, share in shares.items()}
 
 # %% [markdown]
-# Fresh weights give what random numbers give, and training shrinks the share to a thirtieth of a percent. Two norms that differ by so little
-# can hardly differ in what they do. And the loss?
+# Fresh weights give what random numbers give, and training shrinks the share to a thirtieth of a percent. Two
+# norms that differ by so little can hardly differ in what they do. And the loss?
 
 # %%
 against("RMSNorm")
 
 # %% [markdown]
-# Nothing that five seeds could show. RMSNorm has fewer parameters and asks for less arithmetic; that, not a lower loss, is the reason to prefer it.
+# Nothing that five seeds could show. RMSNorm has fewer parameters and asks for less arithmetic; that, not a
+# lower loss, is the reason to prefer it.
 
 # %% [markdown]
 # ## Positions as angles
-# Part I's positions are a table of learned vectors, one for each place. That works, and has two flaws. What the model learns about
-# places 3 and 4 it has to learn again for places 40 and 41. And there is no row for place 64. (The first is place 0.)
+# Part I's positions are a table of learned vectors, one for each place. That works, and has two flaws. What
+# the model learns about places 3 and 4 it has to learn again for places 40 and 41. And there is no row for
+# place 64. (The first is place 0.)
 #
-# Yet for most of what text has to offer it doesn't matter *where* two tokens stand, only how far they are *apart*. So we want a score
-# between a query at place $m$ and a key at place $n$ that depends on $m - n$ alone. **Rotary positions** (Su et al., 2021,
-# *RoFormer*) get it from school geometry: the dot product of two arrows depends only on their lengths and on the angle between
-# them. Turn one by the angle $m$ and the other by the angle $n$, and the angle between them changes by $m - n$.
+# Yet in text it mostly doesn't matter *where* two tokens stand, only how far they are *apart*. So we want a
+# score between a query at place $m$ and a key at place $n$ that depends on $m - n$ alone. **Rotary
+# positions** (Su et al., 2021, *RoFormer*) get it from school geometry: the dot product of two arrows depends
+# only on their lengths and on the angle between them. Turn one by the angle $m$ and the other by the angle
+# $n$, and the angle between them changes by $m - n$.
 #
 # ![Above, two of a query's numbers as an arrow that turns with its position, a fast pair far at each step, a slow pair hardly; below, a query two places after a key, early and then later: both have turned, the angle between them is the same.](drawings/rotation.svg)
 #
-# In two dimensions, by hand: the same query and key at three pairs of places. What do you expect of the three scores?
+# In two dimensions, by hand: the same query and key at three pairs of places. What do you expect of the three
+# scores?
 
 
 # %% tags=["nbval-check-output"]
@@ -220,9 +229,10 @@ q, k = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
 [round((turn(q, m) @ turn(k, n)).item(), 4) for m, n in ((3, 1), (10, 8), (60, 58))]
 
 # %% [markdown]
-# Always two apart, always the same score. A head has more than two numbers: take them in pairs, and turn every pair at a speed of its own.
-# The first turns by one radian per place and tells neighbours apart. The last turns thousands of times slower and hardly differs between the
-# two ends of a window. Of $D/2$ pairs, number $i$ turns by $b^{-2i/D}$ radians per place, with the *base* $b$ = 10,000. (`scale` divides the
+# Always two apart, always the same score. A head has more than two numbers: take them in pairs, and turn
+# every pair at a speed of its own. The first turns by one radian per place and tells neighbours apart. The
+# last turns thousands of times slower and hardly differs between the two ends of a window. Of $D/2$ pairs,
+# number $i$ turns by $b^{-2i/D}$ radians per place, with the *base* $b$ = 10,000. (`scale` divides the
 # places. Chapter 11 needs it; here it is 1.)
 
 
@@ -245,9 +255,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Which number is paired with which doesn't matter, as long as queries and keys agree; number $i$ with number $i + D/2$ is the quickest to
-# slice. The function of two dimensions must come out of it again. And there is a second way to write the same: a pair is a complex number,
-# and turning it means multiplying it by $e^{i \cdot \text{angle}}$.
+# Which number is paired with which doesn't matter, as long as queries and keys agree; number $i$ with number
+# $i + D/2$ is the quickest to slice. The function of two dimensions must come out of it again. And there is a
+# second way to write the same: a pair is a complex number, and turning it means multiplying it by $e^{i \cdot
+# \text{angle}}$.
 
 # %%
 turns = angles(0, 10, 8, 10_000, 1)  # ten places, heads of 8 numbers
@@ -259,8 +270,8 @@ as_complex = torch.complex(x[:, :4], x[:, 4:]) * torch.exp(1j * turns)
 assert torch.allclose(y, torch.cat([as_complex.real, as_complex.imag], dim=1))
 
 # %% [markdown]
-# What does this do to a score? Take a key equal to the query, so that all pairs agree at distance 0, and move it away. Each pair contributes a
-# cosine wave:
+# What does this do to a score? Take a key equal to the query, so that all pairs agree at distance 0, and move
+# it away. Each pair contributes a cosine wave:
 
 # %%
 D, distances = 36, range(64)
@@ -280,11 +291,12 @@ show(
 )
 
 # %% [markdown]
-# *Left, four of the 18 pairs in a head of 36. Right, the mean: where query and key agree, nearer means higher, on the whole. A head that wants
-# something else can put its query and key into the pairs whose speed suits it.*
+# *Left, four of the 18 pairs in a head of 36. Right, the mean: where query and key agree, nearer means
+# higher, on the whole. A head that wants something else can put its query and key into the pairs whose speed
+# suits it.*
 #
-# The module that does it sits at the beginning of *attend*, where all keys are at hand. It keeps one table of cosines and sines for all
-# blocks. The table is no parameter, and checkpoints go without it.
+# The module that does it sits at the beginning of *attend*, where all keys are at hand. It keeps one table of
+# cosines and sines for all blocks. The table is no parameter, and checkpoints go without it.
 
 
 # %%
@@ -319,9 +331,9 @@ class Rotary(nn.Module):
 
 
 # %% [markdown]
-# The property that all this is for, on the module itself: the same queries and keys, once at the start of a text and once 1,000 tokens into it, are
-# turned differently and give the same weights. That is why a cache may keep its keys unturned and count places from the first key
-# that it holds.
+# The property that all this is for, on the module itself: the same queries and keys, once at the start of a
+# text and once 1,000 tokens into it, are turned differently and give the same weights. That is why a cache
+# may keep its keys unturned and count places from the first key that it holds.
 
 # %%
 rotary = Rotary(D=8, length=64, base=10_000, scale=1)
@@ -333,9 +345,10 @@ assert torch.allclose(attention_weights(q0, k0), attention_weights(q1, k1), atol
 
 # %% [markdown]
 # ## Queries and keys of one length
-# Attention weights depend on scores, and scores on how long queries and keys are. Nothing bounds these lengths while the model learns. If they
-# grow, all the weight goes to one token, the softmax passes hardly any slope back, and the head is stuck with its choice. Take scores of 0, 1
-# and 2, and let the queries get longer:
+# Attention weights depend on scores, and scores on how long queries and keys are. Nothing bounds these
+# lengths while the model learns. If they grow, all the weight goes to one token, the softmax passes hardly
+# any slope back, and the head is stuck with its choice. Take scores of 0, 1 and 2, and let the queries get
+# longer:
 
 # %% tags=["nbval-check-output"]
 scores = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
@@ -345,9 +358,9 @@ for longer in (1, 4, 16):
     print(f"{longer:2} times: weight {weights[2]:.3f}, slope {slope[2]:.1e}")
 
 # %% [markdown]
-# The cure is to norm queries and keys, each head's $D$ numbers by themselves (Henry et al., 2020; Dehghani et al., 2023, report that
-# their largest models diverged without it). They used other norms; we take RMSNorm. Queries a hundred times too long then
-# give scores of at most $\sqrt D$ times the learned scales:
+# The cure is to norm queries and keys, each head's $D$ numbers by themselves (Henry et al., 2020; Dehghani et
+# al., 2023, report that their largest models diverged without it). They used other norms; we take RMSNorm.
+# Queries a hundred times too long then give scores of at most $\sqrt D$ times the learned scales:
 
 # %%
 norm = RMSNorm(36)
@@ -357,11 +370,12 @@ assert largest <= 6
 largest
 
 # %% [markdown]
-# The norm has to come *before* the rotation. Rotation leaves lengths alone, but a learned scale for each channel would treat the two numbers of a pair
-# differently. After the rotation it would make scores depend on more than the distance.
+# The norm has to come *before* the rotation. Rotation leaves lengths alone, but a learned scale for each
+# channel would treat the two numbers of a pair differently. After the rotation it would make scores depend on
+# more than the distance.
 #
-# If long steps make queries long, then this norm should widen the range of good learning rates rather than lower the loss at the best one. The same benchmark
-# tried six rates for 400 steps each, with one seed:
+# If long steps make queries long, then this norm should widen the range of good learning rates rather than
+# lower the loss at the best one. The same benchmark tried six rates for 400 steps each, with one seed:
 
 
 # %%
@@ -389,19 +403,22 @@ show(
 )
 
 # %% [markdown]
-# *With one seed, look only at differences of a tenth and more. Both do well from 0.0025 to 0.01. At 0.02 Part I's model has lost almost a fifth of
-# a nat, and with the norm next to nothing. At 0.08 the one is far worse than a bigram (2.48), and the other still better.* If you don't want to
-# search for the best rate in each new setting, you want this norm. At the rate that suits both, it is a small gain as well:
+# *With one seed, look only at differences of a tenth and more. Both do well from 0.0025 to 0.01. At 0.02 Part
+# I's model has lost almost a fifth of a nat, and with the norm next to nothing. At 0.08 the one is far worse
+# than a bigram (2.48), and the other still better.* If you don't want to search for the best rate in each new
+# setting, you want this norm. At the rate that suits both, it is a small gain as well:
 
 # %%
 against("query/key norm")
 
 # %% [markdown]
 # ## A gate
-# The feed-forward part widens to $4C$, bends, and narrows again. What is a good bend? **Squared ReLU** (So et al., 2021) was found by an automatic search over
-# programs: zero below zero, and the square above. A **gated** layer (Shazeer, 2020) widens twice and multiplies the two, number by number, so that one decides how
-# much of the other passes. With SiLU, $z \cdot \sigma(z)$, as the gate's bend it is called **SwiGLU**. Three matrices instead of two: for as many parameters each must be
-# $4 \cdot \frac23 = \frac83$ times as wide as the stream.
+# The feed-forward part widens to $4C$, bends, and narrows again. What is a good bend? **Squared ReLU** (So et
+# al., 2021) was found by an automatic search over programs: zero below zero, and the square above. A
+# **gated** layer (Shazeer, 2020) widens twice and multiplies the two, number by number, so that one decides
+# how much of the other passes. With SiLU, $z \cdot \sigma(z)$, as the gate's bend it is called **SwiGLU**.
+# Three matrices instead of two: for as many parameters each must be $4 \cdot \frac23 = \frac83$ times as wide
+# as the stream.
 
 
 # %%
@@ -429,8 +446,9 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# One matrix product widens to both halves at once, as chapter 04 did for queries, keys and values. With the halves apart and SiLU
-# spelled out, the result must be the same, and the parameters must nearly agree with those of the part without a gate:
+# One matrix product widens to both halves at once, as chapter 04 did for queries, keys and values. With the
+# halves apart and SiLU spelled out, the result must be the same, and the parameters must nearly agree with
+# those of the part without a gate:
 
 # %%
 gated = GatedFeedForward(144)
@@ -445,21 +463,23 @@ assert torch.allclose(gated(x), by_hand, atol=1e-5)
 against("SwiGLU"), against("squared ReLU")
 
 # %% [markdown]
-# The gate makes no difference that five seeds could show. Squared ReLU is a little worse, by hardly more than its ±, with a learning rate and first weights
-# that were chosen for GELU.
+# The gate makes no difference that five seeds could show. Squared ReLU is a little worse, by hardly more than
+# its ±, with a learning rate and first weights that were chosen for GELU.
 #
-# One more replacement deserves a paragraph. A **mixture of experts** (Shazeer et al., 2017) gives each block not one feed-forward part but many, and a small linear
-# layer, the *router*, that sends each token to one or two of them. The number of parameters grows with the number of experts; the work per token stays that of
-# the few that are asked. The price is memory, because all experts have to be at hand, and care, because a router left to itself may send every token
-# to the same few. Whether it pays at our size we have not measured. Exercise 3 builds one.
+# One more replacement deserves a paragraph. A **mixture of experts** (Shazeer et al., 2017) gives each block
+# not one feed-forward part but many, and a small linear layer, the *router*, that sends each token to one or
+# two of them. The number of parameters grows with the number of experts; the work per token stays that of the
+# few that are asked. The price is memory, because all experts have to be at hand, and care, because a router
+# left to itself may send every token to the same few. Whether it pays at our size we have not measured.
+# Exercise 3 builds one.
 
 # %% [markdown]
 # ## One model with switches
-# All parts are there. A config that can name them is chapter 06's with more fields, and the model it describes is chapter 06's with other parts in the
-# same places. Names are looked up in tables.
+# All parts are there. A config that can name them is chapter 06's with more fields, and the model it
+# describes is chapter 06's with other parts in the same places. Names are looked up in tables.
 #
-# Positions can be told in two more ways. Vaswani et al. (2017) added sines and cosines of the very angles above to the embeddings, one vector per place, nothing
-# learned. And they can be left out.
+# Positions can be told in two more ways. Vaswani et al. (2017) added sines and cosines of the very angles
+# above to the embeddings, one vector per place, nothing learned. And they can be left out.
 
 
 # %%
@@ -515,9 +535,10 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# Attention gets its norms after *project* and its turns at the beginning of *attend*. And `n_kv_head` brings in the last part, **grouped-query attention** (Ainslie et al.,
-# 2023): several heads of queries share one head of keys and values. With fewer of these, *project* splits its product unevenly, and *meet* repeats each of
-# them for the heads that share it.
+# Attention gets its norms after *project* and its turns at the beginning of *attend*. And `n_kv_head` brings
+# in the last part, **grouped-query attention** (Ainslie et al., 2023): several heads of queries share one
+# head of keys and values. With fewer of these, *project* splits its product unevenly, and *meet* repeats each
+# of them for the heads that share it.
 
 
 # %%
@@ -562,7 +583,8 @@ class ModernAttention(MultiHeadAttention):
 
 
 # %% [markdown]
-# The block and the model are built of these parts, and inherit how they compute. (`new_attention` lets chapter 11 put in another attention.)
+# The block and the model are built of these parts, and inherit how they compute. (`new_attention` lets
+# chapter 11 put in another attention.)
 
 
 # %%
@@ -632,8 +654,8 @@ class ModernGPT(GPT):
 
 
 # %% [markdown]
-# What held for Part I's model has to hold for this one, with as many switches flipped as there are. The cache of chapter 08 must still give the same
-# logits as no cache, and the future must not leak. (The tests try every pair of switches.)
+# What held for Part I's model has to hold for this one, with as many switches flipped as there are. The cache
+# of chapter 08 must still give the same logits as no cache, and the future must not leak.
 
 # %%
 SHAPE = dict(block_size=64, n_layer=3, n_head=4, n_embd=144)
@@ -650,8 +672,9 @@ with torch.no_grad():
 
 # %% [markdown]
 # ## Fewer keys, a smaller cache
-# Why would anyone want fewer heads of keys and values? Because of the cache. Estimate first: how many bytes does ours keep of a text of 64 tokens? It holds keys
-# *and* values, in 3 blocks, of 4 heads with 36 numbers each, at 4 bytes a number. And with two heads of keys, or one?
+# Why would anyone want fewer heads of keys and values? Because of the cache. Estimate first: how many bytes
+# does ours keep of a text of 64 tokens? It holds keys *and* values, in 3 blocks, of 4 heads with 36 numbers
+# each, at 4 bytes a number. And with two heads of keys, or one?
 
 
 # %%
@@ -669,9 +692,10 @@ assert measured == {n: 2 * 3 * n * 36 * 64 * 4 for n in (4, 2, 1)}
 measured
 
 # %% [markdown]
-# For us that is little. But take a model of 80 blocks with 64 heads of 128 numbers, two bytes each. It keeps 2 · 80 · 64 · 128 · 2 bytes, or 2.6 MB, of every
-# token: 10.7 GB for a single text of 4,096 tokens, all of which is read again for each new one. With eight heads of keys and values it is 1.3 GB. What does sharing cost
-# in loss, if we go as far as one head for all four?
+# For us that is little. But take a model of 80 blocks with 64 heads of 128 numbers, two bytes each. It keeps
+# 2 · 80 · 64 · 128 · 2 bytes, or 2.6 MB, of every token. That is 10.7 GB for a single text of 4,096 tokens,
+# and all of it is read again for each new one. With eight heads of keys and values it is 1.3 GB. What does
+# sharing cost in loss, if we go as far as one head for all four?
 
 # %%
 against("1 head of keys")
@@ -687,11 +711,13 @@ against("1 head of keys")
 against("rotary")
 
 # %% [markdown]
-# Or is it the rival who is bad? A learned table starts from random numbers, and how loud they are is a choice. Part I draws them with deviation 1, as loud as the tokens that
-# they are added to. Others draw them far more quietly: nanoGPT at 0.02. If 1 is a bad choice, rotary positions have beaten a straw man. So the same five seeds
-# went to learned positions drawn at 2, at 0.1 and at 0.02, to the sinusoidal ones, and to none at all.
+# Or is the rival bad? A learned table starts from random numbers, and how loud they are is a choice. Part I
+# draws them with deviation 1, as loud as the tokens they are added to. Others draw them far more quietly;
+# nanoGPT takes 0.02. If 1 is a bad choice, rotary positions have beaten a straw man. So three of the seeds
+# were trained again with learned positions drawn at 0.1 and at 0.02, with sinusoidal ones, and with none at
+# all.
 #
-# Write down an order before you look, and above all: how bad is a model without any positions?
+# Write down an order before you look. And how bad is a model without any positions?
 
 
 # %%
@@ -712,7 +738,6 @@ def forest(names, base="Part I"):
 
 positions = [
     "rotary",
-    "learned at 2",
     "learned at 0.1",
     "learned at 0.02",
     "sinusoidal",
@@ -724,26 +749,32 @@ show(
 )
 
 # %% [markdown]
-# *Left of the dashed line is better than Part I. Triangles: the interval excludes zero. Black dots: it doesn't, and these seeds can't tell the variant
-# from Part I's model.*
+# *Left of the dashed line is better than Part I. Triangles: the interval excludes zero. Black dots: it
+# doesn't, and these seeds can't tell the variant from Part I's model.*
 #
-# Nobody beat a straw man. Part I's table is the loud one, and among the learned ones the quiet drawings are *worse*, by far more than rotary is better. One reason is near at hand.
-# AdamW moves a number by about the learning rate in a step, 0.005 at most, so a vector that starts at 0.02 among tokens of size 1 needs two hundred steps to be as loud as they are, a fifth of the run. The sinusoidal positions learn nothing and do as well as Part I's, with 9,216 parameters fewer.
+# It was no straw man. Among the learned tables the quiet ones are *worse*, by far more than rotary positions
+# are better. (Louder is worse, too: one run drawn at 2 ended at 1.96.) One reason is near at hand. AdamW
+# moves a number by about the learning rate in a step, 0.005 at most, so a vector that starts at 0.02 among
+# tokens of size 1 needs two hundred steps to be as loud as they are, a fifth of the run. Sinusoidal positions
+# learn nothing and do as well as Part I's, with 9,216 parameters fewer.
 #
-# Without positions the model is not blind. Its causal mask lets the first token see one token and the fortieth forty, and later blocks can make something of that. But after 1,000
-# steps it has come no further than 2.33, about where chapter 03 was with a single head.
+# Without positions the model is not blind. Its causal mask lets the first token see one token and the
+# fortieth forty, and later blocks can make something of that. But after 1,000 steps it has come no further
+# than 2.33, about where chapter 03 was with a single head.
 #
-# So the gain of rotary positions is theirs: they beat the best rival that we could draw. And they take the place out of the stream, where learned and sinusoidal vectors are added to
-# what the token says.
+# So the gain of rotary positions is no artefact of the drawing: they beat the best rival that we could draw.
 
 # %% [markdown]
 # ## One matrix for both ends
-# Embedding and head are both tables of one vector for each token. GPT-2 makes them one (Press & Wolf, 2016). With 50,257 tokens that is worth it: untied, GPT-2 would have
-# 31 % more parameters. With our 65 it saves 9,360 of 780,336.
+# Embedding and head are both tables of one vector for each token. GPT-2 makes them one (Press & Wolf, 2016).
+# With 50,257 tokens that is worth it: untied, GPT-2 would have 31 % more parameters. With our 65 it saves
+# 9,360 of 780,336.
 #
-# How loud should the one matrix be? An embedding wants vectors of scale 1, a head wants small ones. Ours is drawn as the original Transformer's, with a deviation of
-# $1/\sqrt C$ for the head, and multiplied by $\sqrt C$ where it embeds. That has a price. A token that passes through the blocks unchanged meets *itself* at the head, and its own vector is the one it matches
-# best. So what does an untrained model expect to follow a character?
+# How loud should the one matrix be? An embedding wants vectors of scale 1, a head wants small ones. Ours is
+# drawn as the original Transformer's, with a deviation of $1/\sqrt C$ for the head, and multiplied by $\sqrt
+# C$ where it embeds. There is a catch. A token that passes through the blocks unchanged meets *itself* at the
+# head, and its own vector is the one it matches best. So what does an untrained model expect to follow a
+# character?
 
 # %%
 torch.manual_seed(0)
@@ -752,6 +783,7 @@ with torch.no_grad():
     parrot = (tied(ids).argmax(-1) == ids).float().mean().item()
 loss = evaluate(tied, val_ids[:20_001])
 assert parrot > 0.9 and tied.n_parameters() == 780_336 - 9_360
+assert "head.weight" not in tied.state_dict()
 f"the same again: {parrot:.0%} of all places, {loss:.2f} nats; a guess: {math.log(V):.2f}"
 
 # %% [markdown]
@@ -761,20 +793,15 @@ f"the same again: {parrot:.0%} of all places, {loss:.2f} nats; a guess: {math.lo
 against("tied weights")
 
 # %% [markdown]
-# Tied weights end a little worse, and the interval hardly excludes zero. Is it the drawing? In trials of 300 steps with one seed, seven other scales
-# did worse than this one, among them quiet ones that start near a guess ([benchmarks/LOG.md](../benchmarks/LOG.md)).
-#
-# The optimizer must see the one matrix once, and a checkpoint must hold it once. Both hold without a special case, because `head` simply isn't there:
-
-# %%
-assert "head.weight" not in tied.state_dict()
-sizes = [tuple(p.shape) for p in tied.parameters()]
-sizes.count(tuple(tied.token_embedding.weight.shape))
+# Tied weights end a little worse, and the interval hardly excludes zero. Is it the drawing? In trials of 300
+# steps with one seed, seven other scales did worse than this one, among them quiet ones that start near a
+# guess ([benchmarks/LOG.md](../benchmarks/LOG.md)). The optimizer and a checkpoint see the one matrix once,
+# without a special case, because `head` simply isn't there.
 
 # %% [markdown]
 # ## All of them
-# The whole table: each part by itself, then together. Milliseconds per step are those of two cores, with the models taking turns. Runs without a time were made later, beside other
-# work.
+# The whole table: each part by itself, then together. Milliseconds per step are those of two cores, with the
+# models taking turns. Runs without a time were made later, beside other work.
 
 # %%
 pair = "rotary, query/key norm"
@@ -798,11 +825,15 @@ show(
 )
 
 # %% [markdown]
-# *The same marks. The largest gain by one part alone comes from rotary positions, and the pair of rotary positions and query/key norm reaches nearly as far as the four together.*
+# *The same marks. The largest gain by one part alone comes from rotary positions, and the pair of rotary
+# positions and query/key norm reaches nearly as far as the four together.*
 #
-# Nothing of it is free. RMSNorm takes as long here as LayerNorm does, and turning and norming queries and keys costs a good tenth of a step's time.
+# None of this is free. RMSNorm takes as long here as LayerNorm does, and turning and norming queries and keys
+# costs a good tenth of a step's time.
 #
-# Three questions that the table leaves open can be asked of the same runs. Is the pair more than the sum of its parts? Do the other two add anything to it? And is squared ReLU worse than SwiGLU, in its place among the four?
+# Three questions that the table leaves open can be asked of the same runs. Is the pair more than the sum of
+# its parts? Do the other two add anything to it? And is squared ReLU worse than SwiGLU, in its place among
+# the four?
 
 # %%
 questions = {
@@ -815,11 +846,13 @@ for question, (mean, interval) in answers.items():
     print(f"{question:25} {mean:+.3f} ± {interval:.3f}")
 
 # %% [markdown]
-# The pair is more than its sum; why, this chapter can't say. RMSNorm and SwiGLU add nothing to it that five seeds would show. And among the four, squared ReLU is worse than SwiGLU.
+# The pair is more than its sum; why, this chapter can't say. RMSNorm and SwiGLU add nothing to it that five
+# seeds would show. And among the four, squared ReLU is worse than SwiGLU.
 
 # %% [markdown]
 # ## The run
-# Enough of other people's runs. Here is one of them again, before your eyes: the four parts at once, seed 0, a minute on two cores.
+# So far all runs came from a file. Here is one of them again: the four parts at once, seed 0, a minute on two
+# cores.
 
 # %%
 plan = TrainConfig(steps=1000, learning_rate=5e-3, eval_every=0)
@@ -830,8 +863,9 @@ assert loss < min(losses_of("Part I").values()) - 0.05
 loss, losses_of("four at once")[0]
 
 # %% [markdown]
-# The second number is from the file. On another processor, roundings add up over a thousand steps, and the two differ as two seeds do. Either is far below
-# every one of Part I's five, and also below the 1.80 of chapter 07, which took 1,400 steps. In time:
+# The second number is from the file. On another processor, roundings add up over a thousand steps, and the
+# two differ as two seeds do. Either is far below every one of Part I's five, and also below the 1.80 of
+# chapter 07, which took 1,400 steps. In time:
 
 # %%
 ms = results["timing"]["ms"]
@@ -848,8 +882,9 @@ out = generate(model, tokenizer.encode(PROMPT)[None], 300, generator=generator)
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# A speaker who exists, capitals where lines begin, many words that exist, and no sentence that does. The model is three hundredths of a nat better than chapter 07's. That is well
-# beyond the noise, and nothing that one could see in a sample.
+# A speaker who exists, capitals where lines begin, many words that exist, and no sentence that does. The
+# model is three hundredths of a nat better than chapter 07's. That is well beyond the noise, and nothing that
+# one could see in a sample.
 
 # %%
 show_ladder("modern parts", loss, "7-grams")
@@ -857,22 +892,27 @@ show_ladder("modern parts", loss, "7-grams")
 # %% [markdown]
 # *The step is small, but it costs no data and less time.* The 7-gram's 1.59 is still below.
 #
-# And what this does *not* say. All runs had the learning rate and, tied weights and positions apart, the first weights that were chosen for Part I's model. A part that wants others
-# is treated unfairly: squared ReLU hands on louder numbers than GELU does, and nothing was done about it. All runs are small and short. A gate that does nothing here may
-# well pay in a model of a billion parameters, and a norm that keeps a large model from diverging has little to do in ours. And with more than fifteen comparisons at 95 %, chance alone
-# makes it likely that one of them looks clear. The small differences that barely exclude zero are candidates. The large ones are not.
+# And what this does *not* say. All runs had the learning rate and, tied weights and positions apart, the
+# first weights that were chosen for Part I's model. A part that wants others is treated unfairly: squared
+# ReLU hands on louder numbers than GELU does, and nothing was done about it. All runs are small and short. A
+# gate that does nothing here may well pay in a model of a billion parameters, and a norm that keeps a large
+# model from diverging has little to do in ours. And with more than fifteen comparisons at 95 %, chance alone
+# makes it likely that one of them looks clear. The small differences that barely exclude zero are candidates.
+# The large ones are not.
 
 # %% [markdown]
 # ## Summary
-# Norms without a mean, positions as angles, normed queries and keys, gates, shared keys, one matrix for both ends: each is a few lines and a switch, and equal to a second way of
-# writing it. Against Part I's model at equal tokens, one stands out by itself: rotary positions, and not because their rival was badly drawn. Query/key norm adds to it, and forgives learning
-# rates that are too high. One head of keys instead of four cuts the cache to a quarter, GQA_SUMMARY. What RMSNorm and SwiGLU bring to the loss, if anything, is less than
-# five short runs can show. Part I's model after 1,000 steps: 1.89 nats; with four modern parts: 1.77.
+# Norms without a mean, positions as angles, normed queries and keys, gates, shared keys, one matrix for both
+# ends: each is a few lines and a switch, and equal to a second way of writing it. Against Part I's model at
+# equal tokens, one stands out by itself: rotary positions, and not because their rival was badly drawn.
+# Query/key norm adds to it, and forgives learning rates that are too high. One head of keys instead of four
+# cuts the cache to a quarter, GQA_SUMMARY. What RMSNorm and SwiGLU bring to the loss, if anything, is less
+# than five short runs can show. Part I's model after 1,000 steps: 1.89 nats; with four modern parts: 1.77.
 
 # %% [markdown]
 # ## Exercises
-# **1.** Which kinds of positions make scores depend on the distance alone? Here is the score between a query at place $m$ and a key at place $n$, in the first block of a
-# model that sees the same character everywhere:
+# **1.** Which kinds of positions make scores depend on the distance alone? Here is the score between a query
+# at place $m$ and a key at place $n$, in the first block of a model that sees the same character everywhere:
 # ```python
 # def score(model, m, n):
 #     attention, x = model.blocks[0].attention, model.embed(train_ids[:1].expand(1, 64))
@@ -880,13 +920,15 @@ show_ladder("modern parts", loss, "7-grams")
 #     q, k, _ = attention.meet(q, k, v)
 #     return (q[0, 0, m] @ k[0, 0, n]).item() / 6
 # ```
-# Write `spread(position)`: for an untrained model, the range of the scores of all pairs of places that are two apart. Say beforehand which of the four give zero.
+# Write `spread(position)`: for an untrained model, the range of the scores of all pairs of places that are
+# two apart. Say beforehand which of the four give zero.
 # ```python
 # assert spread("rotary") < 1e-4 and spread("none") < 1e-4
 # assert spread("learned") > 0.01 and spread("sinusoidal") > 0.01
 # ```
-# **2.** Write `bytes_kept(config, tokens)`, what a `KVCache` needs for one text of so many tokens in float32. By what factor does the cache of a model of 8 heads shrink with `n_kv_head=2`, and by what
-# factor do the parameters of its attention?
+# **2.** Write `bytes_kept(config, tokens)`, what a `KVCache` needs for one text of so many tokens in float32.
+# By what factor does the cache of a model of 8 heads shrink with `n_kv_head=2`, and by what factor do the
+# parameters of its attention?
 # ```python
 # for n_head, n_kv_head, T in ((4, 4, 64), (4, 1, 32), (8, 2, 16)):
 #     sizes = dict(block_size=T, n_layer=2, n_head=n_head, n_embd=96)
@@ -895,8 +937,10 @@ show_ladder("modern parts", loss, "7-grams")
 #     cache.read(val_ids[None, :T])
 #     assert bytes_kept(config, T) == sum(past.nbytes for past in cache.past)
 # ```
-# **3.** Build a mixture of four experts, `Mixture(n_embd)`. A router gives each token four probabilities, the likeliest expert answers, and its answer is multiplied by its
-# probability. No other expert may be asked. Put one into each block of a `ModernGPT` in place of its `feed_forward`, and train it for 100 steps. Which share of the tokens does each expert get?
+# **3.** Build a mixture of four experts, `Mixture(n_embd)`. A router gives each token four probabilities, the
+# likeliest expert answers, and its answer is multiplied by its probability. No other expert may be asked. Put
+# one into each block of a `ModernGPT` in place of its `feed_forward`, and train it for 100 steps. Which share
+# of the tokens does each expert get?
 # ```python
 # one, x = Mixture(16), torch.randn(50, 16)
 # p, chosen = one.router(x).softmax(-1).max(-1)
@@ -929,8 +973,9 @@ assert spread("learned") > 0.01 and spread("sinusoidal") > 0.01
 {position: round(spread(position), 4) for position in POSITIONS}
 
 # %% [markdown]
-# Sinusoidal positions are made of the same angles, but they are *added* to the token, and the query and key matrices then mix everything. "None" passes for a poor reason: without
-# positions, all scores of one character are the same at any distance.
+# Sinusoidal positions are made of the same angles, but they are *added* to the token, and the query and key
+# matrices then mix everything. "None" passes for a poor reason: without positions, all scores of one
+# character are the same at any distance.
 
 
 # %% jupyter={"source_hidden": true}
@@ -948,7 +993,8 @@ for n_head, n_kv_head, T in ((4, 4, 64), (4, 1, 32), (8, 2, 16)):
     assert bytes_kept(config, T) == sum(past.nbytes for past in cache.past)
 
 # %% [markdown]
-# The cache shrinks by 4. The attention's parameters go from $4 C^2$ to $2.5 C^2$, because queries and output keep their size: a factor of 1.6.
+# The cache shrinks by 4. The attention's parameters go from $4 C^2$ to $2.5 C^2$, because queries and output
+# keep their size: a factor of 1.6.
 
 
 # %% jupyter={"source_hidden": true}
@@ -989,5 +1035,6 @@ model(ids)
 ]
 
 # %% [markdown]
-# Even sharing would be a quarter each. After 100 steps one expert of the third block gets half of all tokens and another a tenth: who is asked more learns more. That is why papers on mixtures add
-# a term to the loss that rewards even shares.
+# Even sharing would be a quarter each. After 100 steps one expert of the third block gets half of all tokens
+# and another a tenth: who is asked more learns more. That is why papers on mixtures add a term to the loss
+# that rewards even shares.
