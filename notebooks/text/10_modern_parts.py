@@ -190,8 +190,8 @@ assert max(shares.values()) < 0.03
 {name: f"{share:.2%}" for name, share in shares.items()}
 
 # %% [markdown]
-# Fresh weights give what random numbers give, and training shrinks the share to a thirtieth of a percent. Two
-# norms that differ by so little can hardly differ in what they do. And the loss?
+# Fresh weights give what random numbers give, and training shrinks the share further. Two norms that differ
+# by so little can hardly differ in what they do. And the loss?
 
 # %%
 against("RMSNorm")
@@ -257,8 +257,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # %% [markdown]
 # Which number is paired with which doesn't matter, as long as queries and keys agree; number $i$ with number
 # $i + D/2$ is the quickest to slice. The function of two dimensions must come out of it again. And there is a
-# second way to write the same: a pair is a complex number, and turning it means multiplying it by $e^{i \cdot
-# \text{angle}}$.
+# second way to write the same: a pair is a complex number, and turning it means multiplying it by
+# $e^{i \cdot \text{angle}}$.
 
 # %%
 turns = angles(0, 10, 8, 10_000, 1)  # ten places, heads of 8 numbers
@@ -291,9 +291,8 @@ show(
 )
 
 # %% [markdown]
-# *Left, four of the 18 pairs in a head of 36. Right, the mean: where query and key agree, nearer means
-# higher, on the whole. A head that wants something else can put its query and key into the pairs whose speed
-# suits it.*
+# *Left, four of the 18 pairs. Right, the mean: where query and key agree, nearer means higher, on the whole.
+# A head that wants something else can use the pairs whose speed suits it.*
 #
 # The module that does it sits at the beginning of *attend*, where all keys are at hand. It keeps one table of
 # cosines and sines for all blocks. The table is no parameter, and checkpoints go without it.
@@ -466,17 +465,16 @@ against("SwiGLU"), against("squared ReLU")
 # The gate makes no difference that five seeds could show. Squared ReLU is a little worse, by hardly more than
 # its ±, with a learning rate and first weights that were chosen for GELU.
 #
-# One more replacement deserves a paragraph. A **mixture of experts** (Shazeer et al., 2017) gives each block
-# not one feed-forward part but many, and a small linear layer, the *router*, that sends each token to one or
-# two of them. The number of parameters grows with the number of experts; the work per token stays that of the
-# few that are asked. The price is memory, because all experts have to be at hand, and care, because a router
-# left to itself may send every token to the same few. Whether it pays at our size we have not measured.
-# Exercise 3 builds one.
+# A **mixture of experts** (Shazeer et al., 2017) gives each block not one feed-forward part but many, and a
+# small linear layer, the *router*, that sends each token to one or two of them. The number of parameters
+# grows with the number of experts; the work per token stays that of the few that are asked. The price is
+# memory, because all experts have to be at hand, and care, because a router left to itself may send every
+# token to the same few. Exercise 3 builds one; we have not measured whether it pays.
 
 # %% [markdown]
 # ## One model with switches
 # All parts are there. A config that can name them is chapter 06's with more fields, and the model it
-# describes is chapter 06's with other parts in the same places. Names are looked up in tables.
+# describes is chapter 06's with other parts in the same places.
 #
 # Positions can be told in two more ways. Vaswani et al. (2017) added sines and cosines of the very angles
 # above to the embeddings, one vector per place, nothing learned. And they can be left out.
@@ -654,6 +652,10 @@ class ModernGPT(GPT):
 
 
 # %% [markdown]
+# With no switch flipped this is GPT-2's architecture. Rotary positions, RMSNorm and SwiGLU make it Llama's;
+# with query/key norm as well, and without biases, it is Qwen3's. `python -m tinygpt_lib convert` takes such a
+# run to Hugging Face's transformers, or theirs here, with equal logits.
+#
 # What held for Part I's model has to hold for this one, with as many switches flipped as there are. The cache
 # of chapter 08 must still give the same logits as no cache, and the future must not leak.
 
@@ -701,7 +703,9 @@ measured
 against("1 head of keys")
 
 # %% [markdown]
-# GQA_TEXT
+# Nothing that three seeds could show, with 12 % fewer parameters and a quarter of the cache. Larger models
+# often keep several shared heads, because there a single one was found to cost quality (Ainslie et al.,
+# 2023).
 
 # %% [markdown]
 # ## Which positions?
@@ -711,11 +715,11 @@ against("1 head of keys")
 against("rotary")
 
 # %% [markdown]
-# Or is the rival bad? A learned table starts from random numbers, and how loud they are is a choice. Part I
-# draws them with deviation 1, as loud as the tokens they are added to. Others draw them far more quietly;
-# nanoGPT takes 0.02. If 1 is a bad choice, rotary positions have beaten a straw man. So three of the seeds
-# were trained again with learned positions drawn at 0.1 and at 0.02, with sinusoidal ones, and with none at
-# all.
+# Or is it the rival that is bad? A learned table starts from random numbers, and how loud they are is a
+# choice. Part I draws them with deviation 1, as loud as the tokens they are added to. Others draw them far
+# more quietly; nanoGPT takes 0.02. If 1 is a bad choice, rotary positions have beaten a straw man. So three
+# of the seeds were trained again with learned positions drawn at 0.1 and at 0.02, with sinusoidal ones, and
+# with none at all.
 #
 # Write down an order before you look. And how bad is a model without any positions?
 
@@ -745,7 +749,8 @@ positions = [
 ]
 show(
     forest(positions),
-    alt="POSITIONS_ALT",
+    alt="Differences to Part I's model with 95 % intervals: rotary left of zero, sinusoidal "
+    "on it, learned at 0.1 and at 0.02 well to the right, no positions by far the worst.",
 )
 
 # %% [markdown]
@@ -762,7 +767,8 @@ show(
 # fortieth forty, and later blocks can make something of that. But after 1,000 steps it has come no further
 # than 2.33, about where chapter 03 was with a single head.
 #
-# So the gain of rotary positions is no artefact of the drawing: they beat the best rival that we could draw.
+# So the gain of rotary positions doesn't come from a bad drawing: they beat the best rival that we could
+# draw.
 
 # %% [markdown]
 # ## One matrix for both ends
@@ -771,10 +777,10 @@ show(
 # 9,360 of 780,336.
 #
 # How loud should the one matrix be? An embedding wants vectors of scale 1, a head wants small ones. Ours is
-# drawn as the original Transformer's, with a deviation of $1/\sqrt C$ for the head, and multiplied by $\sqrt
-# C$ where it embeds. There is a catch. A token that passes through the blocks unchanged meets *itself* at the
-# head, and its own vector is the one it matches best. So what does an untrained model expect to follow a
-# character?
+# drawn as the original Transformer's, with a deviation of $1/\sqrt C$ for the head, and multiplied by
+# $\sqrt C$ where it embeds. There is a catch. A token that passes through the blocks unchanged meets *itself*
+# at the head, and its own vector is the one it matches best. So what does an untrained model expect to follow
+# a character?
 
 # %%
 torch.manual_seed(0)
@@ -795,8 +801,8 @@ against("tied weights")
 # %% [markdown]
 # Tied weights end a little worse, and the interval hardly excludes zero. Is it the drawing? In trials of 300
 # steps with one seed, seven other scales did worse than this one, among them quiet ones that start near a
-# guess ([benchmarks/LOG.md](../benchmarks/LOG.md)). The optimizer and a checkpoint see the one matrix once,
-# without a special case, because `head` simply isn't there.
+# guess ([benchmarks/LOG.md](../benchmarks/LOG.md)). There is no `head` any more, so optimizer and checkpoint
+# see the one matrix once.
 
 # %% [markdown]
 # ## All of them
@@ -821,7 +827,9 @@ for name in rows:
 # %%
 show(
     forest([name for name in rows[1:] if name not in positions[1:]]),
-    alt="ALL_ALT",
+    alt="Differences to Part I's model with 95 % intervals. Left of zero: query/key norm a "
+    "little, rotary, and furthest the pair of them and the two with four parts. Right of "
+    "zero, barely: squared ReLU and tied weights. The others' intervals contain it.",
 )
 
 # %% [markdown]
@@ -831,11 +839,14 @@ show(
 # None of this is free. RMSNorm takes as long here as LayerNorm does, and turning and norming queries and keys
 # costs a good tenth of a step's time.
 #
-# Three questions that the table leaves open can be asked of the same runs. Is the pair more than the sum of
-# its parts? Do the other two add anything to it? And is squared ReLU worse than SwiGLU, in its place among
-# the four?
+# Three questions that the table leaves open can be asked of the same runs.
 
 # %%
+differences = {name: compare({name: 1, "Part I": -1}) for name in rows[1:]}
+clear = {n for n, (mean, interval) in differences.items() if abs(mean) > interval}
+assert {"rotary", "query/key norm", pair, "learned at 0.1", "no positions"} <= clear
+assert not {"RMSNorm", "SwiGLU", "sinusoidal"} & clear
+
 questions = {
     "pair beyond the sum": {pair: 1, "Part I": 1, "rotary": -1, "query/key norm": -1},
     "four instead of the pair": {"four at once": 1, pair: -1},
@@ -863,9 +874,9 @@ assert loss < min(losses_of("Part I").values()) - 0.05
 loss, losses_of("four at once")[0]
 
 # %% [markdown]
-# The second number is from the file. On another processor, roundings add up over a thousand steps, and the
-# two differ as two seeds do. Either is far below every one of Part I's five, and also below the 1.80 of
-# chapter 07, which took 1,400 steps. In time:
+# The second number is from the file; over a thousand steps roundings add up, and on another processor the two
+# may differ as two seeds do. Either is far below all of Part I's five, and below the 1.80 of chapter 07,
+# which took 1,400 steps. In time:
 
 # %%
 ms = results["timing"]["ms"]
@@ -890,15 +901,14 @@ print(tokenizer.decode(out[0]))
 show_ladder("modern parts", loss, "7-grams")
 
 # %% [markdown]
-# *The step is small, but it costs no data and less time.* The 7-gram's 1.59 is still below.
+# *A small step, for no more data and less time. The 7-gram's 1.59 is still below.*
 #
-# And what this does *not* say. All runs had the learning rate and, tied weights and positions apart, the
-# first weights that were chosen for Part I's model. A part that wants others is treated unfairly: squared
-# ReLU hands on louder numbers than GELU does, and nothing was done about it. All runs are small and short. A
-# gate that does nothing here may well pay in a model of a billion parameters, and a norm that keeps a large
-# model from diverging has little to do in ours. And with more than fifteen comparisons at 95 %, chance alone
-# makes it likely that one of them looks clear. The small differences that barely exclude zero are candidates.
-# The large ones are not.
+# What this does *not* say: all runs had the learning rate and, tied weights and positions apart, the first
+# weights that were chosen for Part I's model. A part that wants others is treated unfairly: squared ReLU
+# hands on louder numbers than GELU does, and nothing was done about it. All runs are small and short. A gate
+# that does nothing here may well pay in a model of a billion parameters, and a norm that keeps a large model
+# from diverging has little to do in ours. And with more than fifteen comparisons at 95 %, chance alone makes
+# it likely that one of them looks clear. The small ones are candidates for that, the large ones are not.
 
 # %% [markdown]
 # ## Summary
@@ -906,8 +916,9 @@ show_ladder("modern parts", loss, "7-grams")
 # ends: each is a few lines and a switch, and equal to a second way of writing it. Against Part I's model at
 # equal tokens, one stands out by itself: rotary positions, and not because their rival was badly drawn.
 # Query/key norm adds to it, and forgives learning rates that are too high. One head of keys instead of four
-# cuts the cache to a quarter, GQA_SUMMARY. What RMSNorm and SwiGLU bring to the loss, if anything, is less
-# than five short runs can show. Part I's model after 1,000 steps: 1.89 nats; with four modern parts: 1.77.
+# cuts the cache to a quarter, with no loss that three seeds could show. What RMSNorm and SwiGLU bring to the
+# loss, if anything, is less than five short runs can show. Part I's model after 1,000 steps: 1.89 nats; with
+# four modern parts: 1.77.
 
 # %% [markdown]
 # ## Exercises
@@ -927,8 +938,7 @@ show_ladder("modern parts", loss, "7-grams")
 # assert spread("learned") > 0.01 and spread("sinusoidal") > 0.01
 # ```
 # **2.** Write `bytes_kept(config, tokens)`, what a `KVCache` needs for one text of so many tokens in float32.
-# By what factor does the cache of a model of 8 heads shrink with `n_kv_head=2`, and by what factor do the
-# parameters of its attention?
+# With 8 heads and `n_kv_head=2`, by what factors do the cache and the attention's parameters shrink?
 # ```python
 # for n_head, n_kv_head, T in ((4, 4, 64), (4, 1, 32), (8, 2, 16)):
 #     sizes = dict(block_size=T, n_layer=2, n_head=n_head, n_embd=96)
