@@ -65,6 +65,7 @@ RUNGS = {
     "four heads": 2.196,
     "three blocks": 2.033,
     "trained GPT": 1.80,
+    "modern parts": 1.77,
     "best half hour": 1.434,
 }
 OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}
@@ -77,12 +78,17 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
     names = list(RUNGS)[: list(RUNGS).index(rung) + 1]
     losses = [RUNGS[name] for name in names[:-1]] + [loss]
     below = OPPONENTS[opponent]
-    figure, ax = plt.subplots(figsize=(7, 2.8))
+    figure, ax = plt.subplots(figsize=(8, 2.8))
     for i, (name, at) in enumerate(zip(names, losses, strict=True)):
         color = RED if name == rung else BLUE
         ax.hlines(at, i, i + 0.9, color=color, lw=4)
+<<<<<<< HEAD
         y = at + 0.1 if at > below else at - 0.6  # clear of the dashed line
         ax.text(i + 0.45, y, f"{name}\n{at:.2f}", ha="center", color=color)
+=======
+        label = f"{name}\n{at:.2f}"
+        ax.text(i + 0.45, at + 0.1, label, ha="center", color=color, fontsize=8.5)
+>>>>>>> wt/ch10
     ax.axhline(below, color="gray", ls="--")
     ax.text(0, below - 0.25, f"{opponent}: {below:.2f}")
     ax.set(
