@@ -52,16 +52,16 @@ def result(losses: list[float], loss: float, over: int) -> dict:
 
 
 def heads():
-    """Chapter 04: one head or four, with and without a way around them."""
+    """Chapter 04: one head or four, with and without a bypass."""
     c = chapter("04_multi_head", "Attending", "learn", T=32, steps=1500)
-    for around in (True, False):
+    for bypass in (True, False):
         for n_head in (1, 4):
             for seed in range(3):
                 torch.manual_seed(seed)
-                model = c.Attending(64, n_head, c.T, around)
+                model = c.Attending(64, n_head, c.T, bypass)
                 losses = c.learn(model, seed)
                 loss = c.evaluate(model, VAL_IDS, c.T)
-                about = {"n_head": n_head, "around": around, "seed": seed}
+                about = {"n_head": n_head, "bypass": bypass, "seed": seed}
                 yield about | result(losses, loss, 50)
 
 

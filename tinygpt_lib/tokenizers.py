@@ -2,14 +2,12 @@
 """Tokenizers: what is the right unit?"""
 
 import heapq
-import json
 import math
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,40 +15,23 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import checked_ids
+from tinygpt_lib.basics.tokens import check_merges, checked_ids, utf8
 from tinygpt_lib.bigram import evaluate
 
 __all__ = [
     "GPT2_PATTERN",
-    "MAX_VOCABULARY_BYTES",
     "WORD_PATTERN",
     "BPETokenizer",
     "ByteTokenizer",
     "TextScore",
     "WordTokenizer",
-    "check_merges",
     "chunks_of",
-    "gpt2_alphabet",
     "learn_merges",
-    "merges_of_gpt2",
     "pieces_of",
-    "read_gpt2",
     "score_text",
-    "utf8",
 ]
 
 # --- Bytes ---
-
-
-def utf8(text: str) -> bytes:
-    """The bytes of text; ValueError for half a surrogate pair, with its place."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {text[error.start]!r} at position {error.start} is half of a "
-            "surrogate pair: alone it is no character and has no UTF-8 bytes"
-        ) from None
 
 
 class ByteTokenizer:
@@ -177,27 +158,6 @@ def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, 
 
 # --- Byte-pair encoding ---
 
-MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
-
-
-def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
-    pairs, lengths, total = {}, [1] * 256, 256
-    for i, pair in enumerate(merges, start=256):
-        two = isinstance(pair, list | tuple) and len(pair) == 2
-        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
-            raise ValueError(
-                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
-                f"in the range 0..{i - 1}"
-            )
-        if pairs.setdefault(tuple(pair), i) != i:
-            raise ValueError(f"merges hold the pair {pair!r} twice")
-        lengths.append(lengths[pair[0]] + lengths[pair[1]])
-        total += lengths[-1]
-        if total > MAX_VOCABULARY_BYTES:
-            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
-    return list(pairs)
-
 
 class BPETokenizer:
     """Byte-pair encoding: bytes, and what merging their most frequent pairs makes.
@@ -302,71 +262,6 @@ class BPETokenizer:
         if not all(isinstance(x, list) for x in (merges, order or [], special)):
             raise ValueError("merges, byte_order and special must be lists")
         return cls(merges, order, special)
-
-    @classmethod
-    def from_gpt2(
-        cls,
-        folder: str | Path,
-        encoder: str | Path = "encoder.json",
-        merges: str | Path = "vocab.bpe",
-    ) -> Self:
-        """GPT-2's own tokenizer, from the two files that OpenAI published.
-
-        Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
-        """
-        encoder, merges = Path(folder) / encoder, Path(folder) / merges
-        return cls(*read_gpt2(encoder, merges))
-
-
-# --- GPT-2's own vocabulary ---
-
-
-def gpt2_alphabet() -> dict[str, int]:
-    """The visible character that GPT-2's files write for each byte, in id order."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in visible]
-    written = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
-    return dict(zip(written, visible + hidden, strict=True))
-
-
-def read_gpt2(encoder: Path, merges: Path):
-    """Merges, byte order and special tokens of GPT-2's two files, for BPETokenizer."""
-    try:
-        numbers = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
-    if not isinstance(numbers, dict):
-        raise ValueError(f"{encoder} holds no table of tokens")
-    try:
-        return merges_of_gpt2(numbers, lines)
-    except ValueError as error:
-        raise ValueError(f"{encoder} and {merges}: {error}") from None
-
-
-def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
-    """The same of what the files hold: tokens' numbers, and a merge in each line."""
-    alphabet = gpt2_alphabet()
-    order = sorted(alphabet, key=lambda written: numbers.get(written, -1))
-    known = {written: i for i, written in enumerate(order)}
-    pairs = []
-    for line in lines[lines[0].startswith("#version") :]:
-        if not line:
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{line!r:.50} is no merge of earlier tokens")
-        pairs.append((known[parts[0]], known[parts[1]]))
-        known["".join(parts)] = 255 + len(pairs)
-    special = [token for token in numbers if re.fullmatch("<.+>", token)]
-    special = [token for token in special if token not in known]
-    known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
-    if numbers != known:
-        raise ValueError(
-            "the tokens are not numbered as GPT-2's are: 256 bytes, the merges in "
-            "their order, then the rest"
-        )
-    return pairs, [alphabet[written] for written in order], special
 
 
 # --- Words ---

@@ -5,9 +5,9 @@ from pen import INK, TALK, THINK, Pen
 drawing = pen = Pen(
     640,
     470,
-    "A block, from top to bottom: the stream x runs straight through, while attention "
-    "and then feed-forward each read a normalised copy of it at the side and add "
-    "their result back.",
+    "A block, from top to bottom: the stream x runs straight through; attention, "
+    "then feed-forward, each read a normalized copy of it and add their result "
+    "back.",
 )
 
 

@@ -25,9 +25,9 @@
 # back at what its weights had to do. A token must pass on what it is itself, so two thirds of the
 # weight stayed on the diagonal. Whatever went to the past was taken from the present.
 #
-# The cure costs no parameters at all: cut the same width into several narrow heads, let each take a
-# mean of its own, and put the results side by side. The work of this chapter is to do that without
-# mixing anything up, and then to find out what it is good for.
+# The cure: cut the same width into several narrow heads, let each take a mean of its own, put the
+# results side by side, and mix them by one more matrix. The work of this chapter is to do that without
+# confusing whose number is whose, and then to find out what it is good for.
 #
 # The number to beat is 2.37 nats.
 
@@ -55,32 +55,32 @@ from torch import Tensor, nn
 
 # %% [markdown]
 # ## What one mean loses
-# Here is the smallest case in which one head fails. A token wants to know its two predecessors, *in
-# order*. Their values could not be clearer: `a` is (1, 0) and `b` is (0, 1). A head that gives both
-# places the same weight sees this after `ab`, and after `ba`:
+# A token wants to know its two predecessors, and *in which order* they came. Its values are four numbers
+# wide: `a` hands over (1, 0, 1, 0), and `b` hands over (0, 1, 0, 1). If both predecessors matter
+# equally, one head has to give them the same weight. This is what it finds after `ab`, and after `ba`:
 
 # %% tags=["nbval-check-output"]
-value = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])}
+value = {"a": torch.tensor([1.0, 0, 1, 0]), "b": torch.tensor([0.0, 1, 0, 1])}
 
 
 def one_head(before, last):
-    """One mean of the two predecessors."""
+    """One mean of the two predecessors, four numbers wide."""
     return 0.5 * value[before] + 0.5 * value[last]
 
 
 one_head("a", "b"), one_head("b", "a")
 
 # %% [markdown]
-# Half an `a` and half a `b`, whichever came first. Weights of 0.3 and 0.7 would keep the order apart,
-# but then the weights are used up for saying *where* a letter stood, and can no longer say how much
-# it matters. With two heads there is no such conflict. One looks at the last place, the other at the
-# place before, and the two results stand side by side:
+# The same, whichever came first. Weights of 0.3 and 0.7 would tell the order, but then they say that
+# the last one matters more. One set of weights cannot say both *where* a letter stood and *how much* it
+# matters. Now cut the same four numbers in two. One head of width 2 looks at the letter before the
+# last, the other at the last:
 
 
 # %% tags=["nbval-check-output"]
 def two_heads(before, last):
-    """Two means, each of one predecessor, side by side."""
-    return torch.cat([value[before], value[last]])
+    """Two means, each of one predecessor and two numbers wide."""
+    return torch.cat([value[before][:2], value[last][2:]])
 
 
 two_heads("a", "b"), two_heads("b", "a")
@@ -124,14 +124,14 @@ listed(x).shape
 
 # %% [markdown]
 # ## The same as one matrix product
-# Four heads with three matrices each are twelve small products. They can be one large product. A row
-# of a matrix makes one number of the result, and does not care which rows stand above it. So stack
-# all twelve matrices, and the product with `x` holds the queries of all heads, then all keys, then
-# all values: $3C$ numbers for each token.
+# Four heads with three matrices each are twelve small products. They can be one large product. Torch
+# keeps the weights of a linear layer as (out, in), so each row makes one number of the result, and it
+# does not care which rows stand above it. (`F.linear` is `x @ weight.T + bias`.) So stack all twelve
+# matrices, and the product with `x` holds the queries of all heads, then all keys, then all values:
+# $3C$ numbers for each token.
 #
 # Here that is 96 numbers: 32 for queries, 8 from each head, then 32 for keys, then 32 for values.
-# Where are the keys of the second head? Work it out before you read the code. (`F.linear` is `x @
-# weight.T + bias`.)
+# Where are the keys of the second head? Work it out before you read on.
 
 # %%
 stack = [*listed.queries, *listed.keys, *listed.values]
@@ -142,44 +142,45 @@ assert torch.allclose(qkv[..., 40:48], listed.keys[1](x), atol=1e-6)
 qkv.shape
 
 # %% [markdown]
+# The keys begin at 32, and the first head has 8 of them: the second head's are 40 to 47.
+#
 # ## Which number goes where
-# Now these numbers have to be dealt out to the heads. Nothing is computed in this step. It is only
-# bookkeeping, and easy to get wrong without noticing. So let us take an example in which every number
-# can be followed: two positions, two heads, two numbers for each. In the drawing the numbers are
-# counted through.
+# Now these numbers have to be dealt out to the heads. Nothing is computed in this step, and it is easy
+# to get wrong without noticing. Here is an example in which every number can be followed: three
+# positions, two heads, two numbers for each. The drawing numbers every cell.
 #
-# ![Numbered q, k and v cells of two positions: view and transpose give head 0 the cells 0 1 and 12 13, a row for each position, while a view to (H, T, D) alone gives head 0 all of position 0 and head 1 all of position 1.](drawings/heads.svg)
+# ![Numbered q, k and v cells of three positions: reshape and transpose give head 0 the cells 0 1, 12 13 and 24 25, a row for each position, while a reshape to (H, T, D) alone gives it the cells 0 1, 2 3 and 12 13, from two positions only.](drawings/heads.svg)
 #
-# `view` gives the numbers of a tensor new dimensions and moves none of them. It reads and writes in
-# the order of the page, line by line. The four query numbers of a position are two heads of two, so
-# $(T, C)$ becomes $(T, H, D)$. Then `transpose` swaps the first two dimensions: $(H, T, D)$, a table
-# for each head.
+# `reshape` gives the numbers of a tensor new dimensions. It reads and writes in the order of the page,
+# line by line. The four query numbers of a position are two heads of two, so $(T, C)$ becomes
+# $(T, H, D)$. Then `transpose` swaps the first two dimensions: $(H, T, D)$, a row for each position in
+# each head.
 
 # %% tags=["nbval-check-output"]
-cells = torch.arange(24).view(2, 12)  # (T, 3C)
+cells = torch.arange(36).view(3, 12)  # (T, 3C)
 q = cells[:, :4]
-q.view(2, 2, 2).transpose(0, 1)  # (H, T, D)
+q.reshape(3, 2, 2).transpose(0, 1)  # (T, H, D), then (H, T, D)
 
 # %% [markdown]
-# Head 0 has cells 0 and 1 of position 0 and cells 12 and 13 of position 1, as in the drawing on the
-# left. On the right stands the tempting short cut. The shape that we want is $(H, T, D)$, so why not
-# ask for it at once?
+# Head 0 has cells 0 and 1 of position 0, 12 and 13 of position 1, 24 and 25 of position 2, as in the
+# drawing on the left. On the right stands the tempting shortcut. The shape that we want is
+# $(H, T, D)$, so why not ask for it at once?
 
 # %% tags=["nbval-check-output"]
-q.reshape(2, 2, 2)  # (H, T, D), it says
+q.reshape(2, 3, 2)  # (H, T, D), it says
 
 # %% [markdown]
-# It has the right shape, and runs without complaint. But head 0 has received everything of position
-# 0, cut in half, and believes that it looks at two positions.
+# The shape is right, and nothing complains. But head 0 has received all of position 0 and half of
+# position 1, and takes the three rows for three positions.
 #
 # Does that matter in a real layer? Here are both ways, for queries, keys and values alike. Afterwards
-# the heads go back side by side, by the same steps in reverse. With the right cut, we find the list
-# of heads again.
+# the heads go back side by side, by the same steps in reverse. With the right cut the result matches
+# the list of heads.
 
 
 # %%
 def right(z):
-    return z.view(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
+    return z.reshape(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
 
 
 def wrong(z):
@@ -206,19 +207,19 @@ assert wrong(position).amin(dim=-1).equal(wrong(position).amax(dim=-1))
 wrong(position)[0, :, :, 0]  # (H, T)
 
 # %% [markdown]
-# Each row is a head, each column a place in its table. The last head sees only positions 7, 8 and 9,
-# and its first row, which is merged into the output of position 0, is made from position 7. The mask
-# cannot help. It works on rows, and row 0 is allowed to look at row 0.
+# Each row is a head, each column a row of numbers that the head takes for a position. The last head
+# sees only positions 7, 8 and 9, and what it takes for position 0 is made from position 7. That is
+# merged into the output of position 0. The mask cannot help, since row 0 is allowed to look at row 0.
 #
 # So the wrong cut does not just blur. It shows the model its own future. If the token at position 7
-# changes, which outputs move? Predict both lists.
+# changes, which outputs move by the right cut, and which by the wrong one?
 
 
 # %% tags=["nbval-check-output"]
-def moved(layer, x, place):
-    """The positions whose output changes when the token at `place` does."""
+def moved(layer, x, position):
+    """The positions whose output changes when the token at one position does."""
     x2 = x.clone()
-    x2[:, place] += 10.0
+    x2[:, position] += 10.0
     changed = (layer(x2) != layer(x)).any(dim=-1).any(dim=0)
     return changed.nonzero().flatten().tolist()
 
@@ -226,11 +227,13 @@ def moved(layer, x, place):
 moved(several_heads, x, 7), moved(lambda x: several_heads(x, wrong), x, 7)
 
 # %% [markdown]
-# A model that sees its future is trained on a lie, as exercise 3 of chapter 03 showed. The check on
+# By the wrong one, all ten: in the last head every row may look at row 0, and that is position 7. A
+# model that sees its future is trained on a lie, as exercise 3 of chapter 03 showed. The check on
 # shapes passes, the check on the future does not. Keep the second one.
 #
 # One last step, for brevity. Queries, keys and values can be dealt out together: $3C$ numbers are 3
 # kinds of $H$ heads of $D$ numbers, and `permute` puts the dimensions into any order that we like.
+# (`view` is a `reshape` that never copies.)
 
 # %%
 q, k, v = qkv.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -239,21 +242,22 @@ k.shape
 
 # %% [markdown]
 # ## Attention in one operation
-# `attention` makes a $T \times T$ table of weights for every head, and walks over it several times:
+# `attention` makes a $T \times T$ matrix of weights for every head, and walks over it several times:
 # to scale, to mask, for the softmax, for the product. Torch has these steps *fused* into one
-# operation that works through the table piece by piece and never stores it whole (Dao et al., 2022,
-# *FlashAttention*). We keep `attention` to understand and to check, and let the fused one do the
-# work.
+# operation, after Dao et al. (2022, *FlashAttention*): it is meant to work through the matrix piece by
+# piece and never to store it whole. We keep `attention` to understand and to check, and let the fused
+# one do the work.
 #
-# It has to be told about our mask. With as many queries as keys, that is `is_causal`. A single query
-# belongs to the last token, which may see everything. For the cases in between, the mask of chapter
-# 03's appendix is written out.
+# It has to be told about our mask. With as many queries as keys, `is_causal` is that mask. Chapter 08
+# will ask for the newest tokens alone, with fewer queries than keys. A single query may see
+# everything. For several, `tril(Tk - Tq)` moves the edge of the past to the right, as in chapter 03's
+# appendix.
 
 
 # %%
 #| export
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same as `attention`, in one operation that never stores the weights.
+    """The same as `attention`, in one operation of torch.
 
     q (B, H, Tq, D), k and v (B, H, Tk, D) -> (B, H, Tq, D). Dao et al., 2022.
     """
@@ -272,12 +276,14 @@ for Tq in (1, 4, 10):
     assert torch.allclose(attention(last, k, v), fused_attention(last, k, v), atol=1e-6)
 
 # %% [markdown]
-# The same numbers. What they cost in time and memory is measured in chapters 11 and 12.
+# The same numbers. What they cost in time and memory is measured in chapter 11.
 #
 # ## Multi-head attention
 # Here is the finished class. Its three steps have names, because later chapters will look in between:
 # **project** to queries, keys and values, let the heads **attend**, and **merge** what they found.
 # (`unbind` takes the three kinds apart, `flatten(2)` joins the dimensions from the third on.)
+#
+# ![The layer, from top to bottom: x (B, T, C) becomes (B, T, 3C), and every head gets its queries, keys and values (B, T, D); what the heads find stands side by side, (B, T, C), and the output matrix mixes it.](drawings/multi_head.svg)
 
 
 # %%
@@ -330,10 +336,10 @@ assert torch.allclose(ours(x), listed(x), atol=1e-6)
 assert moved(ours, x, 7) == [7, 8, 9]
 
 # %% [markdown]
-# And it has to be somebody else's class as well. `nn.MultiheadAttention` stacks its weights in the
+# And it has to agree with torch's own class. `nn.MultiheadAttention` stacks its weights in the
 # same order. Its biases start at zero, so we draw random ones first (`normal_`), or they would go
 # unchecked. Its mask says `True` where looking is *forbidden*; that of the fused operation says
-# `True` where it is *allowed*. Such things are best settled by numbers.
+# `True` where it is *allowed*.
 
 # %%
 reference = nn.MultiheadAttention(C, H, batch_first=True)
@@ -347,33 +353,34 @@ assert torch.allclose(ours(x), expected, atol=1e-6)
 
 # %% [markdown]
 # ## Does it help?
-# We take the model of chapter 03 and put the new class in the place of its head, once with one head
-# of width 64, once with four of width 16. How many parameters does each have? Think before you look:
+# We take the model of chapter 03 and replace its head by the new class, once with one head of width
+# 64, once with four of width 16. Both have the output matrix, which chapter 03's head did not have.
+# Which of the two has more parameters?
 
 
 # %%
 class Attending(nn.Module):
     """Embeddings with positions, multi-head attention, and an output head.
 
-    With `around` the token also goes around attention.
+    With a bypass, the token is added to what attention finds.
     """
 
-    def __init__(self, n_embd, n_head, block_size, around=False):
+    def __init__(self, n_embd, n_head, block_size, bypass=False):
         super().__init__()
-        self.around = around
+        self.bypass = bypass
         self.token_embedding = nn.Embedding(V, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.attention = MultiHeadAttention(n_embd, n_head, bias=False)
-        self.head = nn.Linear(n_embd, V)
+        self.output_head = nn.Linear(n_embd, V)
 
     def embed(self, ids):
-        places = torch.arange(ids.shape[1])
-        return self.token_embedding(ids) + self.position_embedding(places)
+        positions = torch.arange(ids.shape[1])
+        return self.token_embedding(ids) + self.position_embedding(positions)
 
     def forward(self, ids):
         x = self.embed(ids)
         found = self.attention(x)
-        return self.head(x + found if self.around else found)
+        return self.output_head(x + found if self.bypass else found)
 
 
 def parameters(model):
@@ -387,18 +394,17 @@ assert parameters(one) == parameters(four) == 97 * 64 + 4 * 64**2 + 65 * 64 + 65
 parameters(one), parameters(four)
 
 # %% [markdown]
-# The same number, because the matrices are only divided differently: $65 C + 32 C$ in the embeddings,
-# $4 C^2$ in attention, $65 C + 65$ in the output head.
+# Neither, because the matrices are only divided differently: $65 C + 32 C$ in the embeddings, $4 C^2$
+# in attention, $65 C + 65$ in the output head.
 #
 # If four heads win, it may be for a dull reason. One of the four can keep the token itself while the
 # others look back, but a single head has to do both with one mean. To see how much this accounts for,
-# there is a second pair of models with a way `around`: the token is added to what attention found, so
-# that no head has to carry it.
+# a second pair of models has a `bypass`: the token is added to what attention found, and no head has
+# to carry it.
 #
-# Each of the four gets three seeds. These runs take a few minutes, so
-# [benchmarks/part_one.py](../benchmarks/part_one.py) has made them with the very definitions of this
-# chapter, and wrote the losses to a file. The last run, four heads without a way around, is made
-# again here. We will look into its heads.
+# Each of the four gets three seeds. [benchmarks/part_one.py](../benchmarks/part_one.py) has made these
+# runs with this chapter's own code. The last one, four heads without a bypass, is made again here, and
+# we will look into its heads.
 
 
 # %%
@@ -423,12 +429,12 @@ again = evaluate(model, val_ids, T)
 kept = json.loads(Path("../benchmarks/part_one.json").read_text())
 finals, curves = {}, {}
 for run in kept["heads"]:
-    kind = run["n_head"], run["around"]
+    kind = run["n_head"], run["bypass"]
     finals.setdefault(kind, []).append(run["loss"])
     curves[kind] = run["curve"]
 
-for (n_head, around), losses in finals.items():
-    kind = f"{n_head} head{'s' * (n_head > 1)}{', way around' * around}"
+for (n_head, bypass), losses in finals.items():
+    kind = f"{n_head} head{'s' * (n_head > 1)}{', bypass' * bypass}"
     print(f"{kind:20} {mean(losses):.3f} ± {stdev(losses):.3f} nats")
 # Another processor rounds differently, and after 1,500 steps that is like another seed.
 in_file = finals[4, False][2]
@@ -437,26 +443,32 @@ print(f"\nthe last run again: {again:.3f}, in the file {in_file:.3f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
-for (n_head, around), curve in curves.items():
-    color, style = BLUE if n_head == 4 else RED, "--" if around else "-"
-    name = f"{n_head} head{'s' * (n_head > 1)}{', way around' * around}"
+for (n_head, bypass), curve in curves.items():
+    color, style = BLUE if n_head == 4 else RED, "--" if bypass else "-"
+    name = f"{n_head} head{'s' * (n_head > 1)}{', bypass' * bypass}"
     ax.plot(range(25, 1500, 50), curve, color=color, ls=style, label=name)
-ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.05, 3.0))
+    ax.plot(
+        1530,
+        finals[n_head, bypass][2],
+        "o",
+        color=color,
+        mfc=color if style == "-" else "w",
+    )
+ax.set(xlabel="step", ylabel="loss (nats)", ylim=(2.0, 3.0))
 ax.legend()
 show(
     fig,
-    alt="Training loss of four models over 1500 steps. Four heads end clearly below one head; with "
-    "a way around, both end lower, and four heads lowest.",
+    alt="Training loss of four models over 1500 steps, and their validation losses at the end. Four "
+    "heads end clearly below one head; with a bypass, both end lower, and four heads lowest.",
 )
 
 # %% [markdown]
-# *Same number of parameters, same steps, same data. The last seed of each; every point is the mean of
-# 50 steps.*
+# *Same number of parameters, same steps, same data; the last seed of each. Lines: training loss, means
+# of 50 steps. Dots: the validation loss at the end.*
 #
-# Compare the solid lines first. One head ends about where chapter 03's did. Four end 0.19 nats lower,
-# and the seeds scatter by a tenth of that. Then the broken lines. Where the token has a way around,
-# four heads are still better than one, by 0.09. So keeping the token is a part of the story and not
-# all of it: even a model whose heads are free to look back wants more than one look.
+# On the validation text one head ends about where chapter 03's did, and four end 0.19 nats lower. The
+# seeds scatter by a tenth of that. With a bypass, four heads are still better than one, by 0.09. So
+# keeping the token is a part of the story and not all of it.
 
 # %%
 assert max(finals[4, False]) < min(finals[1, False]) - 0.1
@@ -465,10 +477,9 @@ new = mean(finals[4, False])
 print(f"four heads: {new:.2f} nats")
 
 # %% [markdown]
-# The way around is the subject of chapter 05. Until then the plain model counts, and its 2.20.
+# The bypass is the subject of chapter 05. Until then the plain model counts, and its 2.20.
 #
-# Why four? The width is 64, so there could be sixteen heads of four numbers each. What do you expect
-# from more and narrower heads?
+# Why four? The width is 64, so there could be sixteen heads of four numbers each. What do you expect?
 
 # %%
 by_heads = {n: finals[n, False] for n in (1, 4)}
@@ -492,8 +503,7 @@ show(
 
 # %% [markdown]
 # *Three seeds each. The second head brings the most. Four and eight cannot be told apart by three
-# seeds, and sixteen are no better than eight.* Narrow heads cost something too: with sixteen, a query
-# has four numbers in which to say what it is looking for, among 65 characters and 32 places.
+# seeds, and sixteen are no better than eight.*
 
 # %% [markdown]
 # ## What the heads look at
@@ -510,30 +520,32 @@ with torch.no_grad():
 labels = list(line.replace(" ", "␣"))
 fig, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
 for h, ax in enumerate(axes):
-    ax.imshow(looks[h], cmap="Oranges", vmin=0, vmax=1)
+    image = ax.imshow(looks[h], cmap="Oranges", vmin=0, vmax=1)
     ax.set_xticks(range(len(line)), labels, fontsize=8)
     ax.set_yticks(range(len(line)), labels, fontsize=8)
     ax.set(title=f"head {h}", xlabel="looked at")
     ax.grid(False)
 axes[0].set_ylabel("who looks")
+fig.colorbar(image, ax=axes, label="weight")
 show(
     fig,
-    alt="Four heat maps of the weights over the 14 characters of First Citizen: head 3 is dark just "
-    "left of the diagonal; head 1 is dark on it and also where an earlier i or t stands; heads 0 and "
-    "2 are dark on the diagonal for some rows and left of it for others.",
+    alt="Four heat maps of the weights over the 14 characters of First Citizen: head 3 is mostly dark "
+    "just left of the diagonal; head 1 is dark on it and also where an earlier i or t stands; heads "
+    "0 and 2 are dark on the diagonal for some rows and left of it for others.",
 )
 
 # %% [markdown]
-# *Nobody told them to share the work.* Head 3 looks one place back, with few exceptions. Head 1 looks
-# at the token itself; but see the second and third `i`, which also look at the first one, and the
-# second `t`, which looks at the first. The colon looks at the `C`, seven places back. Heads 0 and 2
+# *Nobody told them to share the work.* In head 3 eight of the thirteen characters that have a
+# predecessor look at it. All three `i` and the `z` look at themselves instead, and the first `t` at the
+# first `i`. Head 1 looks at the token itself; but see the second and third `i`, which also look at the
+# first one, and the second `t`, which looks at the first. The colon looks at the `C`. Heads 0 and 2
 # decide by the letter: in head 0 the space and the `e` look at themselves, the `i` and the `n` at
 # what stands before them.
 #
 # One line proves little. Here are the same four heads over 200 windows of the validation text: how
-# much of the weight goes how many places back? The last column takes only what goes three places back
-# or further, and asks how much of that goes to *the same character* as the one that looks. By chance
-# it would be about 5 %.
+# much of the weight goes how many positions back? (We count from position 8 on, where there is a past
+# to choose from.) The last column takes only what goes three positions back or further, and asks how
+# much of that goes to *the same character* as the one that looks. By chance it would be about 5 %.
 
 # %%
 windows, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
@@ -544,21 +556,21 @@ far = torch.ones(T, T, dtype=torch.bool).tril(-3)
 same = far & (windows[:, :, None] == windows[:, None, :])  # (200, T, T)
 assert 0.04 < same.sum() / (200 * far.sum()) < 0.07  # the chance
 
-print("places back" + "".join(f"{back:6}" for back in range(4)) + "   same, far back")
+print("positions back" + "".join(f"{n:6}" for n in range(4)) + "   same, far back")
 for h in range(4):
     row = [looks[:, h].diagonal(-back, 1, 2)[:, 8:].mean() for back in range(4)]
     alike = looks[:, h][same].sum() / looks[:, h][:, far].sum()
-    print(f"head {h}     " + "".join(f"{p:6.0%}" for p in row) + f"{alike:13.0%}")
+    print(f"head {h}        " + "".join(f"{p:6.0%}" for p in row) + f"{alike:13.0%}")
 
 # %% [markdown]
-# Head 3 gives three quarters of its weight to the place just before. Head 1 gives most of it to the
+# Head 3 gives three quarters of its weight to the position just before. Head 1 gives most of it to the
 # token itself, and more than half of what it sends far back goes to earlier copies of the same
-# character. A likely reason: to find itself, a token's query has to agree with its own key, and an
-# earlier copy of it has nearly the same key. Only the place is different. A head that looks for *what
-# I am* finds its doubles too.
+# character; in head 0 it is a third. A likely reason: to find itself, a token's query has to agree with
+# its own key, and an earlier copy of it has nearly the same key. A head
+# that looks for *what I am* finds its doubles too.
 #
-# Which head got which role can only be chance, since at the start they differ in nothing but their
-# random numbers. Exercise 1 asks how much the model needs each of them.
+# Which head got which role is chance: at the start they differ only in their random numbers. Exercise 1
+# asks how much the model needs each of them.
 #
 # And this is how it writes, with the random numbers of the earlier chapters:
 
@@ -572,16 +584,16 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# *hey you to*, *boy*, *so*: short words come out whole now, and a speech begins on a new line after
-# the speaker's name. Nothing longer holds together.
+# *hey you to*, *boy*, *so*: short words come out whole now. Nothing longer holds together, and no
+# second speaker gets a name.
 
 # %%
 show_ladder("four heads", new, "7-grams")
 
 # %% [markdown]
 # ## What is still missing
-# A longer step than the last one. And yet chapter 02's table over *two* characters, which has no idea
-# of where to look, costs 2.04.
+# The dashed line is chapter 02's table with six characters of memory. Even its table with *two*, which
+# has no idea of where to look, costs 2.04.
 #
 # The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a
 # head is the same whoever asks. The `h` after it can ask louder or more softly; it cannot turn *a `t`
@@ -589,18 +601,16 @@ show_ladder("four heads", new, "7-grams")
 # messages up, and adds them to the logits. A head could of course devote itself to this one pair. But
 # there are many pairs, and four heads.
 #
-# What a token needs is a place where it can work on what it has gathered, by itself. That is the
-# first thing that chapter 05 builds, and we shall set one by hand that fires for exactly *`t` and
-# `h`*.
+# What a token needs is a step in which it works on what it has gathered, by itself. Chapter 05 begins
+# with that, and we shall set one by hand that fires for exactly *`t` and `h`*.
 
 # %% [markdown]
 # ## Summary
-# One head takes one mean. Several narrow heads take several, for the same number of parameters. We
-# wrote them as a list and then as one matrix product, and followed numbered cells to see which number
-# belongs to which head: the right shape alone does not prove the right cut, and the wrong one leaks
-# the future. The class is equal to the list and to torch's own. Four heads take the loss from 2.38,
-# with one head in the same model, to 2.20 nats; where the token has a way around, the gain is 0.09
-# instead of 0.19. On real text one head looks one place back, one at the token itself and its
+# One head takes one mean. Several narrow heads take several, for the same number of parameters. One
+# matrix product serves them all. The right shape alone does not prove that its numbers were cut right,
+# and the wrong cut leaks the future. The class is equal to the list and to torch's own. Four heads take
+# the loss from 2.38, with one head in the same model, to 2.20 nats; with a bypass, the gain is 0.09
+# instead of 0.19. On real text one head mostly looks one position back, one at the token itself and its
 # doubles, and two decide by the letter.
 
 # %% [markdown]
@@ -614,14 +624,14 @@ show_ladder("four heads", new, "7-grams")
 # assert min(loss_without([h]) for h in range(4)) > again + 0.1
 # ```
 # **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand, so that it does what `two_heads` did
-# at the beginning. Its input is a letter, `a` or `b`, beside a place, and the places are quarter
+# at the beginning. Its input is a letter, `a` or `b`, beside a position, and the positions are quarter
 # turns of a circle. Each token should put out its own letter and the letter before it. The first
 # token has none before it.
 # ```python
-# places = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+# positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 # for word in ("abba", "baba", "aaab"):
-#     letters = torch.stack([value[c] for c in word])
-#     y = layer(torch.cat([letters, places], dim=1)[None])[0]
+#     letters = torch.stack([value[c][:2] for c in word])
+#     y = layer(torch.cat([letters, positions], dim=1)[None])[0]
 #     expected = torch.cat([letters[1:], letters[:-1]], dim=1)
 #     assert torch.allclose(y[1:], expected, atol=1e-3)
 # ```
@@ -649,7 +659,7 @@ def loss_without(heads):
         found[:, heads] = 0.0
         return found
 
-    model.attention.attend = attend
+    model.attention.attend = attend  # stands before the class's method until deleted
     loss = evaluate(model, val_ids, T)
     del model.attention.attend
     return loss
@@ -667,26 +677,26 @@ alone
 # constant guess gets below 3.3 nats.
 
 # %% jupyter={"source_hidden": true}
-quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # turns a place back by one
+quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # turns a position back by one
 layer = MultiHeadAttention(4, 2, bias=False)
 with torch.no_grad():
     layer.to_qkv.weight.zero_()
     queries, keys, values = layer.to_qkv.weight.split(4)
-    queries[:2, 2:] = 30 * torch.eye(2)  # head 0 looks for its own place
-    queries[2:, 2:] = 30 * quarter  # head 1 for the place before
+    queries[:2, 2:] = 30 * torch.eye(2)  # head 0 looks for its own position
+    queries[2:, 2:] = 30 * quarter  # head 1 for the one before
     keys[:2, 2:] = keys[2:, 2:] = torch.eye(2)
     values[:2, :2] = values[2:, :2] = torch.eye(2)
     layer.output.weight.copy_(torch.eye(4))
 
-    places = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     for word in ("abba", "baba", "aaab"):
-        letters = torch.stack([value[c] for c in word])
-        y = layer(torch.cat([letters, places], dim=1)[None])[0]
+        letters = torch.stack([value[c][:2] for c in word])
+        y = layer(torch.cat([letters, positions], dim=1)[None])[0]
         expected = torch.cat([letters[1:], letters[:-1]], dim=1)
         assert torch.allclose(y[1:], expected, atol=1e-3)
 
 # %% [markdown]
-# Places as angles, and a matrix that turns them: *one place back* is the same turn at every place.
+# Positions as angles, and a matrix that turns them: *one back* is the same turn everywhere.
 # Chapter 10 builds its positions on this idea.
 
 

@@ -28,12 +28,15 @@
 # time. Before anything can be compared, though, we need a score that means the same for every unit.
 
 # %%
+import json
 import time
+from pathlib import Path
 
 from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
+from tinygpt_lib.runs.huggingface import gpt2_alphabet, read_gpt2
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
@@ -46,14 +49,12 @@ train_text, val_text = split(text)
 # %%
 #| export
 import heapq
-import json
 import math
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -61,7 +62,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import checked_ids
+from tinygpt_lib.basics.tokens import check_merges, checked_ids, utf8
 from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
@@ -92,19 +93,6 @@ for character in "aù€😀":
 # and has no bytes. And a model may write bytes in an order that is not UTF-8. The first is an
 # error that says where, the second is shown as `�`, the character U+FFFD that stands for
 # what can't be read.
-
-
-# %%
-#| export
-def utf8(text: str) -> bytes:
-    """The bytes of text; ValueError for half a surrogate pair, with its place."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {text[error.start]!r} at position {error.start} is half of a "
-            "surrogate pair: alone it is no character and has no UTF-8 bytes"
-        ) from None
 
 
 # %% [markdown]
@@ -434,33 +422,8 @@ print(f"{naive_seconds:.3f} s, then {fast_seconds:.3f} s")
 # is 100,000 bytes without a blank, where looking for the earliest pair anew each time would take
 # $n^2$.
 #
-# First a check, because merges may come from a file: every pair must be made of tokens that exist
-# already. And the sizes are added up before any token is built. Sixty merges, each of the last
-# token with itself, are a small file and a token of $2^{60}$ bytes.
-
-
-# %%
-#| export
-MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
-
-
-def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
-    pairs, lengths, total = {}, [1] * 256, 256
-    for i, pair in enumerate(merges, start=256):
-        two = isinstance(pair, list | tuple) and len(pair) == 2
-        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
-            raise ValueError(
-                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
-                f"in the range 0..{i - 1}"
-            )
-        if pairs.setdefault(tuple(pair), i) != i:
-            raise ValueError(f"merges hold the pair {pair!r} twice")
-        lengths.append(lengths[pair[0]] + lengths[pair[1]])
-        total += lengths[-1]
-        if total > MAX_VOCABULARY_BYTES:
-            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
-    return list(pairs)
+# Merges may come from a file, so the library's `check_merges` looks at them first. Sixty merges, each of the
+# last token with itself, are a small file and a token of $2^{60}$ bytes.
 
 
 # %% [markdown]
@@ -573,20 +536,6 @@ class BPETokenizer:
         if not all(isinstance(x, list) for x in (merges, order or [], special)):
             raise ValueError("merges, byte_order and special must be lists")
         return cls(merges, order, special)
-
-    @classmethod
-    def from_gpt2(
-        cls,
-        folder: str | Path,
-        encoder: str | Path = "encoder.json",
-        merges: str | Path = "vocab.bpe",
-    ) -> Self:
-        """GPT-2's own tokenizer, from the two files that OpenAI published.
-
-        Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
-        """
-        encoder, merges = Path(folder) / encoder, Path(folder) / merges
-        return cls(*read_gpt2(encoder, merges))
 
 
 # %% [markdown]
@@ -702,70 +651,9 @@ assert per_token["training text"][-1] > per_token["validation text"][-1] > 3
 # GPT-2's tokenizer is of just this kind, with 50,000 merges. Its authors published it as two text
 # files, and text files can't hold all bytes. So each byte is written as some visible character, the
 # blank as `Ġ`. The visible ones come first, and that is also their order as ids: `!` is 0. The
-# end of a document has a token of its own, which no text ever becomes.
+# end of a document has a token of its own, which no text ever becomes. The library reads them by
+# `read_gpt2(folder)`. Two small files of the same format, written by hand, show what is in them:
 
-
-# %%
-#| export
-def gpt2_alphabet() -> dict[str, int]:
-    """The visible character that GPT-2's files write for each byte, in id order."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in visible]
-    written = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
-    return dict(zip(written, visible + hidden, strict=True))
-
-
-# %% [markdown]
-# The reader goes through the merges in order, and then checks that the numbers are those that the
-# order gives. Two files that do not belong together, or of which one was cut short, are refused.
-
-
-# %%
-#| export
-def read_gpt2(encoder: Path, merges: Path):
-    """Merges, byte order and special tokens of GPT-2's two files, for BPETokenizer."""
-    try:
-        numbers = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
-    if not isinstance(numbers, dict):
-        raise ValueError(f"{encoder} holds no table of tokens")
-    try:
-        return merges_of_gpt2(numbers, lines)
-    except ValueError as error:
-        raise ValueError(f"{encoder} and {merges}: {error}") from None
-
-
-def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
-    """The same of what the files hold: tokens' numbers, and a merge in each line."""
-    alphabet = gpt2_alphabet()
-    order = sorted(alphabet, key=lambda written: numbers.get(written, -1))
-    known = {written: i for i, written in enumerate(order)}
-    pairs = []
-    for line in lines[lines[0].startswith("#version") :]:
-        if not line:
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{line!r:.50} is no merge of earlier tokens")
-        pairs.append((known[parts[0]], known[parts[1]]))
-        known["".join(parts)] = 255 + len(pairs)
-    special = [token for token in numbers if re.fullmatch("<.+>", token)]
-    special = [token for token in special if token not in known]
-    known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
-    if numbers != known:
-        raise ValueError(
-            "the tokens are not numbered as GPT-2's are: 256 bytes, the merges in "
-            "their order, then the rest"
-        )
-    return pairs, [alphabet[written] for written in order], special
-
-
-# %% [markdown]
-# With these two functions in place, `BPETokenizer.from_gpt2(folder)` reads the files, where you
-# have them, and gives the ids of GPT-2. Two small files of the same format, written by hand, show
-# what is in them:
 
 # %% tags=["nbval-check-output"]
 import tempfile
@@ -778,7 +666,7 @@ with tempfile.TemporaryDirectory() as folder:
     )
     numbers = {token: i for i, token in enumerate(tokens)}
     Path(folder, "encoder.json").write_text(json.dumps(numbers))
-    small = BPETokenizer.from_gpt2(folder)
+    small = read_gpt2(folder)
 small.encode("!the the"), small.decode([258, 259])
 
 # %% [markdown]

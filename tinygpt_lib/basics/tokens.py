@@ -4,7 +4,7 @@ The lessons say how a tokenizer works; what keeps strangers' files and odd argum
 away from it stands here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Self, TypeVar
 
@@ -12,11 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["checked_ids", "hardened"]
+__all__ = ["check_merges", "checked_ids", "hardened", "utf8"]
 
+MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
 Lesson = TypeVar("Lesson", bound=type)
 
 AT_ONCE = 2**14  # characters that are looked up together
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of text; ValueError for half a surrogate pair, with its place."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {text[error.start]!r} at position {error.start} is half of a "
+            "surrogate pair: alone it is no character and has no UTF-8 bytes"
+        ) from None
 
 
 def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
@@ -25,6 +37,25 @@ def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
     if len(outside := ids[(ids < 0) | (ids >= vocab_size)]):
         raise ValueError(f"id {outside[0]} is not in the range 0..{vocab_size - 1}")
     return ids.tolist()
+
+
+def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
+    pairs, lengths, total = {}, [1] * 256, 256
+    for i, pair in enumerate(merges, start=256):
+        two = isinstance(pair, list | tuple) and len(pair) == 2
+        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
+            raise ValueError(
+                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
+                f"in the range 0..{i - 1}"
+            )
+        if pairs.setdefault(tuple(pair), i) != i:
+            raise ValueError(f"merges hold the pair {pair!r} twice")
+        lengths.append(lengths[pair[0]] + lengths[pair[1]])
+        total += lengths[-1]
+        if total > MAX_VOCABULARY_BYTES:
+            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
+    return list(pairs)
 
 
 def hardened(lesson: Lesson) -> Lesson:

@@ -5,7 +5,8 @@ Llama, and with normed queries and keys a Qwen3. Logits are the same, up to roun
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from tinygpt_lib.runs.checkpoints import (
 from tinygpt_lib.runs.models import full_config, new_model
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.speed import FastConfig, FastGPT
-from tinygpt_lib.tokenizers import BPETokenizer, gpt2_alphabet, merges_of_gpt2
+from tinygpt_lib.tokenizers import BPETokenizer
 
 TOKENIZER = "tinygpt_tokenizer.json"  # ours; tokenizer.json is the name of theirs
 BENDS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu"}  # their names
@@ -322,14 +323,63 @@ def load_hf(folder: str | Path) -> tuple[FastGPT, object]:
     return model, tokenizer
 
 
+def gpt2_alphabet() -> dict[str, int]:
+    """The visible character that GPT-2's files write for each byte, in id order."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [b for b in range(256) if b not in visible]
+    written = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
+    return dict(zip(written, visible + hidden, strict=True))
+
+
+def read_gpt2(
+    folder: str | Path, encoder="encoder.json", merges="vocab.bpe"
+) -> BPETokenizer:
+    """GPT-2's own tokenizer, from the two files that OpenAI published.
+
+    Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
+    """
+    encoder, merges = Path(folder) / encoder, Path(folder) / merges
+    try:
+        numbers, lines = json_object(encoder), read_bytes(merges).decode().split("\n")
+        return BPETokenizer(*merges_of_gpt2(numbers, lines))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{encoder} and {merges}: {error}") from None
+
+
+def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
+    """For BPETokenizer, from tokens' numbers and a merge in each line."""
+    alphabet = gpt2_alphabet()
+    order = sorted(alphabet, key=lambda written: numbers.get(written, -1))
+    known = {written: i for i, written in enumerate(order)}
+    pairs = []
+    for line in lines[lines[0].startswith("#version") :]:
+        if not line:
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not all(part in known for part in parts):
+            raise ValueError(f"{line!r:.50} is no merge of earlier tokens")
+        pairs.append((known[parts[0]], known[parts[1]]))
+        known["".join(parts)] = 255 + len(pairs)
+    special = [token for token in numbers if re.fullmatch("<.+>", token)]
+    special = [token for token in special if token not in known]
+    known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
+    if numbers != known:
+        raise ValueError(
+            "the tokens are not numbered as GPT-2's are: 256 bytes, the merges in "
+            "their order, then the rest"
+        )
+    return pairs, [alphabet[written] for written in order], special
+
+
 def tokenizer_in(folder: Path):
     """The tokenizer that lies in a folder, ours or by byte pairs as GPT-2's."""
     if (folder / TOKENIZER).exists():
         return tokenizer_from_dict(read_json(folder / TOKENIZER)["tokenizer"])
     whole, vocab = folder / "tokenizer.json", folder / "vocab.json"
     if vocab.exists():
-        lines = read_bytes(folder / "merges.txt").decode().split("\n")
-        return BPETokenizer(*merges_of_gpt2(json_object(vocab), lines))
+        return read_gpt2(folder, "vocab.json", "merges.txt")
     if whole.exists():
         data = json_object(whole)["model"]
         merges = [m if isinstance(m, str) else " ".join(m) for m in data["merges"]]
