@@ -319,7 +319,7 @@ def test_bad_input_is_said_in_a_sentence(cli, gate, ids, tmp_path):
     assert "lines belongs to a session by" in said and "one of them is" in said
     few = write_log(tmp_path / "few", 10)
     said = fails(cli, *fit, few, *SSHD)
-    assert "needs at least 499 normal sessions, and there are 10" in said
+    assert "needs at least 999 normal sessions, and there are 10" in said
     assert "No such file" in fails(cli, *fit, tmp_path / "none", *SSHD)
     assert "no regular expression" in fails(cli, *fit, few, "--session-regex", "(")
     assert "not of the form" in fails(cli, *fit, few, *SSHD, "--mask", "x")
