@@ -56,7 +56,7 @@ def show(figure: plt.Figure, alt: str) -> None:
 
 PROMPT = "ROMEO:\n"  # every chapter's model continues it
 
-# Losses on the validation text, in nats a character. Each chapter adds its own line.
+# Losses on the validation text, in nats per character. Each chapter adds its own line.
 RUNGS = {
     "knowing nothing": 4.174,
     "counting characters": 3.347,
@@ -83,12 +83,12 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
         ax.text(i + 0.45, at + 0.1, f"{name}\n{at:.2f}", ha="center", color=color)
     ax.axhline(below, color="gray", ls="--")
     ax.text(0, below - 0.25, f"{opponent}: {below:.2f}")
-    ax.set(ylabel="loss (nats a character)", ylim=(1.2, 5.1), xticks=[])
+    ax.set(ylabel="loss (nats per character)", ylim=(1.2, 5.1), xticks=[])
     ax.set_xlim(-0.3, len(names) + 0.1)
     ax.grid(axis="x", visible=False)
     steps = ", ".join(f"{n} {at:.2f}" for n, at in zip(names, losses, strict=True))
     show(
         figure,
-        alt=f"Steps that lead down, in nats a character: {steps}; far below, dashed, "
+        alt=f"Steps that lead down, in nats per character: {steps}; far below, dashed, "
         f"{opponent} at {below:.2f}.",
     )
