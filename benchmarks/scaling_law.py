@@ -1,4 +1,4 @@
-"""The law of chapter 17: a grid of small models, and one run that no fit has seen."""
+"""Losses of a grid of small models and texts, which the chapter on scaling laws fits.
 
     python benchmarks/scaling_law.py            # all that is missing; about 30 minutes
     python benchmarks/scaling_law.py list       # what there is, and what is missing

@@ -56,7 +56,7 @@ def show(figure: plt.Figure, alt: str) -> None:
 
 PROMPT = "ROMEO:\n"  # every chapter's model continues it
 
-# Losses on the validation text, in nats a character. Each chapter adds its own line.
+# Losses on the validation text, in nats per character. Each chapter adds its own line.
 RUNGS = {
     "knowing nothing": 4.174,
     "counting characters": 3.347,
@@ -82,17 +82,13 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
     for i, (name, at) in enumerate(zip(names, losses, strict=True)):
         color = RED if name == rung else BLUE
         ax.hlines(at, i, i + 0.9, color=color, lw=4)
-<<<<<<< HEAD
         y = at + 0.1 if at > below else at - 0.6  # clear of the dashed line
-        ax.text(i + 0.45, y, f"{name}\n{at:.2f}", ha="center", color=color)
-=======
         label = f"{name}\n{at:.2f}"
-        ax.text(i + 0.45, at + 0.1, label, ha="center", color=color, fontsize=8.5)
->>>>>>> wt/ch10
+        ax.text(i + 0.45, y, label, ha="center", color=color, fontsize=8.5)
     ax.axhline(below, color="gray", ls="--")
     ax.text(0, below - 0.25, f"{opponent}: {below:.2f}")
     ax.set(
-        ylabel="loss (nats a character)",
+        ylabel="loss (nats per character)",
         ylim=(min(1.2, losses[-1] - 0.7), 5.1),
         xticks=[],
     )
@@ -102,6 +98,6 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
     steps = ", ".join(f"{n} {at:.2f}" for n, at in zip(names, losses, strict=True))
     show(
         figure,
-        alt=f"Steps that lead down, in nats a character: {steps}; {far}dashed, "
+        alt=f"Steps that lead down, in nats per character: {steps}; {far}dashed, "
         f"{opponent} at {below:.2f}.",
     )
