@@ -1,4 +1,4 @@
-# generated from notebooks/text/17_scaling_laws.py: edit there
+# generated from notebooks/text/14_scaling_laws.py: edit there
 """Scaling laws: what loss for the money?"""
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 17 · Scaling laws
+# # 14 · Scaling laws
 # > What loss for the money?
 #
 # *Forty minutes to read, half a minute to run. It uses the modern parts (10), the count of operations (12) and thirty-one runs from a file, of which it repeats the smallest.*
