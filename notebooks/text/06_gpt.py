@@ -409,16 +409,16 @@ show(
 # size of the logits, or how loudly the untrained model states its opinions. In `draw_weights` it is 0.2.
 #
 # What do opinions without knowledge cost? The loss is the logarithm of $\sum e^z$, less the logit of the
-# character that came. The latter is zero on average, since the model knows nothing of what comes. For small
+# character that came. That logit is zero on average, since the model knows nothing of what comes. For small
 # logits
 #
 # $$e^z \approx 1 + z + \tfrac12 z^2.$$
 #
-# Over numbers with mean 0 and variance $s^2$ that is $1 + s^2/2$ on average, and the loss is about $\ln 65 +
-# \ln(1 + s^2/2)$. For normal numbers the average of $e^z$ is even known exactly: it is $e^{s^2/2}$, which
-# gives the simpler $\ln 65 + s^2/2$. With a large vocabulary that one must hold. At $s = 0.2$ both say 0.02
-# nats above $\ln 65$, at $s = 1$ they say 4.58 and 4.67. Which will be nearer with 65 logits, and for how
-# long? We draw one model and turn its head louder and louder.
+# Over numbers with mean 0 and variance $s^2$ that is $1 + s^2/2$ on average, so the loss should lie about
+# $\ln(1+s^2/2)$ above $\ln 65$. For normal numbers the average of $e^z$ is known exactly: it is
+# $e^{s^2/2}$, which gives the simpler $s^2/2$. With a large vocabulary that must hold. At $s = 0.2$ both
+# say 0.02 nats, at $s = 1$ they say 0.41 and 0.50. Which will be nearer with 65 logits, and for how long?
+# We draw one model and turn its head louder and louder.
 
 
 # %%
@@ -537,12 +537,12 @@ again, runs[0.2, 0.2][0]
 # %% [markdown]
 # Means and deviations over three seeds, on validation text. A mild opinion is soon forgotten: with $s = 1$,
 # half a nat at the start has shrunk to 0.02 nats at the end. A very loud one isn't. With $s = 4$ the model
-# does best at a rate of 0.1, and there it is 0.3 nats behind what the quiet head reaches at 0.4. At that
-# rate all three runs of the loud head blow up. This was one rate for the whole model. Chapter 07 gives each
-# number a step of its own size.
+# does best at a rate of 0.1, and there it is 0.3 nats behind what the quiet head reaches at 0.4, a rate at
+# which all three runs of the loud head blow up. This was one rate for the whole model. Chapter 07 gives
+# each number a step of its own size.
 #
-# Between 0.2 and 1 the choice is small but clear: 0.2 is lower at every rate at which all runs survive. It
-# costs nothing, and a wrong first loss is then a sign of a bug. So we take the quiet head.
+# Between 0.2 and 1 the difference is small, but 0.2 is lower at every rate at which all runs survive. So we
+# take the quiet head.
 
 # %% [markdown]
 # ## What does it write?
@@ -573,13 +573,12 @@ f"{loss:.2f} nats"
 
 # %% [markdown]
 # The untrained model draws from all 65 characters with about the same chance for each. After 140 steps
-# there are spaces, line breaks, and vowels between the consonants. The two texts begin alike because they
-# were drawn with the same random numbers.
+# there are spaces, line breaks, and vowels between the consonants. Both texts were drawn with the same
+# random numbers, so they begin alike.
 #
 # At about 2.5 nats the model knows roughly what a bigram knows. Chapter 05's three blocks reached 2.03, but
 # they had 1,200 steps of 512 characters at a rate of 0.3. This model has had 140 steps of 768 at a rate of
-# 0.1: less than a fifth of the text. It gets no rung on the ladder yet, since so far it is built and hardly
-# trained.
+# 0.1: less than a fifth of the text. It gets no rung on the ladder yet.
 
 # %% [markdown]
 # ## Summary

@@ -27,7 +27,7 @@
 # can be saved? For every new character the model read its last 64 characters again, although it had read 63
 # of them a moment before.
 #
-# This chapter has no loss to beat. The number to beat is a speed: 12 tokens for each second of one
+# This chapter has no loss to beat. The number to beat is a speed: a dozen tokens for each second of one
 # processor core. So fast writes a model of ten million parameters that reads its window of 256 tokens anew
 # for every token.
 
@@ -648,7 +648,7 @@ show(
 # do. We haven't measured temperature together with top-p, nor a vocabulary of fifty thousand tokens, for
 # which top-p was made.
 #
-# Shakespeare is off the line. Where half of his words are different, 94 % exist; our model has about 80 %
+# Shakespeare is off the line. Where half of his words are different, 94 % exist; our model has about 79 %
 # at that point, at any setting.
 #
 # Which strength shall we take? The figures disagree. By existing words temperature 0.4 is nearest to
