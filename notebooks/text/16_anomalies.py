@@ -176,6 +176,12 @@ def weigh(logits: Tensor, ids: Tensor, price: float) -> Reading:
     return Reading(nats, rank, best.indices, best.values)
 
 
+# %% [markdown]
+# Sessions are read many at a time, in chapter 15's windows, and each reading is put together again:
+
+
+# %%
+#| export
 @torch.no_grad()
 def read_sessions(
     members: Sequence[GPT], sessions: Sequence[Tensor], price: float
