@@ -176,6 +176,12 @@ def weigh(logits: Tensor, ids: Tensor, price: float) -> Reading:
     return Reading(nats, rank, best.indices, best.values)
 
 
+# %% [markdown]
+# And for many sessions, cut into chapter 14's windows:
+
+
+# %%
+#| export
 @torch.no_grad()
 def read_sessions(
     members: Sequence[GPT], sessions: Sequence[Tensor], price: float
@@ -458,6 +464,8 @@ def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
     return [sorted(order[k::folds]) for k in range(folds)]
 
 
+# %%
+#| export
 class AnomalyDetector:
     """Finds sessions that are unlike normal ones, and says what is odd about them.
 
