@@ -207,7 +207,9 @@ statuses = [f"GET /index.html {status}" for status in (200, 500)]
 # that comes first and puts a word for it:
 
 # %% tags=["nbval-check-output"]
-codes = Masks({"killed": r"(?<=exited with )137", "<server error>": r"\b5\d\d$", **MASKS})
+codes = Masks(
+    {"killed": r"(?<=exited with )137", "<server error>": r"\b5\d\d$", **MASKS}
+)
 [codes(line) for line in lost + statuses]
 
 # %% [markdown]

@@ -177,7 +177,7 @@ def weigh(logits: Tensor, ids: Tensor, price: float) -> Reading:
 
 
 # %% [markdown]
-# Sessions are read many at a time, in chapter 15's windows, and each reading is put together again:
+# And for many sessions, cut into chapter 15's windows:
 
 
 # %%
@@ -464,6 +464,8 @@ def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
     return [sorted(order[k::folds]) for k in range(folds)]
 
 
+# %%
+#| export
 class AnomalyDetector:
     """Finds sessions that are unlike normal ones, and says what is odd about them.
 
