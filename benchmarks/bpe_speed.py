@@ -16,7 +16,7 @@ from harness import comparison, ratios, spread, take_turns, tried
 from peers import Peers
 
 from tinygpt_lib import BPETokenizer, load_shakespeare
-from tinygpt_lib.tokenizers import gpt2_alphabet
+from tinygpt_lib.runs.huggingface import gpt2_alphabet
 
 SIZE, CHARACTERS = 1024, 1_000_000
 

@@ -1,4 +1,4 @@
-"""Chapter 14's GPT, three seeds, on HDFS and on the synthetic log: bits per event.
+"""Chapter 15's GPT, three seeds, on HDFS and on the synthetic log: bits per event.
 
     python benchmarks/log_model.py      # writes log_model.json, two minutes
 
@@ -18,9 +18,9 @@ from tinygpt_lib.logs import (
     SessionFinder,
     bits_per_event,
     group_lines,
-    log_preset,
     stream,
 )
+from tinygpt_lib.runs.presets import log_preset
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = range(3)

@@ -1,4 +1,4 @@
-"""What chapters 04 to 07 compare over several seeds or rates, too long there.
+"""What chapters 04 to 08 compare over several seeds or rates, too long there.
 
     python benchmarks/part_one.py           # ten minutes of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
@@ -18,6 +18,8 @@ import torch
 from harness import HERE, REPO, corpus, machine, update, versions
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
+from tinygpt_lib.bigram import NGram
+from tinygpt_lib.training import cpu_preset
 
 TOKENIZER, TRAIN_IDS, VAL_IDS = corpus()
 
@@ -51,51 +53,59 @@ def result(losses: list[float], loss: float, over: int) -> dict:
 
 
 def heads():
-    """Chapter 04: one head or four, with and without a way around them."""
+    """Chapter 04: one head or four, with and without a bypass."""
     c = chapter("04_multi_head", "Attending", "learn", T=32, steps=1500)
-    for around in (True, False):
+    for bypass in (True, False):
         for n_head in (1, 4):
             for seed in range(3):
                 torch.manual_seed(seed)
-                model = c.Attending(64, n_head, c.T, around)
+                model = c.Attending(64, n_head, c.T, bypass)
                 losses = c.learn(model, seed)
                 loss = c.evaluate(model, VAL_IDS, c.T)
-                about = {"n_head": n_head, "around": around, "seed": seed}
+                about = {"n_head": n_head, "bypass": bypass, "seed": seed}
                 yield about | result(losses, loss, 50)
 
 
 def stacks():
     """Chapter 05: four ways to stack six layers, at two rates."""
-    c = chapter("05_blocks", "Stack", "connect", "learn", steps=160)
-    for kind in ("plain", "residual", "post-norm", "pre-norm"):
+    ways = "plain", "residual", "post_norm", "pre_norm"
+    c = chapter("05_blocks", *ways, "norm", "Stack", "learn")
+    for way in ways:
+        last = [c.norm] * (way == "pre_norm")
         for rate in (0.05, 0.2):
-            torch.manual_seed(0)
-            model = c.Stack(kind, n_layer=6)
-            losses = c.learn(model, 0, rate)
+            for seed in range(3):
+                torch.manual_seed(seed)
+                model = c.Stack(6, getattr(c, way), *last)
+                losses = c.learn(model, seed, rate, steps=160)
+                loss = c.evaluate(model, VAL_IDS, 32)
+                about = {"way": way, "rate": rate, "seed": seed}
+                yield about | result(losses, loss, 20)
+
+
+def depths():
+    """Chapter 05: one, two and three blocks, and attention alone."""
+    c = chapter("05_blocks", "AttentionOnly", "Blocks", "learn")
+    kinds = {"block": c.Block, "attention": c.AttentionOnly}
+    for kind, n_layer in [*(("block", n) for n in (1, 2, 3))] + [
+        ("attention", n) for n in (1, 3, 9)
+    ]:
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = c.Blocks(n_layer, kinds[kind])
+            losses = c.learn(model, seed, rate=0.3, steps=1200)
             loss = c.evaluate(model, VAL_IDS, 32)
-            yield {"kind": kind, "rate": rate} | result(losses, loss, 20)
+            about = {"kind": kind, "n_layer": n_layer, "seed": seed}
+            yield about | result(losses, loss, 50)
 
 
-def blocks():
-    """Chapter 05: three blocks, trained longer."""
-    c = chapter("05_blocks", "Blocks", "learn", steps=1200)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        model = c.Blocks()
-        losses = c.learn(model, seed, rate=0.3)
-        yield {"seed": seed} | result(losses, c.evaluate(model, VAL_IDS, 32), 50)
-
-
-def weights():
-    """Chapter 06: our first weights and torch's, at three rates."""
-    c = chapter("06_gpt", "with_torchs_weights", "learn", steps=140)
-    for name, make in {"ours": c.GPT, "torch's": c.with_torchs_weights}.items():
-        for rate in (0.03, 0.1, 0.3):
-            torch.manual_seed(0)
-            model = make(c.GPTConfig(c.V))
-            losses = c.learn(model, 0, rate)
-            loss = c.evaluate(model, VAL_IDS)
-            yield {"weights": name, "rate": rate} | result(losses, loss, 10)
+def opinions():
+    """Chapter 06: heads that start quiet or loud, at five rates."""
+    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated")
+    for s in (0.2, 1.0, 4.0):
+        for rate in (0.05, 0.1, 0.2, 0.4, 0.8):
+            for seed in range(3):
+                losses, loss = c.opinionated(s, rate, seed)
+                yield {"s": s, "rate": rate, "seed": seed} | result(losses, loss, 10)
 
 
 def plans():
@@ -107,6 +117,31 @@ def plans():
             for seed in range(2):
                 loss = c.planned_run(rate, seed, **plan)
                 yield {**plan, "rate": rate, "seed": seed, "loss": number(loss)}
+
+
+def tails():
+    """Chapter 08: cooling, top-k and top-p, three texts for each strength."""
+    from course import models  # found once harness has said where
+
+    models.RUNS = REPO / "runs" / "chapters"
+    data = TRAIN_IDS, VAL_IDS, TOKENIZER
+    model, _ = models.trained("cpu", *cpu_preset(TOKENIZER.vocab_size), *data)
+    c = chapter(
+        *("08_generation", "words_of", "judge", "written"),
+        **{"model": model, "tokenizer": TOKENIZER},
+        rival=NGram(TRAIN_IDS, 7, TOKENIZER.vocab_size, strength=30.0),
+        train_text=TOKENIZER.decode(TRAIN_IDS),
+    )
+    for name, strengths in {
+        "temperature": (1.0, 0.8, 0.6, 0.4),
+        "top_k": (20, 10, 5, 3),
+        "top_p": (0.95, 0.9, 0.8, 0.6),
+    }.items():
+        for strength in strengths:
+            for seed in range(3):
+                found = c.judge(c.written(seed, **{name: strength}))
+                kept = {key: round(value, 4) for key, value in found.items()}
+                yield {"how": name, "strength": strength, "seed": seed} | kept
 
 
 def dropout():
@@ -124,7 +159,37 @@ def dropout():
             yield {"p": p, "seed": seed, "known": number(loss), "unseen": looks}
 
 
-PARTS = {f.__name__: f for f in (heads, stacks, blocks, weights, plans, dropout)}
+def head_counts():
+    """Chapter 04: the same width in more and more heads; 1 and 4 are in `heads`."""
+    c = chapter("04_multi_head", "Attending", "learn", T=32, steps=1500)
+    for n_head in (2, 8, 16):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = c.Attending(64, n_head, c.T)
+            losses = c.learn(model, seed)
+            loss = c.evaluate(model, VAL_IDS, c.T)
+            yield {"n_head": n_head, "seed": seed} | result(losses, loss, 50)
+
+
+def longer():
+    """Chapter 05: one block and three, trained four times as long."""
+    c = chapter("05_blocks", "Blocks", "learn")
+    for n_layer in (1, 3):
+        for seed in range(2):
+            torch.manual_seed(seed)
+            model = c.Blocks(n_layer)
+            losses = c.learn(model, seed, rate=0.3, steps=4800)
+            loss = c.evaluate(model, VAL_IDS, 32)
+            yield {"n_layer": n_layer, "seed": seed} | result(losses, loss, 200)
+
+
+PARTS = {
+    f.__name__: f
+    for f in (
+        *(heads, head_counts, stacks, depths, longer),
+        *(opinions, plans, tails, dropout),
+    )
+}
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def run(name: str, seed: int) -> None:
     ids = generate(model, prompt, SAMPLE, generator=torch.Generator().manual_seed(seed))
 
     recipe = {
-        "model": model_config.to_dict(),
+        "model": dataclasses.asdict(model_config),
         "training": {
             k: v for k, v in dataclasses.asdict(config).items() if k != "seed"
         },

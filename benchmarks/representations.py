@@ -3,7 +3,7 @@
     python benchmarks/representations.py      # writes representations.json, 20 minutes
 
 Four tasks, three seeds: bags, a GPT, an untrained one of its shape, shuffled labels.
-All choices (layer, pool, penalty) are made within the training part. Chapter 16
+All choices (layer, pool, penalty) are made within the training part. Chapter 17
 explains them and shows the table.
 """
 
@@ -27,12 +27,18 @@ from course.tasks import (
     speaker_task,
     workload_task,
 )
-from tinygpt_lib import CharTokenizer, FastConfig, load_shakespeare, new_model
+from tinygpt_lib import (
+    CharTokenizer,
+    FastConfig,
+    FastGPT,
+    load_shakespeare,
+    new_model,
+)
+from tinygpt_lib.basics.files import write_atomically
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
     group_lines,
-    log_preset,
     stream,
 )
 from tinygpt_lib.representations import (
@@ -45,7 +51,7 @@ from tinygpt_lib.representations import (
     on_vectors,
     probe,
 )
-from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON, log_preset
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN
@@ -80,7 +86,7 @@ def tasks(names: list[str]):
         yield task, EventTokenizer.from_sessions(task.pretraining), log_preset
 
 
-def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[GPT, float]:
+def learnt(task: Task, tokenizer, preset, seed: int) -> tuple[FastGPT, float]:
     """A GPT that has learnt from what the task allows, and its last validation loss."""
     if isinstance(task.pretraining, str):
         ids = tokenizer.encode(task.pretraining)
@@ -107,7 +113,7 @@ def quality(task: Task, guesses: np.ndarray, against: dict) -> dict:
     }
 
 
-def of_layers(task: Task, model: GPT, tokenizer) -> tuple[list[list], list[float]]:
+def of_layers(task: Task, model: FastGPT, tokenizer) -> tuple[list[list], list[float]]:
     """Vectors of all items by layer and pool, and the macro-F1 of each layer."""
     pools = [embed(model, tokenizer, task.items, pool=pool) for pool in POOLED]
     layers = [list(pair) for pair in zip(*pools, strict=True)]
@@ -198,7 +204,7 @@ def main() -> None:
     results = json.loads(OUT.read_text()) if OUT.exists() else {}
     for task, tokenizer, preset in tasks(parser.parse_args().names):
         results[task.name] = run(task, tokenizer, preset)
-        OUT.write_text(json.dumps(results, indent=1) + "\n")
+        write_atomically(OUT, (json.dumps(results, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

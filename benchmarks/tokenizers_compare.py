@@ -132,7 +132,8 @@ def spelling_nats(tokenizer: WordTokenizer, text: str) -> float:
         zip(tokenizer.encode(text).tolist(), pieces_of(tokenizer, text), strict=True)
     ):
         end = place + len(piece.decode())
-        if number == 0 and i > 0:  # the first token is no prediction
+        if number < 2 and i > 0:  # the first token is no prediction
+            place += number == 1  # the blank before it was predicted
             total += nats[place : end + 1].sum().item()
         place = end
     return total

@@ -36,12 +36,13 @@ def tiny_gpt(song):
     """Makes a GPT for the song: tiny_gpt(seed, **settings)."""
     import torch
 
-    from tinygpt_lib.gpt import GPT, GPTConfig
+    from tinygpt_lib.runs.models import config_of, new_model
 
     def make(seed=0, **settings):
         tiny = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, **settings}
         torch.manual_seed(seed)
-        return GPT(GPTConfig(song.tokenizer.vocab_size, **tiny))
+        config = {"vocab_size": song.tokenizer.vocab_size, **tiny}
+        return new_model(config_of(config))
 
     return make
 

@@ -1,6 +1,7 @@
 """Counts, steps and the measure: each against a slower way to the same number."""
 
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -209,6 +210,24 @@ def test_the_loss_of_a_model_in_16_bits_is_summed_in_32():
 def test_evaluate_needs_a_token_to_predict(n):
     with pytest.raises(ValueError, match=rf"{n} tokens; at least 2"):
         evaluate(tiny_gpt(), torch.zeros(n, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"),
+    [
+        ([1, 2, 3], "are a list; they must be a torch.Tensor (N,)"),
+        (torch.zeros(3), "have shape (3,) and type torch.float32; they must be (N,)"),
+        (torch.zeros(1, 3, dtype=torch.int64), "have shape (1, 3)"),
+        (
+            torch.tensor([1, V]),
+            f"hold ids from 1 to {V}; the model's vocabulary allows",
+        ),
+        (torch.tensor([1, -1]), "hold ids from -1 to 1"),
+    ],
+)
+def test_evaluate_says_what_is_wrong_with_ids(ids, why):
+    with pytest.raises(ValueError, match=re.escape(f"ids {why}")):
+        evaluate(tiny_gpt(), ids)
 
 
 def test_evaluate_refuses_an_empty_window():

@@ -369,6 +369,25 @@ def test_comments_strings_and_modulo_are_no_magics(tmp_path):
     assert source.rstrip() in module(tmp_path, "text")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from course import show",
+        "from course.models import trained",
+        "from tinygpt_lib.commands import main",
+        "import tinygpt_lib.runs.run",
+        "from tinygpt_lib.runs.run import train",
+        "from tinygpt_lib.runs import run",
+        "from tinygpt_lib import runs",
+    ],
+)
+def test_what_stands_above_the_lessons_is_for_example_cells(tmp_path, refused, source):
+    path = notebook(tmp_path, "01_text", exported(source))
+    assert_one_refusal(refused(), path, 1, source)
+    notebook(tmp_path, "01_text", code(source), exported("def f(): ..."))
+    assert run(tmp_path) == 0
+
+
 IMPORTS = {
     "import tinygpt_lib.{module}": "{module}",
     "import tinygpt_lib.{module} as other": "{module}",

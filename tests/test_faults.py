@@ -4,19 +4,25 @@ KILLS=25 python -m pytest tests/test_faults.py  kills more often than `make test
 SEED=1 at other moments.
 """
 
+import fcntl
 import itertools
 import multiprocessing
 import os
+import pty
 import random
 import shutil
 import signal
 import sys
+import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from tinygpt_lib.basics.files import check_free
+from tinygpt_lib.basics.interrupts import Ended, held_interrupt, raising_ends
 from tinygpt_lib.commands import main
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 
@@ -25,6 +31,8 @@ SEED = int(os.environ.get("SEED", "0"))
 # Shapes of rotary positions would take torch a second of imports in each process.
 TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
 TINY = (TINY + "--position learned").split()
+
+CLOSED = "the terminal is closed"
 
 # Processes are forked from one that has imported everything and computed nothing: they
 # start in a few milliseconds, and no thread of this process is missing in them.
@@ -38,7 +46,7 @@ def same_arithmetic(one_thread):
 
 
 def in_background(arguments, log, moment=None, folder=None, what=signal.SIGKILL):
-    """A process that runs a command; see `signal_at` for the moment."""
+    """A process that runs a command; see `act_at` for the moment."""
     given = ([str(a) for a in arguments], log, moment, folder, what)
     process = forks.Process(target=work, args=given)
     process.start()
@@ -47,14 +55,29 @@ def in_background(arguments, log, moment=None, folder=None, what=signal.SIGKILL)
 
 def work(arguments, log, moment, folder, what):
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = open(log, "w")
+    # As in the foreground, wherever the tests run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if what == CLOSED:
+        act = partial(os.close, own_terminal())
+    else:
+        sys.stdout = sys.stderr = open(log, "w")
+        act = partial(os.kill, os.getpid(), what)
     if moment is not None:
-        signal_at(moment, folder, what)
+        act_at(moment, folder, act)
     sys.exit(main(arguments))
 
 
-def signal_at(moment, folder, what):
-    """Signals this process at its moment-th dealing with files in the folder.
+def own_terminal():
+    """Gives this process a terminal of its own; what to close for that to be closed."""
+    os.setsid()
+    host, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    sys.stdout = sys.stderr = open(terminal, "w")
+    return host
+
+
+def act_at(moment, folder, act):
+    """Signals this process, say, at its moment-th dealing with files in the folder.
 
     That is before each file is opened, made durable (half of it is lost then), renamed
     or removed, before each folder is made or removed, and before the lock is taken.
@@ -66,7 +89,7 @@ def signal_at(moment, folder, what):
         if next(passed) == moment:
             lose()
             print("at its moment", flush=True)
-            os.kill(os.getpid(), what)
+            act()
 
     def hook(event, args):
         events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -168,6 +191,32 @@ def test_killed_at_every_dealing_with_files_of_going_on(text, tmp_path):
     assert moment >= 4 * 3
 
 
+def test_killed_while_filling_a_folder_that_is_there(text, tmp_path):
+    """Up to the decisive file it holds no run yet, and one may begin in it again."""
+    reference, folder, log = (tmp_path / name for name in ("alone", "killed", "log"))
+    run(command(text, reference, steps=1))
+    for moment in itertools.count():
+        out = folder / str(moment)
+        arguments = command(text, out, steps=1)
+        out.mkdir(parents=True)
+        out.chmod(0o2750)
+        process = in_background(arguments, log, moment, out)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
+        begun = (out / "training.safetensors").exists()
+        if begun:
+            assert_sound(out)
+        else:
+            check_free(out, "training.safetensors")
+        if begun or moment % 4 == 0:
+            run(command(text, out, steps=1) if begun else arguments)
+            assert_same(out, reference)
+        assert out.stat().st_mode & 0o7777 == 0o2750
+        if begun:
+            break
+    assert moment >= 4 * 3 + 4
+
+
 def test_killed_at_random_moments(text, tmp_path):
     """Again and again, going on in between; nearly all of the time it is saving."""
     steps = 400 if KILLS > 10 else 50
@@ -241,3 +290,58 @@ def test_two_begin_at_once(text, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         ["alone", "run", *(log.name for log in logs)]
     )
+
+
+# --- Told to end ---
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (CLOSED, 129)],
+    ids=str,
+)
+def test_told_to_end_a_run_saves_and_says_how_to_go_on(text, tmp_path, what, code):
+    """In the middle of a save, which is finished, as is the step after it."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = in_background(command(text, out, 10**6), log, 27, tmp_path, what)
+    process.join()
+    assert process.exitcode == code
+    assert_sound(out)
+    assert len(read_run(out).history.losses) == 2
+    if what != CLOSED:
+        said = "stopped after step 2" if what == signal.SIGINT else f"by {what.name}"
+        assert f"{said}; {out} holds the last checkpoint, go on" in log.read_text()
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, CLOSED], ids=str)
+def test_told_to_end_before_there_is_a_run(text, tmp_path, what):
+    """In the middle of the first save: nothing stays."""
+    folder, log = tmp_path / "runs", tmp_path / "log"
+    arguments = command(text, folder / "run", steps=2)
+    process = in_background(arguments, log, 9, folder, what)
+    process.join()
+    assert process.exitcode == (129 if what == CLOSED else 143)
+    assert list(folder.iterdir()) == []
+    if what != CLOSED:
+        assert log.read_text().endswith("\nended by SIGTERM\n")
+
+
+def test_sigterm_is_heard_where_ctrl_c_is_ignored_and_handlers_come_back():
+    """As in the background of a script; what is ignored stays so."""
+    stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = [signal.getsignal(number) for number in stops]
+    try:
+        ours = [signal.SIG_IGN, signal.SIG_DFL, signal.SIG_IGN]
+        for number, handler in zip(stops, ours, strict=True):
+            signal.signal(number, handler)
+        with pytest.raises(Ended) as stop, raising_ends():
+            with held_interrupt() as told:
+                signal.raise_signal(signal.SIGHUP)
+                assert not told()
+                signal.raise_signal(signal.SIGTERM)
+                assert told()
+        assert stop.value.number == signal.SIGTERM
+        assert [signal.getsignal(number) for number in stops] == ours
+    finally:
+        for number, handler in zip(stops, before, strict=True):
+            signal.signal(number, handler)

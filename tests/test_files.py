@@ -23,11 +23,13 @@ from tinygpt_lib.basics.files import (
     read_json,
     read_tensors,
     remove_partial_files,
+    tensor_file,
     write_atomically,
     write_tensors,
 )
 from tinygpt_lib.runs import checkpoints, run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
+from tinygpt_lib.runs.huggingface import save_hf
 from tinygpt_lib.runs.run import Run, train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer
@@ -189,6 +191,73 @@ def test_modes_follow_the_umask(song, tiny_gpt, tmp_path):
         assert (tmp_path / folder).stat().st_mode & 0o777 == 0o750
         for name in names:
             assert (tmp_path / folder / name).stat().st_mode & 0o777 == 0o640, name
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(song, tiny_gpt, folder):
+    for name in MODEL_FILES:
+        (folder / name).chmod(0o600)
+    save_checkpoint(folder, tiny_gpt(seed=1), song.tokenizer)
+    assert {(folder / name).stat().st_mode & 0o777 for name in MODEL_FILES} == {0o600}
+
+
+WRITERS = {  # all that fills a folder: how, and with what
+    "train": (lambda out, song, model: train_in(out, song, model), RUN_FILES),
+    "save": (lambda out, song, m: save_checkpoint(out, m, song.tokenizer), MODEL_FILES),
+    "convert": (
+        lambda out, song, model: save_hf(out, model, song.tokenizer),
+        ["config.json", "model.safetensors", "tinygpt_tokenizer.json"],
+    ),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("out", ["private", "shared", "volume", "link", "broken", "."])
+def test_a_folder_that_is_there_stays_what_it_is(
+    song, tiny_gpt, tmp_path, monkeypatch, out, writer
+):
+    """Renaming another folder to its place would also fail for mount points."""
+    place = tmp_path / ("elsewhere" if out in ("link", "broken") else out)
+    if out != "broken":
+        place.mkdir(exist_ok=True)
+        place.chmod({"private": 0o700, "shared": 0o2770}.get(out, 0o755))
+        if os.geteuid() == 0:
+            os.chown(place, 12, 34)
+    before = place.stat() if place.exists() else None
+    if place.name == "elsewhere":
+        (tmp_path / out).symlink_to(place)
+    if out == "volume":
+        (place / "lost+found").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write, files = WRITERS[writer]
+    write(Path(out), song, tiny_gpt())
+    rest = ["lost+found"] * (out == "volume")
+    assert files_in(place) == sorted([*files, *rest])
+    assert (tmp_path / out).is_symlink() == (place.name == "elsewhere")
+    if before:
+        after = place.stat()
+        for what in ("st_ino", "st_mode", "st_uid", "st_gid"):
+            assert getattr(after, what) == getattr(before, what), what
+    if out == "shared":
+        assert {(place / name).stat().st_gid for name in files} == {after.st_gid}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_folder_that_is_there_gets_all_or_nothing(
+    song, tiny_gpt, tmp_path, monkeypatch, call
+):
+    out, real = tmp_path / "run", Path.replace
+    out.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fails_at(call, real))
+        with pytest.raises(CheckpointError, match="run can't be written: No space"):
+            train_in(out, song, tiny_gpt())
+    assert files_in(out) == []
+    train_in(out, song, tiny_gpt())
+    with pytest.raises(CheckpointError, match="is not empty: resume the run in it"):
+        train_in(out, song, tiny_gpt())
+    (out / "training.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is not empty: choose another folder"):
+        train_in(out, song, tiny_gpt())
 
 
 def test_two_who_save_at_once_leave_a_whole_checkpoint(song, tiny_gpt, tmp_path):
@@ -354,6 +423,12 @@ def test_weights_of_the_same_shapes_may_be_exchanged(song, tiny_gpt, folder, tmp
     save_checkpoint(tmp_path / "other", other, song.tokenizer)
     shutil.copy(tmp_path / "other" / "model.safetensors", folder)
     assert same_model(load_checkpoint(folder)[0], other)
+
+
+def test_what_safetensors_cannot_hold_is_said_before_training():
+    """A vocabulary of 100 MB stands in the header."""
+    with pytest.raises(CheckpointError, match="the vocabulary is too large"):
+        tensor_file({"a": torch.zeros(1)}, {"words": "a" * 10**8})
 
 
 # --- Of another kind ---

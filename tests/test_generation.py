@@ -239,11 +239,15 @@ GOOD = torch.zeros(1, 3, dtype=torch.int64)
     ("changes", "message"),
     [
         ({"ids": GOOD[:, :0]}, "prompt is empty"),
-        ({"ids": GOOD[:0]}, r"ids have shape \(0, 3\)"),
+        ({"ids": GOOD[:0]}, "prompt is empty"),
+        (
+            {"ids": GOOD.tolist()},
+            r"ids are a list; they must be a torch.Tensor \(B, T\)",
+        ),
         ({"ids": GOOD[0]}, r"ids have shape \(3,\)"),
         ({"ids": GOOD[None]}, r"ids have shape \(1, 1, 3\)"),
-        ({"ids": GOOD.int()}, "torch.int32; they must be torch.int64"),
-        ({"ids": GOOD.float()}, "torch.float32; they must be torch.int64"),
+        ({"ids": GOOD.int()}, r"torch.int32; they must be \(B, T\) and torch.int64"),
+        ({"ids": GOOD.float()}, "type torch.float32; they must be"),
         ({"ids": GOOD - 1}, r"-1 to -1.* 0\.\.10"),
         ({"ids": torch.tensor([[0, V]])}, r"0 to 11.* 0\.\.10"),
         *(

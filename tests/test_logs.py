@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -17,31 +18,35 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course import logdata as _logdata
-from tinygpt_lib import load_checkpoint
+from tinygpt_lib import load_checkpoint, logs
 from tinygpt_lib.basics.corpus import data_folder
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
+from tinygpt_lib.basics.loglines import (
+    LONGEST_LINE,
+    MASKS,
+    from_iso,
+    read_lines,
+    seconds_of,
+)
 from tinygpt_lib.logs import (
     BEGIN,
     END,
-    LONGEST_LINE,
-    MASKS,
     UNKNOWN,
     EventTokenizer,
     Masks,
     SessionFinder,
     bits_per_event,
-    from_iso,
     group_lines,
     in_windows,
-    log_preset,
+    learn,
+    log_config,
     mask,
-    read_lines,
-    seconds_of,
     stream,
     surprisals,
 )
 from tinygpt_lib.runs.checkpoints import save_checkpoint
+from tinygpt_lib.runs.presets import log_preset
 from tinygpt_lib.runs.run import train
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import score_text
 
@@ -416,14 +421,35 @@ def test_bits_of_a_model_that_knows_nothing():
     assert bits_per_event(Uniform(), sessions, 4) == pytest.approx(3)
 
 
-def test_the_preset_learns_a_small_grammar_and_is_kept(tmp_path):
+def test_the_loop_of_the_lesson_learns_what_a_run_learns():
+    sessions = [["open", *["read"] * (n % 3), "close"] for n in range(60)]
+    ids = stream(sessions, EventTokenizer.from_sessions(sessions))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    by_lesson = learn(ids, log_config(6), seed=3)
+    assert torch.equal(torch.get_rng_state(), before) and not by_lesson.training
+    config, plan = log_preset(6)
+    torch.manual_seed(3)
+    by_run = FastGPT(config)
+    plan = replace(plan, steps=100, seed=3, eval_every=0)
+    train(by_run, ids, ids, plan, progress=False)
+    for one, other in zip(by_lesson.parameters(), by_run.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(5, 100), (30_000, 292), (90_000, 800)])
+def test_steps_follow_the_data(monkeypatch, tokens, steps):
+    taken = []
+    monkeypatch.setattr(logs.LogTrainer, "step", property(lambda own: len(taken)))
+    monkeypatch.setattr(logs.LogTrainer, "take_step", lambda own: taken.append(own))
+    learn(torch.ones(tokens, dtype=torch.int64), log_config(4))
+    assert len(taken) == steps
+
+
+def test_what_was_learnt_is_kept_with_its_masks(tmp_path):
     sessions = [["open", *["read"] * (n % 3), "close"] for n in range(60)]
     tokenizer = EventTokenizer.from_sessions(sessions)
-    model_config, config = log_preset(tokenizer.vocab_size)
-    config.steps, config.eval_every = 40, 0
-    torch.manual_seed(0)
-    model, ids = FastGPT(model_config), stream(sessions, tokenizer)
-    train(model, ids, ids, config, progress=False)
+    model = learn(stream(sessions, tokenizer), log_config(tokenizer.vocab_size))
     coded = [tokenizer.encode_session(s) for s in sessions]
     bits = bits_per_event(model, coded)
     assert bits < 1.0  # guessing among five: 2.3

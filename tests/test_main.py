@@ -1,5 +1,7 @@
 """The command line: what it prints, what it refuses, and with which exit code."""
 
+import gzip
+import io
 import math
 import os
 import re
@@ -20,7 +22,7 @@ from tinygpt_lib.runs import run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import Run
-from tinygpt_lib.text import split
+from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.tokenizers import score_text
 from tinygpt_lib.training import History, cpu_preset
 
@@ -135,6 +137,7 @@ SETTINGS = {  # another value than the preset's
     "--qk-norm": "none",
     "--tie-weights": True,
     "--zero-outputs": False,
+    "--n-kv-head": 2,
     "--window": 3,
     "--steps": 5,
     "--batch-size": 4,
@@ -386,7 +389,7 @@ BAD_SETTINGS = {
     "--device nonsense": "device is 'nonsense'; it must be one of auto, cpu, cuda, mps",
     "--device cpu:nonsense": "device is 'cpu:nonsense'",
     "--device auto:1": "device is 'auto:1'",
-    "--block-size 4000": "training text has 3377 tokens; block_size 4000 needs at",
+    "--block-size 4000": "3377 tokens here; block_size 4000 needs at least 4001",
 }
 
 
@@ -425,37 +428,150 @@ def test_sizes_that_no_memory_holds(cli, fails, song_file, tmp_path, trained):
     assert "not enough memory" in fails("sample", trained, "--tokens", 10**15)
 
 
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        (None, "can't be read: No such file"),
-        (b"", "is empty: there is nothing to learn from"),
-        (b"caf\xe9 au lait" * 50, "is not UTF-8 text: byte 3 is not"),
-        ("é".encode("utf-16") * 50, "is not UTF-8 text: byte 0 is not"),
-        (b"a", "the training text has 0 tokens; block_size 8 needs at least 9"),
-        (b"ab" * 4, "the training text has 7 tokens; block_size 8 needs at least 9"),
-        (b"abc" * 4, None),
-        (b"ab" * 5, "the validation text has 1 tokens; it needs at least 2"),
-    ],
-)
-def test_texts_that_do_not_do(cli, fails, tmp_path, content, match):
+SMALL = "text.txt is too short: of its {} characters the "
+TEXTS = [  # what is in a file, and what is said about it
+    (None, "can't be read: No such file"),
+    (b"", "is empty: there is nothing to learn from"),
+    (b"\xef\xbb\xbf", "is empty: there is nothing to learn from"),
+    (
+        b"caf\xe9 au lait" * 50,
+        "is not UTF-8 text: byte 3 (0xe9) is not; if it is Latin",
+    ),
+    (
+        "é".encode("utf-16") * 50,
+        "looks like UTF-16: turn it into UTF-8 first, as by `ic",
+    ),
+    ("no mark".encode("utf-16-le") * 50, "looks like UTF-16: turn it into UTF-8 first"),
+    ("no mark".encode("utf-16-be") * 50, "`iconv -f UTF-16BE -t UTF-8`"),
+    (b"ab\0" * 50, "looks like no text: it is full of NUL bytes"),
+    (gzip.compress(b"ab" * 50), "looks like a gzip archive: unpack it first"),
+    (b"PK\x03\x04" + b"ab" * 50, "looks like a zip archive, or a document of Word: "),
+    (b"%PDF-1.4\n" + b"ab" * 50, "looks like a PDF: save it as plain text first"),
+    (
+        b"a",
+        SMALL.format(1) + "last tenth is measured, 1 tokens here; it takes at least 2",
+    ),
+    (b"ab" * 4, SMALL.format(8) + "last tenth is measured, 1 tokens here"),
+    (b"ab" * 5, SMALL.format(10) + "last tenth is measured, 1 tokens here"),
+    (b"abcd" * 5, None),
+]
+
+
+@pytest.mark.parametrize(("content", "match"), TEXTS)
+def test_texts_that_do_not_do(cli, fails, trained, tmp_path, content, match):
     file = tmp_path / "text.txt"
     if content is not None:
         file.write_bytes(content)
     given = ["train", "--out", tmp_path / "run", "--text", file, *TINY, "--steps", 1]
-    if match is None:  # 10 characters to train on, and 2 to validate
+    if match is None:
         assert cli(*given)[0] == 0
         return
     error = fails(*given)
-    assert match in error
-    if "text has" not in error:
-        assert str(file) in error
+    assert match in error and str(file) in error
     assert not (tmp_path / "run").exists()
+    if "short" not in match:
+        assert fails("evaluate", trained, "--text", file) == error
 
 
-def test_a_folder_for_a_text(fails, tmp_path):
-    given = ["--out", tmp_path / "run", "--text", tmp_path]
-    assert "can't be read: Is a directory" in fails("train", *given)
+def test_a_text_shorter_than_a_window(fails, song_file, tmp_path):
+    given = ["--text", song_file, *TINY, "--block-size", 50, "--context"]
+    error = fails("train", "--out", tmp_path / "run", *given, 0, "--block-size", 4000)
+    assert "nine tenths are trained on, 3377 tokens here; block_size 4000" in error
+    assert "needs at least 4001" in error
+    error = fails("train", "--out", tmp_path / "run", *given, 51)
+    assert "context is 51; it must be at most the model's block_size" in error
+
+
+def given_by(monkeypatch, data):
+    """Standard input that holds data."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_a_byte_order_mark_is_no_character(cli, song, tmp_path, monkeypatch):
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + song.text.encode())
+    assert (
+        cli("train", "--out", tmp_path / "run", "--text", file, *TINY, "--steps", 1)[0]
+        == 0
+    )
+    tokenizer = load_checkpoint(tmp_path / "run")[1]
+    assert tokenizer.characters == song.tokenizer.characters
+    given_by(monkeypatch, b"\xef\xbb\xbf99")
+    out = cli("sample", tmp_path / "run", "--prompt", "-", "--tokens", 0)[1]
+    assert out == "99\n"
+
+
+def test_several_texts_and_folders_of_them(cli, fails, tmp_path, planned, monkeypatch):
+    files = {
+        "b.txt": b"bbb\n" * 9,
+        "docs/z.md": b"zzz\n\n" * 9,
+        "docs/deep/y.txt": b"yyy" * 9,
+        "docs/.hidden": b"hidden",
+        "docs/.git/config": b"hidden",
+        "docs/picture.png": b"\x89PNG\0\0",
+        "docs/empty": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    blank = ["b" + "bb\nb" * 8 + "bb", "y" * 27, "zzz\n\n" * 9]
+    read = "read b.txt, docs/deep/y.txt, docs/z.md: 111 characters\n"
+    left = (
+        "left out docs/empty (is empty: there is nothing to learn from), docs/picture"
+    )
+
+    def text_of_plan(*given):
+        seen = []
+        real = train_command.encode_parts
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                train_command, "encode_parts", lambda *a: seen.append(a) or real(*a)
+            )
+            code, _, err = cli("train", "--out", "run", *given, "--block-size", 8)
+        assert code == 0, err
+        return seen[0][2], err, planned[-1][2]["about"]["text"]
+
+    for given in ("--text b.txt docs", "--text b.txt --text docs"):
+        text, err, noted = text_of_plan(*given.split())
+        assert text == "\n\n".join(blank)
+        assert err.startswith(read + left)
+        assert noted == [str(tmp_path / "b.txt"), str(tmp_path / "docs")]
+    text, err, noted = text_of_plan("--text", "b.txt")
+    assert (err, noted) == ("", str(tmp_path / "b.txt")) and text == "bbb\n" * 9
+    given_by(monkeypatch, files["b.txt"])
+    text, err, noted = text_of_plan("--text", "-")
+    assert err == "read standard input: 36 characters\n" and text == "bbb\n" * 9
+    assert noted == "-"
+    assert "none holds no text file" in fails("train", "--out", "run", "--text", "none")
+    assert "left out" not in fails(
+        "train", "--out", "run", "--text", "docs/picture.png"
+    )
+
+
+def test_several_texts_go_on_and_are_measured(cli, fails, song, tmp_path, monkeypatch):
+    """Those of files are found again; one from standard input has to come again."""
+    half = len(song.text) // 2
+    folder, out, piped = (tmp_path / name for name in ("texts", "run", "piped"))
+    folder.mkdir()
+    (folder / "a").write_text(song.text[:half])
+    (folder / "b").write_text(song.text[half:])
+    steps = [*TINY, "--steps", 2]
+    assert cli("train", "--out", out, "--text", folder, *steps)[0] == 0
+    assert cli("train", "--out", out, "--resume")[0] == 0
+    measured = cli("evaluate", out)
+    assert measured[0] == 0
+    given_by(monkeypatch, song.text.encode())
+    assert cli("train", "--out", piped, "--text", "-", *steps)[0] == 0
+    for again in (["train", "--resume", "--out"], ["evaluate"]):
+        assert "came by standard input and was not kept" in fails(*again, piped)
+        given_by(monkeypatch, song.text.encode())
+        assert cli(*again, piped, "--text", "-")[0] == 0
+    a, b = ("--text", folder / "a"), ("--text", folder / "b")
+    assert cli("evaluate", out, *a, *b)[1] == measured[1]
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input can't be read: it" in fails("evaluate", piped, "--text", "-")
 
 
 def test_an_out_that_exists(cli, fails, song_file, trained, tmp_path):
@@ -757,6 +873,35 @@ def test_a_folder_without_a_checkpoint(fails, tmp_path, command):
     assert "config.json can't be read: No such file" in fails(command, tmp_path)
 
 
+def test_a_folder_of_another_kind(fails, song, tiny_gpt, trained, tmp_path):
+    """Whatever is missing in it, the folder is called what it is."""
+    detector, model = tmp_path / "detector", tmp_path / "model"
+    detector.mkdir()
+    write_tensors(detector / "detector.safetensors", {}, {})
+    save_checkpoint(model, tiny_gpt(), song.tokenizer)
+    kinds = {
+        detector: "a detector, for `detect score`",
+        trained: "a run, for `sample`, `evaluate` and `train --resume`",
+        model: "a model without a run, for `sample` and `evaluate`",
+    }
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    for command in ("sample", "evaluate"):
+        assert f"`convert --from hf {tmp_path}` makes one" in fails(command, tmp_path)
+    log = tmp_path / "log"
+    log.write_text("a line\n")
+    for command, wrong in (
+        (["sample"], [detector]),
+        (["evaluate"], [detector]),
+        (["train", "--resume", "--out"], [detector, model]),
+        (["detect", "score"], [trained, model]),
+    ):
+        for folder in wrong:
+            error = fails(*command, folder, *[log] * (command[0] == "detect"))
+            assert error.endswith(
+                f"No such file or directory ({folder} holds {kinds[folder]})\n"
+            )
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_a_damaged_checkpoint(fails, song, tiny_gpt, tmp_path, command):
     save_checkpoint(tmp_path, tiny_gpt(), song.tokenizer)
@@ -806,7 +951,8 @@ def test_evaluate_on_another_text(cli, fails, song, trained, tmp_path):
     other.write_text("Zürich")
     assert "'Z'" in fails("evaluate", trained, "--text", other)
     other.write_text(song.text[:9])
-    assert "at least 2" in fails("evaluate", trained, "--text", other)
+    error = fails("evaluate", trained, "--text", other)
+    assert "other.txt is too short: of its 9 characters the last tenth is" in error
 
 
 @pytest.mark.parametrize("about", [None, [], "x", {}, {"text": None}])
@@ -896,3 +1042,35 @@ def test_ctrl_c_before_there_is_a_run(cli, song_file, tmp_path, monkeypatch):
     given = ["--text", song_file, *TINY]
     code, out, err = cli("train", "--out", tmp_path / "run", *given)
     assert (code, out, err) == (130, "", "\ninterrupted\n")
+
+
+# --- Standard output ---
+
+
+@pytest.mark.parametrize(
+    ("out", "encoding", "code", "said", "err"),
+    [
+        ("file", "ascii", 0, b"\\u2603", ""),
+        ("file", "latin-1", 0, b"\\u2603", ""),
+        ("file", "utf-8", 0, "☃".encode(), ""),
+        ("/dev/full", "utf-8", 1, None, "error: [Errno 28] No space left on device\n"),
+        ("closed", "utf-8", 1, None, ""),
+    ],
+)
+def test_what_was_generated_is_not_lost(
+    song, tiny_gpt, tmp_path, monkeypatch, capsys, out, encoding, code, said, err
+):
+    """Nor is there a traceback where nobody can read it."""
+    characters = song.tokenizer.characters
+    save_checkpoint(tmp_path, tiny_gpt(), CharTokenizer(["☃", *characters[1:]]))
+    arguments = ["sample", str(tmp_path), "--prompt", "☃", "--tokens", "1"]
+    reading, closed = os.pipe()
+    os.close(reading)
+    where = {"file": tmp_path / "out", "closed": closed}.get(out, out)
+    with monkeypatch.context() as patch, open(where, "w", encoding=encoding) as stdout:
+        patch.setattr(sys, "stdout", stdout)
+        assert main(arguments) == code
+        assert said is None or stdout.errors == "strict"
+    # Closed without an error, as by Python when it exits.
+    assert capsys.readouterr().err == err
+    assert said is None or where.read_bytes().startswith(said)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from itertools import groupby
 from pathlib import Path
 
@@ -248,6 +249,41 @@ def test_run_executes_beside_the_notebook_with_this_python(executed):
     ]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "seen"),
+    [
+        (["one\n", "two", "\n"], "one\ntwo\n"),
+        (["\r 10%", "\r 20%", "\r100%\nend"], "100%\nend"),
+        (["a\r", "b\r\n", "c\r"], "b\r\nc\r"),
+        (["a" * 70_000, "b" * 70_000, "c"], "a" * 70_000 + "b" * 30_000 + run.CUT),
+        (["\r" + 5000 * "x"] * 1000, 5000 * "x"),
+    ],
+)
+def test_what_is_printed_stands_as_a_terminal_shows_it(pieces, seen):
+    text = ""
+    for piece in pieces:
+        text = run.printed(text, piece) if not text.endswith(run.CUT) else text
+    assert text == seen
+
+
+LONG_LINE = """# %%
+import sys
+print("b", file=sys.stderr, flush=True)
+print("a" * 10**6)
+"""
+
+
+def test_a_cell_that_prints_one_long_line_is_cut_in_words(tmp_path):
+    """In no time: a regex for it took more than a minute."""
+    nb = run.from_text(LONG_LINE)
+    started = time.process_time()
+    run.execute(nb, tmp_path)
+    assert time.process_time() - started < 10
+    long, *rest = nb.cells[0].outputs
+    assert long.text == "a" * run.MAX_PRINTED + run.CUT
+    assert [(output.name, output.text) for output in rest] == [("stderr", "b\n")]
+
+
 def test_run_skips_what_did_not_change(tree, ran):
     before = tree.notebook_path.read_bytes()
     tree.run()
@@ -304,6 +340,18 @@ def test_text_brings_a_jupyter_edit_over(tree, ran):
     tree.run()
     assert ran == [4]
     assert tree.cells()[2].source == "x = 4\nx"
+
+
+def test_an_image_that_was_pasted_is_refused_by_name(tree, ran):
+    before = tree.text_path.read_text(encoding="utf-8")
+    nb = tree.chapter.read_notebook()
+    nb.cells[0].source += "\n![a cat](attachment:cat.png)"
+    nb.cells[0].attachments = {"cat.png": {"image/png": "iVBORw0KGgo="}}
+    nbformat.write(nb, tree.notebook_path)
+    said = tree.refusal("--text")
+    assert "cell 1 of 01_toy.ipynb holds cat.png, which a text can't" in said
+    assert "edited in Jupyter" in tree.refusal()  # and nothing is written over it
+    assert tree.text_path.read_text(encoding="utf-8") == before
 
 
 def test_text_settles_an_edit_of_the_form_alone(tree, ran):

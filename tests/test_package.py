@@ -90,6 +90,49 @@ def fresh_import():
     return json.loads(done.stdout)
 
 
+ALONE = """
+import importlib, json, pkgutil, sys, types
+import torch
+
+def tables():
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tinygpt_lib."):
+            for constant, value in vars(module).items():
+                if constant.isupper() and isinstance(value, dict | tuple | set | list):
+                    rows = value.items() if isinstance(value, dict) else value
+                    found[f"{name}.{constant}"] = sorted(
+                        str([getattr(x, "__qualname__", type(x).__name__)
+                             if callable(x) else x for x in row])
+                        if isinstance(row, tuple) else str(row) for row in rows)
+    return found
+
+def forget():
+    for name in [n for n in sys.modules if n.partition(".")[0] == "tinygpt_lib"]:
+        del sys.modules[name]
+
+import tinygpt_lib
+path, whole = tinygpt_lib.__path__, tables()
+names = [m.name for m in pkgutil.walk_packages(path, "tinygpt_lib.")]
+for name in names:
+    if not name.endswith("__main__"):
+        forget()
+        # A package that imports nothing by itself.
+        sys.modules["tinygpt_lib"] = types.ModuleType("tinygpt_lib")
+        sys.modules["tinygpt_lib"].__path__ = path
+        importlib.import_module(name)
+        for table, rows in tables().items():
+            if rows != whole.get(table, rows):
+                print(f"{table} is another one where {name} is imported alone")
+"""
+
+
+def test_importing_a_module_changes_no_other():
+    """Each module alone finds every table as it is where all are imported."""
+    run = [sys.executable, "-c", ALONE]
+    assert subprocess.run(run, check=True, capture_output=True, text=True).stdout == ""
+
+
 def test_the_import_is_cheap_and_brings_nothing_heavy():
     cost, heavy = fresh_import()
     assert not heavy

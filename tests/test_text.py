@@ -1,14 +1,16 @@
 """Text: nothing is lost on the way to numbers and back; targets are one later."""
 
 import json
+import tracemalloc
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
+from tinygpt_lib.runs.tokenizers import TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer, get_batch, split
+from tinygpt_lib.tokenizers import ByteTokenizer
 
 some_text = st.text(min_size=1, max_size=60)
 
@@ -42,10 +44,39 @@ def test_a_tokenizer_survives_json(source):
         assert torch.equal(again.encode(source), tokenizer.encode(source))
 
 
+@given(some_text)
+def test_ids_are_those_of_the_lesson(source):
+    """Which looks up one character after another; the library, many at once."""
+    lesson = CharTokenizer.__mro__[1]
+    assert lesson.__module__ == CharTokenizer.__module__
+    expected = lesson.encode(lesson.from_text(source), source)
+    assert torch.equal(CharTokenizer.from_text(source).encode(source), expected)
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer("ab€"), ByteTokenizer()])
+def test_encoding_makes_no_list(tokenizer):
+    """8 bytes a token that is returned, and some that don't grow with the text."""
+    text = "ab€" * 350_000
+    tokenizer.encode("a")
+    n = len(tokenizer.encode(text))
+    tracemalloc.start()
+    try:
+        tokenizer.encode(text)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * n + 2**20 + len(text.encode()) * isinstance(
+        tokenizer, ByteTokenizer
+    )
+
+
 def test_an_unknown_character_is_named_with_its_place():
     tokenizer = CharTokenizer.from_text("abc")
-    with pytest.raises(ValueError, match=r"'é' at position 3 .* 3 characters"):
-        tokenizer.encode("abcéaé")
+    for far in (3, 200_000):
+        text = "abc" * far + "éaé"
+        match = rf"'é' at position {3 * far} .* 3 characters"
+        with pytest.raises(ValueError, match=match):
+            tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("bad", [-1, 3, 2**40])

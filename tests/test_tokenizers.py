@@ -19,19 +19,19 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 from transformers import GPT2Tokenizer
 
-from tinygpt_lib import tokenizers
+from tinygpt_lib.basics import tokens
 from tinygpt_lib.basics.files import CheckpointError
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.huggingface import gpt2_alphabet, read_gpt2
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer
 from tinygpt_lib.tokenizers import (
     BPETokenizer,
     ByteTokenizer,
     WordTokenizer,
     chunks_of,
-    gpt2_alphabet,
     learn_merges,
     pieces_of,
     score_text,
@@ -325,25 +325,23 @@ def test_words_signs_and_line_breaks_are_kept():
     pieces = ["Speak", ",", " speak", ".", "\n", "\n", "I", " don", "'t", ";", " "]
     pieces += [" no", "\t", "1234", " x_y"]
     assert [p.decode() for p in tokenizer.pieces(text)] == pieces
-    assert set(tokenizer.words) == {"<unk>", *pieces}
+    assert set(tokenizer.words) == {"<unk>", " <unk>", *pieces}
 
 
 def test_the_most_frequent_words_are_kept_and_the_first_among_equals():
     text = "b b b c a c a d"
-    assert WordTokenizer.from_text(text, vocab_size=4).words == [
-        "<unk>",
-        " b",
-        " c",
-        " a",
-    ]
-    assert WordTokenizer.from_text(text, vocab_size=3).words == ["<unk>", " b", " c"]
+    expected = ["<unk>", " <unk>", " b", " c", " a"]
+    for size in (2, 3, 4, 5):
+        assert WordTokenizer.from_text(text, vocab_size=size).words == expected[:size]
 
 
 def test_what_an_unknown_word_loses():
     tokenizer = WordTokenizer.from_text("the cat and the dog", vocab_size=10)
-    ids = tokenizer.encode("the bird and the dog")
-    assert (ids == 0).sum() == 1
-    assert tokenizer.decode(ids) == "the<unk> and the dog"
+    ids = tokenizer.encode("the bird and (the) dog")
+    assert (ids == 0).sum() == 1 and (ids == 1).sum() == 2
+    assert tokenizer.decode(ids) == "the <unk> and <unk>the<unk> dog"
+    older = WordTokenizer(["the", " and", " the", " dog"])  # it has one for both
+    assert older.decode(older.encode("the bird and the dog")) == "the<unk> and the dog"
 
 
 # --- GPT-2's own files ---
@@ -388,7 +386,7 @@ def references(gpt2_folder):
 
 @given(st.one_of(settled, st.text(st.sampled_from("the cat é日本 \n'l12"))))
 def test_gpt2_files_give_the_ids_of_tiktoken(gpt2_folder, references, text):
-    tokenizer = BPETokenizer.from_gpt2(gpt2_folder)
+    tokenizer = read_gpt2(gpt2_folder)
     reference, _ = references
     assert tokenizer.vocab_size == reference.n_vocab > 280
     ids = tokenizer.encode(text).tolist()
@@ -400,14 +398,14 @@ def test_gpt2_files_give_the_ids_of_tiktoken(gpt2_folder, references, text):
     "text", [SOURCE, "The café: 3 o'clock\n\n  we'll", "\x00\xad\xa0~"]
 )
 def test_gpt2_files_give_the_ids_of_hugging_face(gpt2_folder, references, text):
-    tokenizer = BPETokenizer.from_gpt2(gpt2_folder)
+    tokenizer = read_gpt2(gpt2_folder)
     _, reference = references
     assert tokenizer.encode(text).tolist() == reference(text)["input_ids"]
     assert tokenizer.encode("!").tolist() == [0]  # GPT-2 counts from the first visible
 
 
 def test_what_gpt2_calls_a_special_token_is_shown_and_never_made(gpt2_folder):
-    tokenizer = BPETokenizer.from_gpt2(gpt2_folder)
+    tokenizer = read_gpt2(gpt2_folder)
     last = tokenizer.vocab_size - 1
     assert tokenizer.decode([0, last]) == "!<|endoftext|>"
     ids = tokenizer.encode("<|endoftext|>").tolist()
@@ -415,10 +413,10 @@ def test_what_gpt2_calls_a_special_token_is_shown_and_never_made(gpt2_folder):
 
 
 def test_gpt2_files_survive_json_and_other_names(gpt2_folder, tmp_path):
-    tokenizer = BPETokenizer.from_gpt2(gpt2_folder)
+    tokenizer = read_gpt2(gpt2_folder)
     (tmp_path / "vocab.json").write_bytes((gpt2_folder / "encoder.json").read_bytes())
     (tmp_path / "merges.txt").write_bytes((gpt2_folder / "vocab.bpe").read_bytes())
-    renamed = BPETokenizer.from_gpt2(tmp_path, "vocab.json", "merges.txt")
+    renamed = read_gpt2(tmp_path, "vocab.json", "merges.txt")
     again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     for other in (renamed, again):
         assert other.tokens == tokenizer.tokens
@@ -428,14 +426,14 @@ def test_gpt2_files_survive_json_and_other_names(gpt2_folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "spoil", "match"),
     [
-        ("encoder.json", lambda s: s[:-5], "can't be read"),
-        ("encoder.json", lambda s: "[]", "holds no table"),
-        ("encoder.json", lambda s: s.replace('"!": 0', '"!": 1'), "number its tokens"),
-        ("encoder.json", lambda s: s[:-1] + ', "<s>": 9999}', "number its"),
-        ("vocab.bpe", lambda s: s + "zz z\n", "holds 'zz z', no merge"),
-        ("vocab.bpe", lambda s: s + "a b c\n", "holds 'a b c', no merge"),
-        ("vocab.bpe", lambda s: s + "~ ~\n", "number its tokens"),
-        ("vocab.bpe", lambda s: "", "number its tokens"),
+        ("encoder.json", lambda s: s[:-5], "is not valid JSON"),
+        ("encoder.json", lambda s: "[]", "holds no JSON object"),
+        ("encoder.json", lambda s: s.replace('"!": 0', '"!": 1'), "not numbered as"),
+        ("encoder.json", lambda s: s[:-1] + ', "<s>": 9999}', "not numbered as"),
+        ("vocab.bpe", lambda s: s + "zz z\n", "'zz z' is no merge"),
+        ("vocab.bpe", lambda s: s + "a b c\n", "'a b c' is no merge"),
+        ("vocab.bpe", lambda s: s + "~ ~\n", "not numbered as"),
+        ("vocab.bpe", lambda s: "", "are not numbered as"),
     ],
 )
 def test_files_that_are_not_gpt2s_are_refused(
@@ -446,12 +444,12 @@ def test_files_that_are_not_gpt2s_are_refused(
         text = spoil(text) if path.name == name else text
         (tmp_path / path.name).write_text(text, "utf-8")
     with pytest.raises(ValueError, match=match):
-        BPETokenizer.from_gpt2(tmp_path)
+        read_gpt2(tmp_path)
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"encoder\.json"):
-        BPETokenizer.from_gpt2(tmp_path)
+    with pytest.raises(ValueError, match=r"encoder\.json can't be read"):
+        read_gpt2(tmp_path)
 
 
 # --- Checkpoints, also false ones ---
@@ -493,12 +491,12 @@ def test_nonsense_is_refused(data):
 
 def test_a_vocabulary_that_would_fill_the_memory_is_refused(monkeypatch):
     """Token 256 + i is 2**(i + 1) bytes long. At a limit that a fault here may pass."""
-    assert tokenizers.MAX_VOCABULARY_BYTES <= 2**28
+    assert tokens.MAX_VOCABULARY_BYTES <= 2**28
     merges = [(97, 97), *((i, i) for i in range(256, 264))]
     size = sum(map(len, BPETokenizer(merges).tokens))
-    monkeypatch.setattr(tokenizers, "MAX_VOCABULARY_BYTES", size)
+    monkeypatch.setattr(tokens, "MAX_VOCABULARY_BYTES", size)
     BPETokenizer(merges)
-    monkeypatch.setattr(tokenizers, "MAX_VOCABULARY_BYTES", size - 1)
+    monkeypatch.setattr(tokens, "MAX_VOCABULARY_BYTES", size - 1)
     with pytest.raises(ValueError, match=f"longer than {size - 1} bytes"):
         BPETokenizer(merges)
 

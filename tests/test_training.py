@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from tinygpt_lib import training
 from tinygpt_lib.basics.files import CheckpointError, read_json
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs import run as run_module
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
+from tinygpt_lib.runs.models import config_of, new_model
 from tinygpt_lib.runs.run import Run, train
 from tinygpt_lib.runs.settings import ENGINES, TrainConfig
 from tinygpt_lib.speed import FusedAdamW, NGramEmbedding, newton_schulz
@@ -522,11 +522,18 @@ def test_ids_outside_the_vocabulary(song, tiny_gpt, tmp_path, part, beyond):
 
 @pytest.mark.parametrize("part", ["train_ids", "val_ids"])
 @pytest.mark.parametrize(
-    "spoil", [torch.Tensor.float, torch.Tensor.int, lambda ids: ids[None].repeat(20, 1)]
+    "spoil",
+    [
+        torch.Tensor.float,
+        torch.Tensor.int,
+        torch.Tensor.numpy,
+        torch.Tensor.tolist,
+        lambda ids: ids[None].repeat(20, 1),
+    ],
 )
 def test_ids_of_a_wrong_type_or_shape(song, tiny_gpt, tmp_path, part, spoil):
     ids = spoil(getattr(song, part))
-    refused(song, tiny_gpt(), tmp_path / "run", f"^{part} have", **{part: ids})
+    refused(song, tiny_gpt(), tmp_path / "run", f"^{part} (have|are)", **{part: ids})
 
 
 def test_a_tokenizer_of_another_size(song, tiny_gpt, tmp_path):
@@ -682,6 +689,41 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored(
 
     monkeypatch.setattr(training, "clip_gradients", press)
     assert len(run(song, tiny_gpt()).losses) == 12
+
+
+def test_of_a_large_validation_text_a_sample_is_measured_and_at_the_end_all(
+    song, tiny_gpt, tmp_path, monkeypatch, capsys
+):
+    small = run(song, tiny_gpt())
+    monkeypatch.setattr(run_module, "LARGE", 100)
+    monkeypatch.setattr(run_module, "FEWEST", 64)
+    model, measured, parts = tiny_gpt(), [], []
+
+    def spy(model, ids):
+        parts.append(ids)
+        measured.append(evaluate(model, ids))
+        return measured[-1]
+
+    monkeypatch.setattr(run_module, "evaluate", spy)
+    history = train(model, song.train_ids, song.val_ids, QUICK)
+    assert (
+        "validation: 64 of 376 tokens during the run, all of" in capsys.readouterr().err
+    )
+    assert history.losses == small.losses
+    assert [step for step, _ in history.evaluations] == [5, 10, 12]
+    assert [len(ids) for ids in parts] == [5] * 32 + [97, 97, 97, 88]
+    assert sum(map(torch.equal, parts[:16], parts[16:32])) == 16  # the same each time
+    for i, (_, loss) in enumerate(history.evaluations[:2]):
+        assert loss == pytest.approx(sum(measured[16 * i : 16 * i + 16]) / 16)
+    assert history.evaluations[2][1] == pytest.approx(small.evaluations[2][1])
+    # Ctrl-C in the last measurement: what was learnt is saved, and going on measures.
+    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "whole", lambda *args: [][1])
+        with pytest.raises(IndexError):
+            run(song, tiny_gpt(), **options)
+    assert len(read_run(tmp_path / "run").history.losses) == 12
+    assert same(run(song, tiny_gpt(seed=4), **options, resume=True), history)
 
 
 @pytest.mark.parametrize("look", range(1, 16))
@@ -889,12 +931,16 @@ def test_finite_weights_are_saved_if_all_of_the_text_gets_numbers(
     assert_sound(out, val_ids)
 
 
-def test_float16_overflows_sooner(song, tiny_gpt, tmp_path, monkeypatch):
-    model, looks = tiny_gpt().half(), []
-    monkeypatch.setattr(run_module, "evaluate", lambda *given: looks.append(1) or 1.0)
-    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
-    run(song, model, replace(QUICK, steps=1), **options)
-    assert len(looks) == 2  # the fresh weights, and the last step
+def test_a_model_that_cannot_learn_is_refused_before_any_work(song, tiny_gpt, capsys):
+    """In float16, AdamW's eps is 0."""
+    parts = song.train_ids, song.val_ids, QUICK
+    with pytest.raises(
+        ValueError, match=r"is torch\.float16, .*train in torch\.bfloat16"
+    ):
+        train(tiny_gpt().half(), *parts)
+    with pytest.raises(ValueError, match="no parameter that learns"):
+        train(tiny_gpt().requires_grad_(False), *parts)
+    assert capsys.readouterr().err == ""
 
 
 def test_weights_gone_bad_are_not_saved(song, tiny_gpt, tmp_path, monkeypatch):
@@ -952,7 +998,8 @@ def test_a_run_of_an_older_version_loads_and_goes_on(
     state = read_run(out)
     assert len(state.history.losses) == 6
     assert math.isfinite(evaluate(load_checkpoint(out)[0], song.val_ids))
-    model, config = GPT(GPTConfig(**state.model)), TrainConfig(**state.training)
+    model = new_model(config_of(state.model))
+    config = TrainConfig(**state.training)
     history = run(song, model, config, out=out, resume=True)
     expected = json.loads(kept.with_suffix(".json").read_text())
     assert history.losses == pytest.approx(expected["losses"], abs=1e-3)

@@ -15,10 +15,10 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 from tinygpt_lib._version import __version__
-from tinygpt_lib.anomalies import AnomalyDetector, EventStream
 from tinygpt_lib.basics.corpus import CorpusError, load_shakespeare
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import CheckpointError
+from tinygpt_lib.basics.loglines import read_lines
 from tinygpt_lib.bigram import NGram, evaluate, training_step
 from tinygpt_lib.blocks import Block, Dropout, FeedForward, LayerNorm
 from tinygpt_lib.generation import KVCache
@@ -29,7 +29,6 @@ from tinygpt_lib.logs import (
     SessionFinder,
     bits_per_event,
     group_lines,
-    read_lines,
     surprisals,
 )
 from tinygpt_lib.long_context import (
@@ -42,6 +41,7 @@ from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.representations import attention_maps, embed, hidden_states
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.detectors import AnomalyDetector, EventStream
 from tinygpt_lib.runs.fast import keep_freed_memory
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.processes import processes

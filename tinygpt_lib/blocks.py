@@ -10,7 +10,7 @@ from tinygpt_lib.multi_head import MultiHeadAttention
 
 __all__ = ["Block", "Dropout", "FeedForward", "LayerNorm", "fast_gelu", "layer_norm"]
 
-# --- A place to think ---
+# --- Time to think ---
 
 fast_gelu = partial(nn.functional.gelu, approximate="tanh")
 
@@ -45,7 +45,7 @@ def layer_norm(
 
 
 class LayerNorm(nn.Module):
-    """Each token's numbers at one scale, learnt per channel. x (..., C) -> (..., C)."""
+    """Each token's numbers at one learned scale. x (..., C) -> (..., C)."""
 
     def __init__(self, n_embd: int, bias: bool = True):
         super().__init__()

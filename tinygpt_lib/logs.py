@@ -1,18 +1,11 @@
-# generated from notebooks/text/14_logs.py: edit there
+# generated from notebooks/text/15_logs.py: edit there
 """Logs: is a log a language?"""
 
-import gzip
 import math
-import re
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import IO, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,57 +14,38 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
-from tinygpt_lib.runs.presets import WITH_MUON
-from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.speed import MODERN, FastConfig
+from tinygpt_lib.basics.loglines import (
+    DATED,
+    LONGEST_LINE,
+    MASKS,
+    EventText,
+    compiled,
+    seconds_of,
+)
+from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
+from tinygpt_lib.training import TrainConfig, Trainer
 
 __all__ = [
     "BEGIN",
-    "DATED",
     "END",
-    "LONGEST_LINE",
-    "MASKS",
     "UNKNOWN",
     "EventTokenizer",
+    "LogPlan",
+    "LogTrainer",
     "Masks",
     "Session",
     "SessionFinder",
     "bits_per_event",
-    "bounded_lines",
-    "from_iso",
     "group_lines",
     "in_windows",
-    "log_preset",
+    "learn",
+    "log_config",
     "mask",
-    "read_lines",
-    "seconds_of",
     "stream",
     "surprisals",
 ]
 
 # --- What varies, and what does not ---
-
-DATED = (  # a time with its date: ISO 8601, then web servers', then syslog's
-    r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\b\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
-    r"|\b[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d\b(?:[.,]\d+)?"
-)
-MASKS = {  # in this order: word that is put in -> pattern of what it stands for
-    "<url>": r"\b[a-z][a-z+]{1,15}://[^\s\"'<>]+",
-    "<address>": r"/?\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4, then MAC, then IPv6
-    r"|\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"
-    r"|(?<![\w:.])(?=[\d:]*(?:::|[a-fA-F]))(?=:*[0-9a-fA-F])"
-    r"(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])",
-    "<time>": DATED + r"|\b\d\d:\d\d:\d\d\b(?:[.,]\d+)?",
-    "<path>": r"(?<![\w<>/])(?:/[\w.+@~%=-]+)+/?",
-    "<id>": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
-    r"|\b[A-Za-z]+_-\d{6,}\b|\b(?=\w*\d{6})[A-Za-z]\w*"
-    r"|\b(?=[0-9a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b",
-    "<number>": r"\b0x[0-9a-fA-F]+\b"
-    r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
-}
-LONGEST_LINE = 10_000  # characters of a line that are looked at
 
 
 class Masks:
@@ -83,15 +57,10 @@ class Masks:
 
     def __init__(self, patterns: dict[str, str] | None = None):
         self.patterns = dict(MASKS if patterns is None else patterns)
-        self._compiled = []
-        for word, pattern in self.patterns.items():
-            try:
-                template = word.replace("\\", r"\\")
-                self._compiled.append((template, re.compile(pattern)))
-            except re.error as error:
-                raise ValueError(
-                    f"the mask for {word} is no regular expression: {error}"
-                ) from None
+        self._compiled = [
+            (word.replace("\\", r"\\"), compiled(pattern, f"the mask for {word}"))
+            for word, pattern in self.patterns.items()
+        ]
 
     def __call__(self, line: str) -> str:
         """The event of a line; blanks count once, and what is overlong is cut off."""
@@ -104,74 +73,6 @@ class Masks:
 mask = Masks()
 
 # --- Sessions ---
-
-
-def read_lines(*paths: str) -> Iterator[str]:
-    """The lines of text files in turn, without their ends; "-" is standard input.
-
-    Files, but not standard input, may be gzipped: their first bytes tell. Bytes that
-    are not UTF-8 become U+FFFD, and long lines are cut to what is looked at. OSError
-    for what can't be read, ValueError for a gzipped file that is damaged.
-    """
-    for path in paths:
-        with ExitStack() as stack:
-            if path == "-":
-                file: IO[bytes] = sys.stdin.buffer
-            else:
-                file = stack.enter_context(open(path, "rb"))
-                if file.peek(2)[:2] == b"\x1f\x8b":
-                    file = stack.enter_context(gzip.open(file))
-            try:
-                yield from bounded_lines(file)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def bounded_lines(file: IO[bytes]) -> Iterator[str]:
-    """Decoded lines of a binary file; of a long one the beginning only."""
-    room = 4 * LONGEST_LINE  # a character has at most 4 bytes
-    while line := file.readline(room):
-        rest = line
-        while len(rest) == room and not rest.endswith(b"\n"):
-            rest = file.readline(room)  # skipped
-        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        yield text[:LONGEST_LINE]
-
-
-def from_iso(text: str) -> datetime | None:
-    """The time that a text in ISO 8601 gives with its date; None for another text."""
-    if not re.match(r"\d{4}-\d\d-\d\d(?:[T ]|$)", text):
-        return None
-    try:  # many times as quick as dateutil, and logs are long
-        return datetime.fromisoformat(text.replace(",", "."))
-    except ValueError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def seconds_of(text: str, time_format: str | None = None) -> float | None:
-    """Seconds since 1970 of a time as text, UTC unless it says; None if it is none.
-
-    Without a `time_format` (as for `strptime`), ISO 8601, web servers', syslog's and
-    Unix times are known, and most others; 05/06/2024 is then a day in May. A time
-    without a year is taken to be of 2000.
-    """
-    from dateutil import parser  # here, because few need it
-
-    try:
-        if time_format is not None:
-            if not re.search(r"%[YyGcxDFs]", time_format):  # it tells no year
-                text, time_format = f"2000 {text}", f"%Y {time_format}"
-            time = datetime.strptime(text, time_format)
-        elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
-            return float(text)
-        else:
-            if re.match(r"\d\d/[A-Z][a-z]{2}/\d{4}:", text):  # as web servers write
-                text = text.replace(":", " ", 1)
-            time = from_iso(text) or parser.parse(text, default=datetime(2000, 1, 1))
-    except (ValueError, OverflowError):
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 @dataclass(slots=True)
@@ -206,10 +107,7 @@ class SessionFinder:
             raise ValueError(f"seconds is {seconds}; it must be at least 1")
         self.seconds, self.time_format = seconds, time_format
         regex = session_regex if seconds is None else (time_regex or DATED)
-        try:
-            self.pattern = re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"{regex!r} is no regular expression: {error}") from None
+        self.pattern = compiled(regex, repr(regex))
         self.last: str | None = None
 
     def __call__(self, line: str) -> str | None:
@@ -261,7 +159,7 @@ def group_lines(
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 
 
-class EventTokenizer:
+class EventTokenizer(EventText):
     """One token per event; 0 is an unknown event, 1 and 2 begin and end a session."""
 
     unknown, begin, end = range(3)
@@ -278,12 +176,11 @@ class EventTokenizer:
     @classmethod
     def from_sessions(
         cls, sessions: Iterable[Sequence[str]], at_least: int = 1
-    ) -> Self:
+    ) -> "EventTokenizer":
         """The tokenizer that knows every event seen `at_least` that often, sorted.
 
         ValueError if there is none.
         """
-        check_int("at_least", at_least, low=1)
         counts = Counter(event for session in sessions for event in session)
         events = sorted(event for event, n in counts.items() if n >= at_least)
         if not events:
@@ -291,11 +188,6 @@ class EventTokenizer:
                 f"no event occurs at least {at_least} times: there is nothing to know"
             )
         return cls(events)
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The same of a text with an event on each line; empty lines don't count."""
-        return cls.from_sessions([[line for line in text.split("\n") if line]])
 
     @property
     def vocab_size(self) -> int:
@@ -309,34 +201,6 @@ class EventTokenizer:
         ids = [self._ids.get(event, self.unknown) for event in events]
         return torch.tensor([self.begin, *ids, self.end])
 
-    def encode(self, text: str) -> Tensor:
-        """Ids of a text with an event, or <begin> or <end>, on each line."""
-        ids = {**self._ids, BEGIN: self.begin, END: self.end}
-        lines = [line for line in text.split("\n") if line]
-        return torch.tensor([ids.get(line, self.unknown) for line in lines]).long()
-
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The events of ids (N,), a line each; ValueError for an id that is none."""
-        ids = checked_ids(ids, self.vocab_size)
-        return "".join(f"{self.names[i]}\n" for i in ids)
-
-    def pieces(self, text: str) -> list[bytes]:
-        """What each token of text stands for; joined, they are its UTF-8 bytes."""
-        return [piece.encode() for piece in re.findall(r"\n*[^\n]+\n*", text)]
-
-    def to_dict(self) -> dict:
-        """The tokenizer as plain JSON data."""
-        return {"type": "events", "events": self.events}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> Self:
-        """The tokenizer that `to_dict` described; ValueError for nonsense."""
-        if not isinstance(data.get("events"), list):
-            raise ValueError("events must be a list")
-        return cls(data["events"])
-
-
-TOKENIZERS["events"] = EventTokenizer
 
 # --- What must stay unseen ---
 
@@ -411,17 +275,45 @@ def bits_per_event(
     return (torch.cat(nats).mean() / math.log(2)).item()
 
 
-def log_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
+@dataclass
+class LogPlan(TrainConfig):
+    """Chapter 07's plan, with a rate for the matrices that Muon moves."""
+
+    batch_size: int = 16
+    learning_rate: float = 0.01
+    matrix_rate: float = 0.02
+    warmup: float = 0.02
+    cooldown: float = 0.6
+    cooldown_shape: str = "linear"
+    weight_decay: float = 0.0
+    beta2: float = 0.95
+
+
+class LogTrainer(Trainer):
+    """Chapter 07's loop with chapter 12's optimizer."""
+
+    def new_optimizer(self):
+        return muon(self.model, self.config)
+
+
+def log_config(vocab_size: int) -> FastConfig:
     """A GPT of 0.1 million parameters for the events of a log."""
     shape = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64}
-    return (
-        FastConfig(vocab_size, **shape, **MODERN),
-        replace(
-            WITH_MUON,
-            steps=800,
-            batch_size=16,
-            learning_rate=0.01,
-            matrix_rate=0.02,
-            eval_every=200,
-        ),
-    )
+    return FastConfig(vocab_size, **shape, **MODERN)
+
+
+def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
+    """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
+
+    In 100 to 800 steps, where the ids are. Your random numbers stay as they were.
+    """
+    plan = LogPlan(seed=seed)
+    ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
+    plan.steps = min(max(ten_times, 100), 800)
+    ids = ids.repeat(-(-(config.block_size + 1) // len(ids)))  # at least one window
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        trainer = LogTrainer(FastGPT(config).to(ids.device), ids, plan)
+        while trainer.step < plan.steps:
+            trainer.take_step()
+    return trainer.model.eval()

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 __all__ = ["MultiHeadAttention", "fused_attention"]
 
-# --- The same, faster ---
+# --- Attention in one operation ---
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same as `attention`, in one operation that never stores the weights.
+    """The same as `attention`, in one operation of torch.
 
     q (B, H, Tq, D), k and v (B, H, Tk, D) -> (B, H, Tq, D). Dao et al., 2022.
     """

@@ -2,53 +2,36 @@
 """Tokenizers: what is the right unit?"""
 
 import heapq
-import json
 import math
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import check_merges, checked_ids, utf8
 from tinygpt_lib.bigram import evaluate
 
 __all__ = [
     "GPT2_PATTERN",
-    "MAX_VOCABULARY_BYTES",
     "WORD_PATTERN",
     "BPETokenizer",
     "ByteTokenizer",
     "TextScore",
     "WordTokenizer",
-    "check_merges",
     "chunks_of",
-    "gpt2_alphabet",
     "learn_merges",
     "pieces_of",
-    "read_gpt2",
     "score_text",
-    "utf8",
 ]
 
 # --- Bytes ---
-
-
-def utf8(text: str) -> bytes:
-    """The bytes of text; ValueError for half a surrogate pair, with its place."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {text[error.start]!r} at position {error.start} is half of a "
-            "surrogate pair: alone it is no character and has no UTF-8 bytes"
-        ) from None
 
 
 class ByteTokenizer:
@@ -63,7 +46,8 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """Ids of shape (bytes of text,), int64; ValueError for a lone surrogate."""
-        return torch.tensor(list(utf8(text)), dtype=torch.int64)
+        ids = np.frombuffer(utf8(text), dtype=np.uint8)  # no list of 20 million ints
+        return torch.from_numpy(ids.astype(np.int64))
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of ids (N,), U+FFFD where not UTF-8; ValueError for a bad id."""
@@ -174,27 +158,6 @@ def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, 
 
 # --- Byte-pair encoding ---
 
-MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
-
-
-def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
-    pairs, lengths, total = {}, [1] * 256, 256
-    for i, pair in enumerate(merges, start=256):
-        two = isinstance(pair, list | tuple) and len(pair) == 2
-        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
-            raise ValueError(
-                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
-                f"in the range 0..{i - 1}"
-            )
-        if pairs.setdefault(tuple(pair), i) != i:
-            raise ValueError(f"merges hold the pair {pair!r} twice")
-        lengths.append(lengths[pair[0]] + lengths[pair[1]])
-        total += lengths[-1]
-        if total > MAX_VOCABULARY_BYTES:
-            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
-    return list(pairs)
-
 
 class BPETokenizer:
     """Byte-pair encoding: bytes, and what merging their most frequent pairs makes.
@@ -300,62 +263,6 @@ class BPETokenizer:
             raise ValueError("merges, byte_order and special must be lists")
         return cls(merges, order, special)
 
-    @classmethod
-    def from_gpt2(
-        cls,
-        folder: str | Path,
-        encoder: str | Path = "encoder.json",
-        merges: str | Path = "vocab.bpe",
-    ) -> Self:
-        """GPT-2's own tokenizer, from the two files that OpenAI published.
-
-        Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
-        """
-        encoder, merges = Path(folder) / encoder, Path(folder) / merges
-        return cls(*read_gpt2(encoder, merges))
-
-
-# --- GPT-2's own vocabulary ---
-
-
-def gpt2_alphabet() -> dict[str, int]:
-    """The visible character that GPT-2's files write for each byte, in id order."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in visible]
-    written = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
-    return dict(zip(written, visible + hidden, strict=True))
-
-
-def read_gpt2(encoder: Path, merges: Path):
-    """Merges, byte order and special tokens of GPT-2's two files, for BPETokenizer."""
-    try:
-        numbers = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
-    if not isinstance(numbers, dict):
-        raise ValueError(f"{encoder} holds no table of tokens")
-    alphabet = gpt2_alphabet()
-    known = {written: i for i, written in enumerate(alphabet)}
-    pairs = []
-    for line in lines[lines[0].startswith("#version") :]:
-        if not line:
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{merges} holds {line!r:.50}, no merge of earlier tokens")
-        pairs.append((known[parts[0]], known[parts[1]]))
-        known["".join(parts)] = 255 + len(pairs)
-    special = [token for token in numbers if re.fullmatch("<.+>", token)]
-    special = [token for token in special if token not in known]
-    known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
-    if numbers != known:
-        raise ValueError(
-            f"{encoder} does not number its tokens as GPT-2 does: 256 bytes, the "
-            f"merges of {merges.name} in their order, then the rest"
-        )
-    return pairs, list(alphabet.values()), special
-
 
 # --- Words ---
 
@@ -365,8 +272,9 @@ WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 class WordTokenizer:
     """One token per word or sign, with the blank before it; <unk> for the rest.
 
-    Id 0 is the unknown word, ids 1 and up are `words`. All that is lost is which word
-    an unknown one was, and the blank before it. ValueError for a word twice, or empty.
+    Id 0 is the unknown word, ids 1 and up are `words`; among them `from_text` puts the
+    unknown one with a blank before it first. All that is lost is which word an unknown
+    one was. ValueError for a word twice, or empty.
     """
 
     unk = "<unk>"
@@ -383,7 +291,7 @@ class WordTokenizer:
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
-        """The vocab_size - 1 most frequent words of text, or all if it has fewer.
+        """The vocab_size - 2 most frequent words of text, or all if it has fewer.
 
         Among equally frequent ones, those that come first. ValueError for a vocab_size
         below 2, or a lone surrogate.
@@ -391,20 +299,25 @@ class WordTokenizer:
         check_int("vocab_size", vocab_size, low=2)
         utf8(text)
         counts = Counter(WORD_PATTERN.findall(text))
-        return cls([word for word, _ in counts.most_common(vocab_size - 1)])
+        known = [word for word, _ in counts.most_common(vocab_size - 2)]
+        return cls([f" {cls.unk}", *known])
 
     @property
     def vocab_size(self) -> int:
         return len(self.words)
 
     def encode(self, text: str) -> Tensor:
-        """Ids (N,), int64, 0 for what is unknown; ValueError for a lone surrogate."""
+        """Ids (N,), int64, of any text; ValueError for a lone surrogate."""
         utf8(text)
-        ids = [self._ids.get(word, 0) for word in WORD_PATTERN.findall(text)]
+        after_blank = self._ids.get(f" {self.unk}", 0)
+        ids = [
+            self._ids.get(word, after_blank if word[0] == " " else 0)
+            for word in WORD_PATTERN.findall(text)
+        ]
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), <unk> for id 0; ValueError for a bad id."""
+        """The text of ids (N,), with <unk> in it; ValueError for a bad id."""
         return "".join([self.words[i] for i in checked_ids(ids, self.vocab_size)])
 
     def pieces(self, text: str) -> list[bytes]:
@@ -422,8 +335,6 @@ class WordTokenizer:
             raise ValueError("words must be a list")
         return cls(data["words"])
 
-
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
 
 # --- One score for all ---
 

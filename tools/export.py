@@ -279,8 +279,9 @@ def check_imports(notebook: Notebook, cell: Cell) -> None:
 
 
 def is_above(module: str) -> bool:
-    """Whether a module is made for the reader's cells, or for the command line."""
-    return f"{module}.".startswith(("course.", f"{LIBRARY}.commands."))
+    """Whether a module is made for the reader's cells, or around the lessons."""
+    above = "course.", f"{LIBRARY}.runs.", f"{LIBRARY}.commands."
+    return f"{module}.".startswith(above)
 
 
 def check_order(notebook: Notebook, cell: Cell, owners: dict[str, Notebook]) -> None:

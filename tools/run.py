@@ -19,6 +19,7 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import jupytext
@@ -34,6 +35,8 @@ from nbclient.exceptions import (
 )
 
 MAX_BYTES = 400_000  # of a notebook file, outputs included
+MAX_PRINTED = 100_000  # characters that a cell prints to one stream
+CUT = f"\n[cut here: a cell may print {MAX_PRINTED:,} characters]\n"
 CELL_TIMEOUT = 600  # seconds
 HELP_EPILOG = """
 By default only notebooks whose own text changed are run. A change in the library
@@ -208,15 +211,41 @@ class CellFailed(Exception):
         super().__init__(f"cell {index + 1} {what}. The cell:\n{source}")
 
 
+class Client(NotebookClient):
+    """Joins what a cell prints, as a terminal shows it: no more than MAX_PRINTED."""
+
+    def output(self, outs, msg, *more):
+        out = super().output(outs, msg, *more)
+        if out is None or out.output_type != "stream":
+            return out
+        first = next(o for o in outs if o.get("name") == out.name)
+        before = "" if first is out else first.text
+        if first is not out:
+            outs.pop()
+        if not before.endswith(CUT):
+            first.text = printed(before, out.text)
+        return first
+
+
+def printed(before: str, more: str) -> str:
+    """What is to be seen when `more` is printed after `before`."""
+    head, newline, last = before.rpartition("\n")
+    lines = []
+    for line in (last + more).split("\n"):
+        body = line.rstrip("\r")  # what stands before a \r is written over
+        lines.append(body.rpartition("\r")[2] + line[len(body) :])
+    text = head + newline + "\n".join(lines)
+    return text if len(text) <= MAX_PRINTED else text[:MAX_PRINTED] + CUT
+
+
 def execute(nb: nbformat.NotebookNode, folder: Path) -> None:
     """Run all cells in a fresh kernel; raise CellFailed if one fails."""
-    client = NotebookClient(
+    client = Client(
         nb,
         km=AsyncKernelManager(kernel_spec_manager=ThisPython()),
         timeout=CELL_TIMEOUT,
         startup_timeout=120,
         record_timing=False,
-        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     at = 0
@@ -237,6 +266,11 @@ def execute(nb: nbformat.NotebookNode, folder: Path) -> None:
     except DeadKernelError as error:
         raise CellFailed(nb, at, "ended its kernel (out of memory?)") from error
     for i, cell in enumerate(nb.cells):
+        # The two streams race each other; so a cell's outputs stand in one order.
+        names = [output.get("name") for output in cell.get("outputs", [])]
+        for j, pair in enumerate(pairwise(names)):
+            if pair == ("stderr", "stdout"):
+                cell.outputs[j : j + 2] = cell.outputs[j : j + 2][::-1]
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # let through by the tag raises-exception
                 what = f"put out an error, {output.ename}: {output.evalue}"
@@ -309,6 +343,13 @@ def write_text(chapter: Chapter) -> bool:
         source = from_text(text)  # nothing to bring over; but its form may be off
     elif text is not None and edited_as_text(nb, text):
         sys.exit(both_edited(chapter))
+    for i, cell in enumerate(source.cells):
+        if images := ", ".join(cell.get("attachments", {})):
+            sys.exit(
+                f"error: cell {i + 1} of {chapter.notebook_path.name} holds {images}, "
+                "which a text can't: save it as a file beside the notebooks, link to "
+                "that, and delete the pasted one"
+            )
     new = tidy(to_text(source))
     if new == text and source is not nb:
         return False

@@ -236,6 +236,33 @@ def split_by_time(log: Log, sessions: Sequence, cut: float = CUT) -> Trial:
     )
 
 
+def with_fault(
+    session: Sequence[str], kind: str, events: Sequence[str], rng: random.Random
+) -> tuple[list[str], set[int]]:
+    """A session with an event of `events` inserted, or one deleted or swapped.
+
+    And the places where it is wrong, more than one where that can't be told. `kind` is
+    "insert", "delete" or "swap"; the session has to hold two different events.
+    """
+    wrong, place = list(session), rng.randrange(len(session))
+    if kind == "swap":
+        unlike = [i for i in range(len(wrong) - 1) if wrong[i] != wrong[i + 1]]
+        place = rng.choice(unlike)
+        wrong[place : place + 2] = wrong[place + 1], wrong[place]
+        return wrong, {place, place + 1}
+    if kind == "insert":
+        wrong.insert(place, rng.choice(events))
+    first = last = place
+    while first > 0 and wrong[first - 1] == wrong[place]:
+        first -= 1
+    while last + 1 < len(wrong) and wrong[last + 1] == wrong[place]:
+        last += 1
+    if kind == "insert":
+        return wrong, set(range(first, last + 1))
+    del wrong[place]
+    return wrong, {last}  # where the last of the row should be
+
+
 # --- Lines of our own ---
 
 FAULTS = ("truncated", "exception", "reordered", "repeated")

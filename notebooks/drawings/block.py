@@ -5,9 +5,9 @@ from pen import INK, TALK, THINK, Pen
 drawing = pen = Pen(
     640,
     470,
-    "A block, from top to bottom: the stream x runs straight through, while attention "
-    "and then feed-forward each read a normalised copy of it at the side and add "
-    "their result back.",
+    "A block, from top to bottom: the stream x runs straight through; attention, "
+    "then feed-forward, each read a normalized copy of it and add their result "
+    "back.",
 )
 
 
@@ -25,11 +25,11 @@ def branch(y, name, colour, notes, code):
 pen.text(120, 20, "x  (B, T, C)", font_weight=600)
 pen.line((120, 36), (120, 432), width=5)
 branch(
-    80, "attention", TALK, "talks to\nearlier\npositions", "x = x + attention(norm1(x))"
+    80, "attention", TALK, "talks to\nearlier\npositions", "x = x + attention(norm(x))"
 )
 pen.plus(120, 210)
 branch(
-    264, "feed-forward", THINK, "works on\neach alone", "x = x + feed_forward(norm2(x))"
+    264, "feed-forward", THINK, "works on\neach alone", "x = x + feed_forward(norm(x))"
 )
 pen.plus(120, 394)
 pen.text(120, 450, "x  (B, T, C)", font_weight=600)

@@ -28,15 +28,18 @@
 # time. Before anything can be compared, though, we need a score that means the same for every unit.
 
 # %%
+import json
 import time
+from pathlib import Path
 
 from course import BLUE, GREEN, ORANGE, RED, plt, show
 from tinygpt_lib import load_shakespeare
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
+from tinygpt_lib.runs.huggingface import gpt2_alphabet, read_gpt2
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.training import cpu_preset
 
@@ -46,21 +49,20 @@ train_text, val_text = split(text)
 # %%
 #| export
 import heapq
-import json
 import math
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import TOKENIZERS, checked_ids
+from tinygpt_lib.basics.tokens import check_merges, checked_ids, utf8
 from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
@@ -93,19 +95,6 @@ for character in "aù€😀":
 # what can't be read.
 
 
-# %%
-#| export
-def utf8(text: str) -> bytes:
-    """The bytes of text; ValueError for half a surrogate pair, with its place."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {text[error.start]!r} at position {error.start} is half of a "
-            "surrogate pair: alone it is no character and has no UTF-8 bytes"
-        ) from None
-
-
 # %% [markdown]
 # With this and chapter 01's `checked_ids` the byte tokenizer needs nothing else. `pieces` says
 # which bytes each token stands for; we will need it to keep the score.
@@ -125,7 +114,8 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """Ids of shape (bytes of text,), int64; ValueError for a lone surrogate."""
-        return torch.tensor(list(utf8(text)), dtype=torch.int64)
+        ids = np.frombuffer(utf8(text), dtype=np.uint8)  # no list of 20 million ints
+        return torch.from_numpy(ids.astype(np.int64))
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of ids (N,), U+FFFD where not UTF-8; ValueError for a bad id."""
@@ -432,33 +422,8 @@ print(f"{naive_seconds:.3f} s, then {fast_seconds:.3f} s")
 # is 100,000 bytes without a blank, where looking for the earliest pair anew each time would take
 # $n^2$.
 #
-# First a check, because merges may come from a file: every pair must be made of tokens that exist
-# already. And the sizes are added up before any token is built. Sixty merges, each of the last
-# token with itself, are a small file and a token of $2^{60}$ bytes.
-
-
-# %%
-#| export
-MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
-
-
-def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
-    pairs, lengths, total = {}, [1] * 256, 256
-    for i, pair in enumerate(merges, start=256):
-        two = isinstance(pair, list | tuple) and len(pair) == 2
-        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
-            raise ValueError(
-                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
-                f"in the range 0..{i - 1}"
-            )
-        if pairs.setdefault(tuple(pair), i) != i:
-            raise ValueError(f"merges hold the pair {pair!r} twice")
-        lengths.append(lengths[pair[0]] + lengths[pair[1]])
-        total += lengths[-1]
-        if total > MAX_VOCABULARY_BYTES:
-            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
-    return list(pairs)
+# Merges may come from a file, so the library's `check_merges` looks at them first. Sixty merges, each of the
+# last token with itself, are a small file and a token of $2^{60}$ bytes.
 
 
 # %% [markdown]
@@ -571,20 +536,6 @@ class BPETokenizer:
         if not all(isinstance(x, list) for x in (merges, order or [], special)):
             raise ValueError("merges, byte_order and special must be lists")
         return cls(merges, order, special)
-
-    @classmethod
-    def from_gpt2(
-        cls,
-        folder: str | Path,
-        encoder: str | Path = "encoder.json",
-        merges: str | Path = "vocab.bpe",
-    ) -> Self:
-        """GPT-2's own tokenizer, from the two files that OpenAI published.
-
-        Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
-        """
-        encoder, merges = Path(folder) / encoder, Path(folder) / merges
-        return cls(*read_gpt2(encoder, merges))
 
 
 # %% [markdown]
@@ -700,61 +651,9 @@ assert per_token["training text"][-1] > per_token["validation text"][-1] > 3
 # GPT-2's tokenizer is of just this kind, with 50,000 merges. Its authors published it as two text
 # files, and text files can't hold all bytes. So each byte is written as some visible character, the
 # blank as `Ġ`. The visible ones come first, and that is also their order as ids: `!` is 0. The
-# end of a document has a token of its own, which no text ever becomes.
+# end of a document has a token of its own, which no text ever becomes. The library reads them by
+# `read_gpt2(folder)`. Two small files of the same format, written by hand, show what is in them:
 
-
-# %%
-#| export
-def gpt2_alphabet() -> dict[str, int]:
-    """The visible character that GPT-2's files write for each byte, in id order."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in visible]
-    written = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
-    return dict(zip(written, visible + hidden, strict=True))
-
-
-# %% [markdown]
-# The reader goes through the merges in order, and then checks that the numbers are those that the
-# order gives. Two files that do not belong together, or of which one was cut short, are refused.
-
-
-# %%
-#| export
-def read_gpt2(encoder: Path, merges: Path):
-    """Merges, byte order and special tokens of GPT-2's two files, for BPETokenizer."""
-    try:
-        numbers = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{encoder} and {merges} can't be read: {error}") from None
-    if not isinstance(numbers, dict):
-        raise ValueError(f"{encoder} holds no table of tokens")
-    alphabet = gpt2_alphabet()
-    known = {written: i for i, written in enumerate(alphabet)}
-    pairs = []
-    for line in lines[lines[0].startswith("#version") :]:
-        if not line:
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2 or not all(part in known for part in parts):
-            raise ValueError(f"{merges} holds {line!r:.50}, no merge of earlier tokens")
-        pairs.append((known[parts[0]], known[parts[1]]))
-        known["".join(parts)] = 255 + len(pairs)
-    special = [token for token in numbers if re.fullmatch("<.+>", token)]
-    special = [token for token in special if token not in known]
-    known.update({token: 256 + len(pairs) + i for i, token in enumerate(special)})
-    if numbers != known:
-        raise ValueError(
-            f"{encoder} does not number its tokens as GPT-2 does: 256 bytes, the "
-            f"merges of {merges.name} in their order, then the rest"
-        )
-    return pairs, list(alphabet.values()), special
-
-
-# %% [markdown]
-# With these two functions in place, `BPETokenizer.from_gpt2(folder)` reads the files, where you
-# have them, and gives the ids of GPT-2. Two small files of the same format, written by hand, show
-# what is in them:
 
 # %% tags=["nbval-check-output"]
 import tempfile
@@ -767,7 +666,7 @@ with tempfile.TemporaryDirectory() as folder:
     )
     numbers = {token: i for i, token in enumerate(tokens)}
     Path(folder, "encoder.json").write_text(json.dumps(numbers))
-    small = BPETokenizer.from_gpt2(folder)
+    small = read_gpt2(folder)
 small.encode("!the the"), small.decode([258, 259])
 
 # %% [markdown]
@@ -782,7 +681,8 @@ small.encode("!the the"), small.decode([258, 259])
 WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 
 # %% [markdown]
-# The rest is a list of words, with the unknown one in front.
+# The rest is a list of words, with the unknown one in front. A second unknown one has a blank before
+# it: what the word was is not known, but the blank is.
 
 
 # %%
@@ -790,8 +690,9 @@ WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 class WordTokenizer:
     """One token per word or sign, with the blank before it; <unk> for the rest.
 
-    Id 0 is the unknown word, ids 1 and up are `words`. All that is lost is which word
-    an unknown one was, and the blank before it. ValueError for a word twice, or empty.
+    Id 0 is the unknown word, ids 1 and up are `words`; among them `from_text` puts the
+    unknown one with a blank before it first. All that is lost is which word an unknown
+    one was. ValueError for a word twice, or empty.
     """
 
     unk = "<unk>"
@@ -808,7 +709,7 @@ class WordTokenizer:
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
-        """The vocab_size - 1 most frequent words of text, or all if it has fewer.
+        """The vocab_size - 2 most frequent words of text, or all if it has fewer.
 
         Among equally frequent ones, those that come first. ValueError for a vocab_size
         below 2, or a lone surrogate.
@@ -816,20 +717,25 @@ class WordTokenizer:
         check_int("vocab_size", vocab_size, low=2)
         utf8(text)
         counts = Counter(WORD_PATTERN.findall(text))
-        return cls([word for word, _ in counts.most_common(vocab_size - 1)])
+        known = [word for word, _ in counts.most_common(vocab_size - 2)]
+        return cls([f" {cls.unk}", *known])
 
     @property
     def vocab_size(self) -> int:
         return len(self.words)
 
     def encode(self, text: str) -> Tensor:
-        """Ids (N,), int64, 0 for what is unknown; ValueError for a lone surrogate."""
+        """Ids (N,), int64, of any text; ValueError for a lone surrogate."""
         utf8(text)
-        ids = [self._ids.get(word, 0) for word in WORD_PATTERN.findall(text)]
+        after_blank = self._ids.get(f" {self.unk}", 0)
+        ids = [
+            self._ids.get(word, after_blank if word[0] == " " else 0)
+            for word in WORD_PATTERN.findall(text)
+        ]
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), <unk> for id 0; ValueError for a bad id."""
+        """The text of ids (N,), with <unk> in it; ValueError for a bad id."""
         return "".join([self.words[i] for i in checked_ids(ids, self.vocab_size)])
 
     def pieces(self, text: str) -> list[bytes]:
@@ -849,7 +755,7 @@ class WordTokenizer:
 
 
 # %% [markdown]
-# What is lost is lost for good: which word it was, and whether a blank stood before it.
+# What is lost is lost for good: which word it was.
 
 # %% tags=["nbval-check-output"]
 words = WordTokenizer.from_text(train_text, vocab_size=4096)
@@ -868,7 +774,7 @@ known_sizes, unknown = [], []
 for size in sizes:
     tokenizer = WordTokenizer.from_text(train_text, vocab_size=size)
     known_sizes.append(tokenizer.vocab_size)
-    unknown.append(100 * (tokenizer.encode(val_text) == 0).float().mean().item())
+    unknown.append(100 * (tokenizer.encode(val_text) < 2).float().mean().item())
 
 fig, ax = plt.subplots(figsize=(6.5, 3))
 ax.semilogx(known_sizes, unknown, "o-", color=ORANGE)
@@ -888,16 +794,12 @@ show(
 pairs = zip(
     tokenizer.encode(val_text).tolist(), tokenizer.pieces(val_text), strict=True
 )
-missing = Counter(piece.decode() for number, piece in pairs if number == 0)
+missing = Counter(piece.decode() for number, piece in pairs if number < 2)
 missing.most_common(5)
 
 # %% [markdown]
-# Four kinds, one interface. The three new ones go into the table of chapter 01, so that a saved
-# model finds its tokenizer again, whatever kind it is.
-
-# %%
-#| export
-TOKENIZERS.update(byte=ByteTokenizer, bpe=BPETokenizer, word=WordTokenizer)
+# Four kinds, one interface. The library keeps a table of them by name, in which a saved model finds its
+# tokenizer again, whatever kind it is:
 
 # %%
 for tokenizer in (characters, ByteTokenizer(), bpe, words):
@@ -1001,7 +903,8 @@ for tokenizer in (characters, bpe, words):
 # larger vocabulary makes a larger output layer, and every step takes longer. So the time of a step
 # was measured for each tokenizer, all in turns on a quiet machine, and each got as many steps as
 # fit into 40 seconds. Three seeds each. That takes half an hour, so it lives in
-# `benchmarks/tokenizers_compare.py`, and its results are in a file beside it.
+# `benchmarks/tokenizers_compare.py`, and its results are in a file beside it. (The words there still
+# had one `<unk>` for all, with a blank or without.)
 
 # %%
 results = json.loads(Path("../benchmarks/tokenizers.json").read_text())

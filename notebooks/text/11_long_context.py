@@ -44,13 +44,12 @@ from course import BLUE, GREEN, ORANGE, RED, SKY, plt, show
 from course.models import trained
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.bigram import evaluate
-from tinygpt_lib.generation import KVCache, generate
+from tinygpt_lib import generate
 from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.modern_parts import angles
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.single_head import attention
 from tinygpt_lib.text import CharTokenizer, split
 
 text = load_shakespeare()

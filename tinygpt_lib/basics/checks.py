@@ -1,6 +1,9 @@
 """Refusing nonsense in settings, in one sentence that names it and what is allowed."""
 
 import sys
+from collections.abc import Sequence
+
+import torch
 
 
 def check_int(name: str, value, low: int, high: int | None = None) -> None:
@@ -33,3 +36,30 @@ def check_bool(name: str, value) -> None:
     """ValueError unless value is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}; it must be True or False")
+
+
+def check_ids(name: str, ids, dims: int, vocab_size: int | None) -> None:
+    """ValueError unless ids are int64, of `dims` dimensions, and below vocab_size."""
+    wanted = {1: "(N,)", 2: "(B, T)"}[dims]
+    if not isinstance(ids, torch.Tensor):
+        raise ValueError(
+            f"{name} are a {type(ids).__name__}; they must be a torch.Tensor {wanted}"
+        )
+    if ids.dim() != dims or ids.dtype != torch.int64:
+        raise ValueError(
+            f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they must be "
+            f"{wanted} and torch.int64"
+        )
+    if vocab_size and ids.numel() and not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise ValueError(
+            f"{name} hold ids from {ids.min()} to {ids.max()}; the model's vocabulary "
+            f"allows 0..{vocab_size - 1}"
+        )
+
+
+def each(value: bool | Sequence[bool], count: int) -> list[bool]:
+    """One value for each of `count` things, from one for all or from as many."""
+    values = [value] * count if isinstance(value, bool) else [*map(bool, value)]
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values were given for {count} sessions")
+    return values

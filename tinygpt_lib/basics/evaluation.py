@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 
 __all__ = ["evaluating", "most_tokens", "windows_of"]
@@ -37,8 +38,11 @@ def windows_of(
 
     Windows of `block_size` (default: the model's own) stand side by side, the last one
     shorter; `tokens_at_once` (default: `most_tokens`) only changes time and memory.
-    ValueError for fewer than two tokens.
+    ValueError for fewer than two tokens, and for ids outside the model's vocabulary.
     """
+    check_ids(
+        "ids", ids, 1, getattr(getattr(model, "config", None), "vocab_size", None)
+    )
     if block_size is None:
         block_size = model.config.block_size
     if block_size < 1:

@@ -6,9 +6,11 @@ Nothing here runs code that a file holds: JSON and safetensors only, never a pic
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +21,12 @@ from torch import Tensor
 
 FORMAT = "tinygpt_lib"
 VERSION = 1
+KINDS = {  # what a folder with this file holds, and what that is for
+    "detector.safetensors": "a detector, for `detect score`",
+    "training.safetensors": "a run, for `sample`, `evaluate` and `train --resume`",
+    "model.safetensors": "a model without a run, for `sample` and `evaluate`",
+}
+ASIDE = ".-*.partial"  # what `filling` writes aside in, within a folder
 
 
 class CheckpointError(ValueError):
@@ -51,6 +59,66 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_free(folder: Path, decisive: str) -> None:
+    """CheckpointError unless the folder is new, empty, or what a kill left of a start.
+
+    Such a start has all files aside, but did not come to its decisive one.
+    """
+    with writing(folder):
+        there = {folder} if folder.exists() else set()
+        if folder.is_dir():
+            # The root of a volume has the second by itself.
+            no_matter = {folder / ".lock", folder / "lost+found"}
+            there = {*folder.iterdir()} - no_matter
+    asides = {path for path in there if path.match(ASIDE)}
+    whole = folder / decisive in there
+    begun = any((aside / "new" / decisive).exists() for aside in asides)
+    if whole or (there > asides and not begun):
+        go_on = "resume the run in it, or " if whole else ""
+        raise CheckpointError(
+            f"{folder} exists and is not empty: {go_on}choose another folder"
+        )
+
+
+@contextmanager
+def filling(folder: Path, decisive: str) -> Iterator[Path]:
+    """A folder to write files in, which then appear in `folder`, all or none of them.
+
+    A folder that is not there appears with them. One that is there stays what it is (a
+    mount point, a link, somebody's with a mode and owner of its own) and gets them one
+    by one, the decisive one last: it is nothing before. CheckpointError unless it is
+    free, and for what keeps us from writing.
+    """
+    check_free(folder, decisive)
+    with writing(folder), ExitStack() as stack:
+        place = folder.resolve()
+        there = place.exists()
+        if there:
+            stack.enter_context(locked(folder))
+            check_free(folder, decisive)
+            remove_partial_files(folder)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        beside = (place, ".-") if there else (place.parent, f".{place.name}-")
+        scratch = tempfile.TemporaryDirectory(
+            dir=beside[0], prefix=beside[1], suffix=".partial"
+        )
+        aside = Path(stack.enter_context(scratch)) / "new"
+        aside.mkdir()
+        yield aside
+        if not there:
+            aside.rename(place)
+            return
+        files = sorted(aside.iterdir(), key=lambda path: path.name == decisive)
+        try:
+            for file in files:
+                file.replace(place / file.name)
+        except BaseException:
+            for file in files:
+                (place / file.name).unlink(missing_ok=True)
+            raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Puts data at path, wholly or not at all, whatever happens on the way."""
     write_together({path: data})
@@ -66,6 +134,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, aside in asides.items():
             with open(aside, "xb") as file:
+                if path.exists():  # a file that is private stays so
+                    shutil.copymode(path, aside)
                 file.write(files[path])
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave an empty file
@@ -80,7 +150,9 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 def remove_partial_files(folder: Path) -> None:
     """Removes what a killed process left half-written; only for who owns the folder."""
     for leftover in folder.glob(".*.partial"):
-        if leftover.is_file():  # a folder is a run that somebody is starting in here
+        if leftover.match(ASIDE):
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif leftover.is_file():  # a folder is a run that somebody starts in here
             leftover.unlink(missing_ok=True)
 
 
@@ -103,6 +175,11 @@ def read_json(path: Path) -> dict:
         ) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} was altered: it holds no JSON object")
+    if "model_type" in data and "format" not in data:
+        raise CheckpointError(
+            f"{path} is of a model of Hugging Face's: `convert --from hf "
+            f"{path.parent}` makes one of ours of it"
+        )
     check_stamp(path, data.pop("format", None), data.pop("version", None))
     return data
 
@@ -122,7 +199,13 @@ def tensor_file(tensors: Mapping[str, Tensor], about: dict) -> bytes:
         "about": text,
         "sha256": checksum(tensors, text),
     }
-    return to_safetensors(tensors, metadata)
+    try:
+        return to_safetensors(tensors, metadata)
+    except SafetensorError as error:  # at most 100 MB may be said about the tensors
+        raise CheckpointError(
+            f"these tensors can't be kept as safetensors: the vocabulary is too large "
+            f"({error})"
+        ) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -202,4 +285,8 @@ def read_bytes(path: Path, size: int = -1) -> bytes:
             return file.read(size)
     except OSError as error:
         reason = error.strerror or str(error)
+        for name, what in KINDS.items():
+            if isinstance(error, FileNotFoundError) and (path.parent / name).exists():
+                reason += f" ({path.parent} holds {what})"
+                break
         raise CheckpointError(f"{path} can't be read: {reason}") from error

@@ -1,38 +1,61 @@
-"""Around the tokenizers: ids checked, nonsense refused, saved as plain data and found.
+"""Around the tokenizers: ids checked, nonsense refused, saved as plain data.
 
 The lessons say how a tokenizer works; what keeps strangers' files and odd arguments
 away from it stands here.
 """
 
-from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TOKENIZERS", "checked_ids", "hardened", "tokenizer_from_dict"]
+__all__ = ["check_merges", "checked_ids", "hardened", "utf8"]
 
+MAX_VOCABULARY_BYTES = 2**28  # of all tokens together; a false file could ask for 2**99
 Lesson = TypeVar("Lesson", bound=type)
 
-TOKENIZERS: dict[str, Any] = {}  # the class of each `type` that a to_dict writes
+AT_ONCE = 2**14  # characters that are looked up together
 
 
-def tokenizer_from_dict(data: dict):
-    """The tokenizer, of whatever kind, that its own `to_dict` described."""
-    kind = data.get("type")
-    if kind not in TOKENIZERS:
-        known = ", ".join(sorted(TOKENIZERS))
-        raise ValueError(f"tokenizer type {kind!r} is not known; known are: {known}")
-    return TOKENIZERS[kind].from_dict(data)
+def utf8(text: str) -> bytes:
+    """The bytes of text; ValueError for half a surrogate pair, with its place."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {text[error.start]!r} at position {error.start} is half of a "
+            "surrogate pair: alone it is no character and has no UTF-8 bytes"
+        ) from None
 
 
 def checked_ids(ids: Tensor | Sequence[int], vocab_size: int) -> list[int]:
     """ids (N,) as a list; ValueError for one outside the vocabulary."""
-    ids = torch.as_tensor(ids, dtype=torch.int64).flatten().tolist()
-    for i in ids:
-        if not 0 <= i < vocab_size:
-            raise ValueError(f"id {i} is not in the range 0..{vocab_size - 1}")
-    return ids
+    ids = torch.as_tensor(ids, dtype=torch.int64).flatten()
+    if len(outside := ids[(ids < 0) | (ids >= vocab_size)]):
+        raise ValueError(f"id {outside[0]} is not in the range 0..{vocab_size - 1}")
+    return ids.tolist()
+
+
+def check_merges(merges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    """merges as a list of pairs; ValueError unless each is made of earlier tokens."""
+    pairs, lengths, total = {}, [1] * 256, 256
+    for i, pair in enumerate(merges, start=256):
+        two = isinstance(pair, list | tuple) and len(pair) == 2
+        if not two or any(type(x) is not int or not 0 <= x < i for x in pair):
+            raise ValueError(
+                f"the merge that makes token {i} is {pair!r:.50}; it must be two ids "
+                f"in the range 0..{i - 1}"
+            )
+        if pairs.setdefault(tuple(pair), i) != i:
+            raise ValueError(f"merges hold the pair {pair!r} twice")
+        lengths.append(lengths[pair[0]] + lengths[pair[1]])
+        total += lengths[-1]
+        if total > MAX_VOCABULARY_BYTES:
+            raise ValueError(f"the tokens are longer than {MAX_VOCABULARY_BYTES} bytes")
+    return list(pairs)
 
 
 def hardened(lesson: Lesson) -> Lesson:
@@ -72,17 +95,30 @@ def hardened(lesson: Lesson) -> Lesson:
 
         def encode(self, text: str) -> Tensor:
             """Ids of shape (len(text),), int64; ValueError for an unknown character."""
-            known = set(self.characters)
-            unknown = set(text) - known
-            if unknown and self.unk is None:
-                place, c = next((i, c) for i, c in enumerate(text) if c in unknown)
-                raise ValueError(
-                    f"character {c!r} at position {place} is not among the "
-                    f"{self.vocab_size} characters that this tokenizer knows"
+            ids = np.empty(len(text), dtype=np.int64)
+            for start in range(0, len(text), AT_ONCE):
+                part = text[start : start + AT_ONCE].encode(
+                    "utf-32-le", "surrogatepass"
                 )
-            if unknown:
-                text = "".join(c if c in known else self.unk for c in text)
-            return super().encode(text)
+                numbers = np.frombuffer(part, dtype=np.uint32)
+                found = self._table[np.minimum(numbers, len(self._table) - 1)]
+                ids[start : start + AT_ONCE] = found
+                if len(unknown := np.flatnonzero(found < 0)):
+                    place = start + unknown[0]
+                    raise ValueError(
+                        f"character {text[place]!r} at position {place} is not among "
+                        f"the {self.vocab_size} characters that this tokenizer knows"
+                    )
+            return torch.from_numpy(ids)
+
+        @cached_property
+        def _table(self) -> np.ndarray:
+            """The id for each character's number, last of all that for larger ones."""
+            numbers = [ord(c) for c in self.characters]
+            unknown = -1 if self.unk is None else self.number[self.unk]
+            table = np.full(max(numbers) + 2, unknown, dtype=np.int32)
+            table[numbers] = range(self.vocab_size)
+            return table
 
         def decode(self, ids: Tensor | Sequence[int]) -> str:
             """The text of ids (N,); ValueError for an id outside the vocabulary."""
@@ -100,5 +136,4 @@ def hardened(lesson: Lesson) -> Lesson:
 
     Hardened.__name__ = Hardened.__qualname__ = lesson.__name__
     Hardened.__module__ = lesson.__module__
-    TOKENIZERS["char"] = Hardened
     return Hardened

@@ -1,9 +1,11 @@
 """What several commands share: their options, the text they work on."""
 
-from pathlib import Path
+import sys
 
 from tinygpt_lib.basics.corpus import load_shakespeare
 from tinygpt_lib.basics.devices import DEVICES
+from tinygpt_lib.basics.texts import read_texts
+from tinygpt_lib.scaling_out import process_rank
 from tinygpt_lib.text import CharTokenizer, split
 
 
@@ -24,35 +26,50 @@ def add_command(commands, name: str, run, does: str, example: str):
     return command
 
 
-def text_of(options, about: dict) -> Path | None:
-    """The text that was asked for, else the one that the run noted."""
-    if options.text is not None:
-        return options.text
-    noted = about.get("text")
-    if not isinstance(noted, str | None):
-        raise ValueError(f"the checkpoint notes {noted!r} as its text; give --text")
-    return Path(noted) if noted else None
+def text_of(options, about: dict) -> tuple[str, str]:
+    """Name and content of the text: the one asked for, else what the run noted.
+
+    Of several files, and of standard input, it is said what was read.
+    """
+    paths = options.text
+    if paths is None:
+        noted = about.get("text")
+        paths = noted if isinstance(noted, list) else [noted] * (noted is not None)
+        if not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"the checkpoint notes {noted!r} as its text; give --text")
+        if "-" in paths:
+            raise ValueError(
+                "the run's text came by standard input and was not kept: give it "
+                "again, by --text"
+            )
+    if not paths:
+        return "Tiny Shakespeare", load_shakespeare()
+    text, seen = read_texts(paths)
+    used = ["standard input" if f == "-" else f for f, why in seen.items() if not why]
+    left = [f"{file} ({why})" for file, why in seen.items() if why]
+    if process_rank() == 0 and (list(seen) != [str(paths[0])] or "-" in seen):
+        print(f"read {few(used)}: {len(text):,} characters", file=sys.stderr)
+        if left:
+            print(f"left out {few(left)}", file=sys.stderr)
+    return used[0] if len(used) == 1 else f"the text of {len(used):,} files", text
 
 
-def read_text(path: Path | None) -> str:
-    """The text in a file, line ends as they are; Tiny Shakespeare for None."""
-    if path is None:
-        return load_shakespeare()
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {error.start} is not"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    if not text:
-        raise ValueError(f"{path} is empty: there is nothing to learn from")
-    return text
+def few(names: list[str], n: int = 5) -> str:
+    """The first n of the names, and how many more there are."""
+    more = [f"{len(names) - n:,} more"] if len(names) > n else []
+    return ", ".join([*names[:n], *more])
 
 
-def encode_parts(tokenizer, text: str):
+def encode_parts(tokenizer, name: str, text: str):
     """Ids to train on and ids to validate on. The text is cut before it is encoded."""
     if isinstance(tokenizer, CharTokenizer):  # the same, and errors name the place
-        return split(tokenizer.encode(text))
-    return tuple(tokenizer.encode(part) for part in split(text))
+        parts = split(tokenizer.encode(text))
+    else:
+        parts = tuple(tokenizer.encode(part) for part in split(text))
+    if len(parts[1]) < 2:
+        raise ValueError(
+            f"{name} is too short: of its {len(text):,} characters the last tenth is "
+            f"measured, {len(parts[1])} tokens here; it takes at least 2, as 20 "
+            "characters have"
+        )
+    return parts

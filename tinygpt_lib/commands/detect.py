@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import math
 import os
 import queue
 import shutil
@@ -20,28 +19,18 @@ from pathlib import Path
 from typing import IO
 
 from tinygpt_lib.anomalies import (
-    SCORES,
-    AnomalyDetector,
     EventReport,
     SessionReport,
-    check_rate,
     has_ended,
     longest_pauses,
 )
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.interrupts import held_interrupt
+from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, bounded_lines, read_lines
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.logs import (
-    LONGEST_LINE,
-    MASKS,
-    Masks,
-    Session,
-    SessionFinder,
-    bounded_lines,
-    group_lines,
-    read_lines,
-)
+from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
+from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 
 WINDOW = 60.0  # seconds, for lines that nothing else groups
 AT_ONCE = 10_000  # sessions that are judged together
@@ -110,10 +99,11 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         "--score",
         choices=sorted(SCORES),
         default="max",
-        help="of a session by the surprisals of its events (default: max)",
+        help="of a session: largest surprisal and counts, or the mean surprisal "
+        "alone, for logs whose sessions are all different (default: max)",
     )
     command.add_argument(
-        "--folds", type=int, default=10, help="models to fit (default: 10)"
+        "--folds", type=int, default=3, help="models to fit (default: 3)"
     )
     command.add_argument("--seed", type=int, default=0, help="(default: 0)")
 
@@ -304,7 +294,7 @@ def run_fit(options) -> int:
         )
     if detector.news > 0.1:
         print("so many mean that names or numbers vary in the lines: give a --mask")
-    size = detector.panel.config.block_size
+    size = detector.members[0].config.block_size
     if long := sum(length >= size for length in lengths):
         print(f"{long:,} are longer than what the models see at once ({size} events)")
     return 0
@@ -422,6 +412,7 @@ def as_json(name: str, report: SessionReport, line: int, **more) -> None:
         "events": report.n_events,
         "unknown": report.n_unknown,
         "windowed": report.windowed,
+        "counts": report.counts,
         "worst": {
             "position": worst.position,
             "event": worst.event,
@@ -472,7 +463,7 @@ class Listing:
             f"{expected:.1f} would raise one for other reasons."
         )
         if self.n_windowed:
-            size = detector.panel.config.block_size
+            size = detector.members[0].config.block_size
             print(
                 f"{self.n_windowed:,} are longer than the {size} events that the "
                 "models see at once, and were read in windows"
@@ -493,6 +484,7 @@ def described(name: str, report: SessionReport, place: str, line: str) -> str:
         f"    {line.strip()[:300]}",
     ]
     text += [f"    expected {chance:6.1%}  {e[:150]}" for e, chance in worst.expected]
+    text += [f"    {n} times, normally {m}: {e[:150]}" for e, n, m in report.counts]
     return "\n".join(map(printable, text))
 
 
@@ -536,7 +528,7 @@ class Follower:
         )
         # The largest surprisal can only grow; any mean of a session that has just
         # begun is not like those of whole sessions, which the p-values are made of.
-        self.grows = SCORES[detector.score_name] == math.inf
+        self.grows = detector.score_name == "max"
         self.told: set[str] = set()
         self.newest: dict[str, tuple[int, str]] = {}  # of each session, a line
         self.worst: dict[str, tuple[int, str]] = {}

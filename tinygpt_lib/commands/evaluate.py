@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import read_json
-from tinygpt_lib.commands.common import add_command, encode_parts, read_text, text_of
+from tinygpt_lib.commands.common import add_command, encode_parts, text_of
 from tinygpt_lib.runs.checkpoints import (
     fingerprint,
     load_checkpoint,
@@ -23,7 +23,10 @@ def add_evaluate(commands) -> None:
     )
     command.add_argument("folder", type=Path, help="a run, or any saved checkpoint")
     command.add_argument(
-        "--text", type=Path, help="a UTF-8 file (default: the one it was trained on)"
+        "--text",
+        action="append",
+        help="a UTF-8 file, a folder of them, or - for standard input; repeatable "
+        "(default: what it was trained on)",
     )
 
 
@@ -33,14 +36,13 @@ def run_evaluate(options) -> int:
     about = read_json(options.folder / "config.json").get("about")
     if not isinstance(about, dict):
         about = {}
-    text = read_text(text_of(options, about))
-    parts = encode_parts(tokenizer, text)  # names an unknown character by its place
+    name, text = text_of(options, about)
+    parts = encode_parts(tokenizer, name, text)  # names an unknown character's place
     noted = about.get("data")
     if options.text is None and noted not in (None, fingerprint(*parts)):
         raise ValueError(
-            f"{text_of(options, about) or 'Tiny Shakespeare'} is not the text any more "
-            "that the run was trained on: its last tenth is another one; to measure it "
-            "all the same, give it by --text"
+            f"{name} is not the text any more that the run was trained on: its last "
+            "tenth is another one; to measure it all the same, give it by --text"
         )
     score = score_text(model, tokenizer, split(text)[1])
     print(f"{score.n_tokens:,} tokens predicted, the whole validation text")

@@ -6,6 +6,7 @@ import torch
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.texts import read_text
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.runs.checkpoints import (
     load_checkpoint,
@@ -23,7 +24,8 @@ def add_sample(commands) -> None:
     )
     command.add_argument("folder", type=Path, help="a run, or any saved checkpoint")
     command.add_argument(
-        "--prompt", help="what the text begins with (default: a break)"
+        "--prompt",
+        help="what the text begins with, - for standard input (default: a break)",
     )
     command.add_argument("--tokens", type=int, default=500, help="(default: 500)")
     command.add_argument(
@@ -41,7 +43,7 @@ def run_sample(options) -> int:
     if options.seed is not None:
         check_int("seed", options.seed, low=0, high=2**63 - 1)
     model, tokenizer = load_checkpoint(options.folder, device)
-    prompt = options.prompt
+    prompt = read_text("-") if options.prompt == "-" else options.prompt
     if prompt is None:
         first = getattr(tokenizer, "begin", 0)
         prompt = "\n" if knows(tokenizer, "\n") else tokenizer.decode([first])

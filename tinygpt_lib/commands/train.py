@@ -10,16 +10,15 @@ import torch
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
-from tinygpt_lib.basics.tokens import TOKENIZERS, tokenizer_from_dict
-from tinygpt_lib.commands.common import add_command, encode_parts, read_text, text_of
+from tinygpt_lib.basics.files import check_free
+from tinygpt_lib.commands.common import add_command, encode_parts, text_of
 from tinygpt_lib.runs.checkpoints import (
     RunState,
-    check_free,
     fingerprint,
     read_run,
 )
 from tinygpt_lib.runs.fast import keep_freed_memory
-from tinygpt_lib.runs.models import new_model
+from tinygpt_lib.runs.models import config_of, new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.processes import (
     LostProcessError,
@@ -29,6 +28,7 @@ from tinygpt_lib.runs.processes import (
 )
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
+from tinygpt_lib.runs.tokenizers import TEXT_TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.text import CharTokenizer, split
@@ -63,11 +63,16 @@ def add_train(commands) -> None:
         help="settings to start from (default: cpu)",
     )
     command.add_argument(
-        "--text", type=Path, help="a UTF-8 file (default: Tiny Shakespeare)"
+        "--text",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="UTF-8 files, folders of them, or - for standard input (default: Tiny "
+        "Shakespeare)",
     )
     command.add_argument(
         "--tokenizer",
-        choices=sorted(TOKENIZERS),
+        choices=sorted(TEXT_TOKENIZERS),
         help="the unit of text (default: char)",
     )
     command.add_argument(
@@ -110,7 +115,7 @@ def run_train(options) -> int:
     if not options.resume:
         check_size(options)
         check_settings(options)
-        check_free(options.out)
+        check_free(options.out, "training.safetensors")
     if options.shard and not by_torchrun():
         raise ValueError("--shard needs processes to share with: start it by torchrun")
     try:
@@ -122,23 +127,34 @@ def run_train(options) -> int:
         if not (options.out / "training.safetensors").exists():
             raise  # too early: nothing to go on with
         why = f"{str(stop) or 'interrupted'}; {options.out} holds the last checkpoint"
-        raise type(stop)(f"{why}, go on with: {going_on(options)}") from None
+        stop.args = (f"{why}, go on with: {going_on(options)}",)
+        raise
     return 0
 
 
 def train_shared(options, device) -> tuple[History, str]:
     """Trains, with all others that `torchrun` started; what happened, and in what."""
     state = from_first(lambda: read_run(options.out)) if options.resume else None
-    text = read_text(text_of(options, state.about if state else {}))
+    if by_torchrun() and "-" in (options.text or ()):
+        raise ValueError("standard input can't be read by several processes")
+    name, text = text_of(options, state.about if state else {})
     if state is None:
         model, config, tokenizer, about = new_run(options, text)
     else:
         check_given(options, state)
         anew = {k: v for k, v in given(options, TrainConfig).items() if k in MAY_CHANGE}
         config = dataclasses.replace(TrainConfig(**state.training), **anew)
-        model = new_model(FastConfig(**state.model))
+        model = new_model(config_of(state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
-    train_ids, val_ids = encode_parts(tokenizer, text)
+    train_ids, val_ids = encode_parts(tokenizer, name, text)
+    window = config.context or model.config.block_size
+    if len(train_ids) <= window:
+        raise ValueError(
+            f"{name} is too short: of its {len(text):,} characters the first nine "
+            f"tenths are trained on, {len(train_ids)} tokens here; "
+            f"{'context' if config.context else 'block_size'} {window} needs at least "
+            f"{window + 1}"
+        )
     about = {**about, "data": fingerprint(train_ids, val_ids)}
     model = model.to(device)
     # Going on with a finished run takes no step, but mends what a kill left half-saved.
@@ -166,6 +182,8 @@ def going_on(options) -> str:
     folder, more = shlex.quote(str(options.out)), " --shard" if options.shard else ""
     if options.device != "auto":
         more += f" --device {options.device}"
+    if "-" in (options.text or ()):
+        more += " --text -"
     return f"{python} -m tinygpt_lib train --out {folder} --resume{more}"
 
 
@@ -174,9 +192,9 @@ def check_size(options) -> None:
     if options.size is None:
         return
     kind = options.tokenizer or "char"
-    if TOKENIZERS[kind] not in SMALLEST:
+    if TEXT_TOKENIZERS[kind] not in SMALLEST:
         options.usage_error(f"argument --vocab-size: has no meaning for {kind} tokens")
-    check_int("vocab_size", options.size, low=SMALLEST[TOKENIZERS[kind]])
+    check_int("vocab_size", options.size, low=SMALLEST[TEXT_TOKENIZERS[kind]])
 
 
 def check_settings(options) -> None:
@@ -189,7 +207,7 @@ def check_settings(options) -> None:
 def new_run(options, text: str):
     """Model, settings, tokenizer and notes of a run that begins here."""
     name = options.preset or "cpu"
-    kind = TOKENIZERS[options.tokenizer or "char"]
+    kind = TEXT_TOKENIZERS[options.tokenizer or "char"]
     size = {} if options.size is None else {"vocab_size": options.size}
     # Merges and words are learnt from the training text alone, as the model is. Which
     # characters exist is not learnt, and all have to be known.
@@ -199,8 +217,9 @@ def new_run(options, text: str):
     model_config = dataclasses.replace(model_config, **given(options, FastConfig))
     config = dataclasses.replace(config, **given(options, TrainConfig))
     torch.manual_seed(config.seed)
-    path = str(options.text.absolute()) if options.text else None
-    about = {"preset": name, "text": path, **size}
+    paths = [p if p == "-" else str(Path(p).absolute()) for p in options.text or ()]
+    noted = paths if len(paths) > 1 else next(iter(paths), None)
+    about = {"preset": name, "text": noted, **size}
     return new_model(model_config), config, tokenizer, about
 
 

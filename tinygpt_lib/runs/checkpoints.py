@@ -23,11 +23,15 @@ from tinygpt_lib.basics.files import (
     write_together,
     writing,
 )
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.runs.models import describe, new_model, with_new_names
+from tinygpt_lib.runs.models import (
+    config_of,
+    full_config,
+    new_model,
+    with_new_names,
+)
 from tinygpt_lib.runs.settings import TrainConfig
-from tinygpt_lib.speed import FastConfig
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.training import History
 
 
@@ -35,7 +39,7 @@ from tinygpt_lib.training import History
 class RunState:
     """Everything that going on with a run needs, as plain data and tensors."""
 
-    model: dict  # FastConfig
+    model: dict  # GPTConfig or FastConfig
     training: dict  # TrainConfig
     tokenizer: dict
     data: str  # fingerprint of the training and validation ids
@@ -107,15 +111,6 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def check_free(out: Path) -> None:
-    """CheckpointError for a folder in which there is something already."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(
-            f"{out} exists and is not empty: resume the run in it, or choose another "
-            "folder"
-        )
-
-
 def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
@@ -130,7 +125,7 @@ def read_run(folder: str | os.PathLike) -> RunState:
         )
         state = RunState(**notes, history=history, tensors=tensors)
         state.training = asdict(TrainConfig(**state.training))
-        config = FastConfig(**state.model)
+        config = config_of(state.model)
         state.model = asdict(config)  # older runs lack the fields added since
         check_shapes(config, strip("model.", tensors))
         tokenizer_from_dict(state.tokenizer)
@@ -155,14 +150,16 @@ def save_checkpoint(
     check_tokenizer(tokenizer, model.config)
     folder = Path(folder)
     run = folder / "training.safetensors"
-    if run.exists() and read_run(folder).model != describe(model):
+    if run.exists() and full_config(config_of(read_run(folder).model)) != full_config(
+        model.config
+    ):
         raise CheckpointError(
             f"{folder} holds a training run of another model; choose another folder"
         )
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        described, words = describe(model), tokenizer.to_dict()
-        write_model(folder, described, words, model.state_dict(), about or {})
+        folder.resolve().mkdir(parents=True, exist_ok=True)
+        config, words = asdict(model.config), tokenizer.to_dict()
+        write_model(folder, config, words, model.state_dict(), about or {})
 
 
 def check_tokenizer(tokenizer, config: GPTConfig) -> None:
@@ -195,7 +192,7 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
         )
     try:
         tokenizer = tokenizer_from_dict(words)
-        config = FastConfig(**config)
+        config = config_of(config)
         tensors = with_new_names(tensors)
         check_shapes(config, tensors)
     except NOT_DESCRIBED as error:

@@ -1,6 +1,6 @@
 """From a config to a model, and from what a file says to a config."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.fast import QuickGPT
@@ -12,19 +12,22 @@ RENAMED = {  # parts of tensors' names in older checkpoints
 }
 
 
+def config_of(data: dict) -> GPTConfig:
+    """The config that a file describes: chapter 06's, or the one with all switches."""
+    lean = data.keys() <= {field.name for field in fields(GPTConfig)}
+    return GPTConfig(**data) if lean else FastConfig(**data)
+
+
 def full_config(config: GPTConfig) -> FastConfig:
     """The same description with all switches that there are."""
     return FastConfig(**asdict(config))
 
 
-def new_model(config: GPTConfig) -> QuickGPT:
+def new_model(config: GPTConfig) -> GPT:
     """A model with fresh weights, of any of the configs, with the quickest parts."""
+    if type(config) is GPTConfig:
+        return GPT(config)
     return QuickGPT(full_config(config))
-
-
-def describe(model: GPT) -> dict:
-    """The model's config as plain JSON data; FastConfig(**data) makes it again."""
-    return asdict(full_config(model.config))
 
 
 def with_new_names(tensors: dict) -> dict:

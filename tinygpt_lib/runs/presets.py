@@ -3,8 +3,9 @@
 Chapters 07, 11 and 12 show what each is good for; benchmarks/presets.json its figures.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+from tinygpt_lib.logs import LogPlan, log_config
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.speed import MODERN, FastConfig
 
@@ -80,6 +81,12 @@ def long_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
             eval_every=500,
         ),
     )
+
+
+def log_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
+    """Chapter 15's GPT for logs and its plan, as a run takes them."""
+    plan = asdict(LogPlan(steps=800, eval_every=200))
+    return log_config(vocab_size), TrainConfig(optimizer="muon", **plan)
 
 
 PRESETS = {

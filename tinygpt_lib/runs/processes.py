@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinygpt_lib.basics.devices import DeviceError
+from tinygpt_lib.basics.interrupts import exit_code
 from tinygpt_lib.scaling_out import n_processes, process_rank
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -96,8 +97,8 @@ def processes(device: torch.device, patience: float = 300.0) -> Iterator[None]:
                 dist.destroy_process_group()
             if first_to_say(store, error):
                 raise error from None if error is raised else raised
-            code = 130 if isinstance(error, KeyboardInterrupt) else 1
-            raise SystemExit(code) from None
+            stopped = isinstance(error, KeyboardInterrupt)
+            raise SystemExit(exit_code(error) if stopped else 1) from None
         dist.destroy_process_group()
 
 

@@ -2,12 +2,13 @@
 
 import math
 import os
-import tempfile
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from operator import mul
 from pathlib import Path
 
 import torch
@@ -16,22 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
     CheckpointError,
+    filling,
     locked,
     read_bytes,
     remove_partial_files,
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.tokens import tokenizer_from_dict
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
     NOT_DESCRIBED,
     RunState,
-    check_free,
     check_tokenizer,
     fingerprint,
     first_line,
@@ -40,7 +41,7 @@ from tinygpt_lib.runs.checkpoints import (
     write_model,
     write_run,
 )
-from tinygpt_lib.runs.models import describe
+from tinygpt_lib.runs.models import config_of, full_config
 from tinygpt_lib.runs.processes import cut_as, from_first
 from tinygpt_lib.runs.settings import (
     ENGINES,
@@ -49,6 +50,7 @@ from tinygpt_lib.runs.settings import (
     WHOLE_ONLY,
     TrainConfig,
 )
+from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.scaling_out import (
     evaluate_together,
     is_sharded,
@@ -65,6 +67,8 @@ RANDOM = {"random.cpu": "cpu", "random.cuda": "cuda"}  # states, and whose they 
 # (squared, perhaps) and back. With all of them this large and of one sign, the sum over
 # a width of 10,000 and its square in the next norm still stay within float32.
 TAME = 16.0
+
+LARGE, FEWEST = 2**18, 2**15  # tokens; of a longer text a run measures a sample
 
 
 def train(
@@ -110,11 +114,7 @@ def train(
 def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> None:
     """ValueError, naming the culprit, for data that a run can't work with."""
     for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.dim() != 1 or ids.dtype != torch.int64:
-            raise ValueError(
-                f"{name} have shape {tuple(ids.shape)} and type {ids.dtype}; they "
-                "must be (N,) and torch.int64"
-            )
+        check_ids(name, ids, 1, model.vocab_size)
     context = config.context or model.block_size
     if context > model.block_size:
         raise ValueError(
@@ -131,12 +131,18 @@ def check_data(train_ids, val_ids, config: TrainConfig, model: GPTConfig) -> Non
         raise ValueError(
             f"the validation text has {len(val_ids)} tokens; it needs at least 2"
         )
-    for name, ids in (("train_ids", train_ids), ("val_ids", val_ids)):
-        if ids.min() < 0 or ids.max() >= model.vocab_size:
-            raise ValueError(
-                f"{name} hold ids from {ids.min()} to {ids.max()}; the model's "
-                f"vocabulary allows 0..{model.vocab_size - 1}"
-            )
+
+
+def check_model(model: GPT) -> None:
+    """ValueError, naming why, for a model that can't learn."""
+    types = {p.dtype for p in model.parameters() if p.requires_grad}
+    if not types:
+        raise ValueError("the model has no parameter that learns (requires_grad)")
+    if torch.float16 in types:
+        raise ValueError(
+            "the model is torch.float16, in which AdamW's eps is 0 and any useful step "
+            "diverges: train in torch.bfloat16 or torch.float32, then convert it"
+        )
 
 
 def check_shares(config: TrainConfig, sharded: bool) -> None:
@@ -154,6 +160,23 @@ def check_shares(config: TrainConfig, sharded: bool) -> None:
         )
 
 
+def sample_of(ids: Tensor, config: TrainConfig, context: int) -> list[Tensor]:
+    """What to measure during a run: all, or of a LARGE text 16 stretches, by the seed.
+
+    Forward is a third of a step, so they take a twentieth of the steps' time, unless
+    they were the FEWEST tokens that say something.
+    """
+    if len(ids) <= LARGE:
+        return [ids]
+    per_look = config.batch_size * context * (config.eval_every or config.steps)
+    room = len(ids) // 16
+    length = min(room, max(FEWEST, 3 * per_look // 20) // 16)
+    generator = torch.Generator().manual_seed(config.seed)
+    free = torch.randint(room - length + 1, (16,), generator=generator).tolist()
+    starts = [i * room + more for i, more in enumerate(free)]
+    return [ids[start : start + length + 1] for start in starts]
+
+
 class Run(Trainer):
     """A trainer with a progress bar, whose batches may be shared out among processes.
 
@@ -165,12 +188,14 @@ class Run(Trainer):
     def __init__(self, model, train_ids, val_ids, config):
         config = TrainConfig(**asdict(config))  # chapter 07's has fewer settings
         check_data(train_ids, val_ids, config, model.config)
+        check_model(model)
         self.sharded = is_sharded(model)
         check_shares(config, self.sharded)
         self.device = device_of(model)
         super().__init__(model, train_ids.to(self.device), config)
         self.val_ids = val_ids.to(self.device)
         self.context = config.context or self.context
+        self.sample = sample_of(self.val_ids, config, self.context)
         self.network = ENGINES[config.engine](model, config)
         self.stop, self.pressed = False, lambda: False
         if n_processes() > 1 and not self.sharded:
@@ -195,30 +220,40 @@ class Run(Trainer):
         self.model.train()
         started = time.perf_counter() - history.seconds
         per_step = config.batch_size * self.context
+        quiet = not (progress and process_rank() == 0)
+        all_of_it = len(self.sample) == 1
+        if not (quiet or all_of_it):
+            n = sum(len(part) - 1 for part in self.sample)
+            about = f"validation: {n:,} of {len(self.val_ids):,} tokens during the run"
+            print(f"{about}, all of them at its end", file=sys.stderr)
         bar = tqdm(
             total=config.steps * per_step,
             initial=self.step * per_step,
             unit="tok",
             unit_scale=True,
-            disable=not (progress and process_rank() == 0),
+            disable=quiet,
         )
+        stop = False
         with self.interrupts() as interrupted, bar:
-            stop = False
             while self.step < config.steps and not stop:
                 self.take_step()
                 bar.update(per_step)
                 bar.set_postfix_str(self.summary(), refresh=False)
                 last = self.step == config.steps
-                if last or (config.eval_every and self.step % config.eval_every == 0):
-                    loss = self.validate()
-                    self.check_finite("the validation loss", loss)
-                    history.evaluations.append((self.step, loss))
+                look = config.eval_every and self.step % config.eval_every == 0
+                if (last and all_of_it) or (look and not last):
+                    self.measure(self.sample)
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
                 stop = interrupted()  # one look: it is saved if, and only if, we stop
                 self.after_step(last or stop)
-        if self.step < config.steps:
+        measured = [step for step, _ in history.evaluations[-1:]] == [self.step]
+        if self.step < config.steps or (stop and not measured):
             raise KeyboardInterrupt(f"stopped after step {self.step}")
+        if not measured:  # a large text, once; what was learnt is saved already
+            self.measure(self.whole(quiet))
+            history.seconds = time.perf_counter() - started
+            self.after_step(True)
         self.model.eval()
         return history
 
@@ -269,10 +304,30 @@ class Run(Trainer):
             self.stop = numbers[1].item() > 0
         return loss
 
-    def validate(self) -> float:
-        """The loss over the whole validation text."""
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Notes the loss over parts of the validation text."""
+        loss = self.validate(parts)
+        self.check_finite("the validation loss", loss)
+        self.history.evaluations.append((self.step, loss))
+
+    def validate(self, parts: Iterable[Tensor]) -> float:
+        """The loss over parts of the validation text, each token as much as any."""
         together = evaluate if n_processes() == 1 else evaluate_together
-        return together(self.model, self.val_ids)
+        losses, sizes = [], []
+        for part in parts:
+            losses.append(together(self.model, part))
+            sizes.append(len(part) - 1)
+        if len(losses) == 1:
+            return losses[0]
+        return sum(map(mul, losses, sizes)) / sum(sizes)
+
+    def whole(self, quiet: bool = True) -> Iterable[Tensor]:
+        """All of the validation text, window by window the same, with a bar."""
+        ids, size = self.val_ids, self.model.config.block_size
+        size *= max(1, LARGE // size)
+        starts = range(0, len(ids) - 1, size)
+        for start in tqdm(starts, "all of the validation text", disable=quiet):
+            yield ids[start : start + size + 1]
 
     @contextmanager
     def interrupts(self):
@@ -324,11 +379,10 @@ class SavedRun(Run):
         """
         size = from_first(partial(largest_weight, state))
         self.check_finite("a weight", size)
-        dtype = next(self.model.parameters()).dtype
-        tame = size <= TAME and dtype != torch.float16
         known = [step for step, _ in self.history.evaluations[-1:]] == [self.step]
-        if not (tame or known):
-            self.check_finite("what the weights compute", self.validate())
+        known &= len(self.sample) == 1 or self.step == self.config.steps
+        if not (size <= TAME or known):
+            self.check_finite("what the weights compute", self.validate(self.whole()))
 
     def state(self) -> RunState:
         """Everything that going on needs; the tensors in the first process alone."""
@@ -344,7 +398,7 @@ class SavedRun(Run):
             for rank, states in enumerate(everyones[1:], 1):
                 tensors |= {f"{k}.{rank}": t for k, t in states.items()}
         return RunState(
-            model=describe(self.model),
+            model=asdict(self.model.config),
             training=asdict(self.config),
             tokenizer=self.tokenizer.to_dict(),
             data=self.data,
@@ -382,19 +436,8 @@ class SavedRun(Run):
 
     def make_folder(self, state: RunState) -> None:
         """Puts a checkpoint where nothing may be yet; all of it appears at once."""
-        out = self.out
-        check_free(out)
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                prefix=f".{out.name}-", suffix=".partial", dir=out.parent
-            ) as scratch:
-                aside = Path(scratch) / "run"
-                aside.mkdir()
-                write_run(aside, state)
-                if out.exists():
-                    out.rmdir()
-                aside.rename(out)
+        with filling(self.out, "training.safetensors") as aside:
+            write_run(aside, state)
 
     def check_started(self) -> None:
         """CheckpointError unless there is a run in the folder."""
@@ -417,8 +460,9 @@ class SavedRun(Run):
 
     def check_same(self, state: RunState) -> None:
         """ValueError unless the run that was saved is this one."""
+        configs = config_of(state.model), self.model.config
         for what, saved, given in (
-            ("model", state.model, describe(self.model)),
+            ("model", *(asdict(full_config(c)) for c in configs)),
             ("training", state.training, asdict(self.config)),
         ):
             for name in sorted((saved.keys() | given.keys()) - MAY_CHANGE):

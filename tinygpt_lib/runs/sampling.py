@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib import generation
-from tinygpt_lib.basics.checks import check_float, check_int
+from tinygpt_lib.basics.checks import check_float, check_ids, check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.gpt import GPT
@@ -47,6 +47,8 @@ def generate(
     """
     check_generation(model, ids, n_tokens, temperature, top_k, top_p)
     device, config = device_of(model), model.config
+    # Room for all of the text, or an error now and not in a year.
+    torch.empty(len(ids), ids.shape[1] + n_tokens, dtype=torch.int64)
     endless = getattr(config, "window", 0) > 0 and config.position != "learned"
     cached = WindowCache if endless else KVCache
     return generation.generate(
@@ -65,17 +67,9 @@ def generate(
 def check_generation(model, ids, n_tokens, temperature, top_k, top_p) -> None:
     """ValueError, naming the culprit, for what `generate` can't do."""
     V = model.config.vocab_size
-    if ids.dim() != 2 or ids.shape[0] < 1:
-        raise ValueError(f"ids have shape {tuple(ids.shape)}; it must be (B, T0)")
-    if ids.shape[1] < 1:
+    check_ids("ids", ids, 2, V)
+    if not ids.numel():
         raise ValueError("the prompt is empty; it must hold at least one token")
-    if ids.dtype != torch.int64:
-        raise ValueError(f"ids are {ids.dtype}; they must be torch.int64")
-    if ids.min() < 0 or ids.max() >= V:
-        raise ValueError(
-            f"the prompt holds ids from {ids.min()} to {ids.max()}; the model's "
-            f"vocabulary allows 0..{V - 1}"
-        )
     check_int("n_tokens", n_tokens, low=0)
     allowed = "at least 0 (0 takes the likeliest token)"
     check_float("temperature", temperature, allowed, lambda t: t >= 0)

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 16 · Representations
+# # 17 · Representations
 # > What has it learnt on the way?
 #
 # Where we are: GPTs that predict the next character of a play, or the next line of a log, better than
@@ -44,16 +44,20 @@ from course import BLACK, BLUE, GREEN, ORANGE, RED, plt, show
 from course.logdata import load_log
 from course.models import trained
 from course.tasks import speaker_task, workload_task
-from tinygpt_lib import CharTokenizer, load_shakespeare, train
-from tinygpt_lib.gpt import GPTConfig
+from tinygpt_lib import (
+    CharTokenizer,
+    FastConfig,
+    load_shakespeare,
+    new_model,
+    train,
+)
 from tinygpt_lib.logs import (
     EventTokenizer,
     SessionFinder,
     group_lines,
-    log_preset,
     stream,
 )
-from tinygpt_lib.runs.presets import WITH_MUON
+from tinygpt_lib.runs.presets import WITH_MUON, log_preset
 from tinygpt_lib.speed import MODERN
 
 log = load_log()
@@ -89,10 +93,10 @@ speakers = speaker_task(text)
 chars = CharTokenizer.from_text(text)
 ids = chars.encode(speakers.pretraining)
 shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
-verse_config = GPTConfig(chars.vocab_size, **shape, **MODERN)
+verse_config = FastConfig(chars.vocab_size, **shape, **MODERN)
 plan = replace(WITH_MUON, steps=220, batch_size=16, learning_rate=0.02, eval_every=0)
 val_ids = ids[-50_000:]
-verse, history = trained("16-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
+verse, history = trained("17-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
 f"{history.evaluations[-1][1]:.3f} nats per character, {history.seconds:.0f} s"
 
 # %%
@@ -105,7 +109,7 @@ log_ids = stream(jobs.pretraining, events)
 cut = len(log_ids) * 9 // 10
 log_plan = replace(log_plan, steps=300, eval_every=0)
 logs, history = trained(
-    "16-logs", log_config, log_plan, log_ids[:cut], log_ids[cut:], events
+    "17-logs", log_config, log_plan, log_ids[:cut], log_ids[cut:], events
 )
 f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:.0f} s"
 
@@ -115,8 +119,8 @@ f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:
 
 # %%
 torch.manual_seed(1)
-fresh_verse = GPT(replace(verse.config, zero_outputs=False)).eval()
-fresh_logs = GPT(replace(logs.config, zero_outputs=False)).eval()
+fresh_verse = new_model(replace(verse.config, zero_outputs=False)).eval()
+fresh_logs = new_model(replace(logs.config, zero_outputs=False)).eval()
 f"{verse.n_parameters():,} and {logs.n_parameters():,} parameters"
 
 # %% [markdown]
@@ -420,7 +424,8 @@ def echo(lengths, steps):
     order = torch.randperm(1200 * len(lengths), generator=dice).tolist()
     rows = [halves[i % len(lengths)][i // len(lengths)] for i in order]
     torch.manual_seed(0)
-    model = GPT(GPTConfig(32, block_size=32, n_layer=2, n_head=4, n_embd=64, **MODERN))
+    shape = {"block_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 64}
+    model = new_model(FastConfig(32, **shape, **MODERN))
     plan = replace(
         WITH_MUON, steps=steps, batch_size=32, learning_rate=0.01, eval_every=0
     )
@@ -627,7 +632,7 @@ assert shares["trained"] > shares["untrained"]
 # For a question about a speech or a session, there must be one vector for all of it. The simplest is the
 # mean of the states of its tokens, at one layer. Others are the largest value of each number, and the
 # state of the last token, which has seen all before it. Texts longer than the context are cut into
-# windows that overlap by half (chapter 14), and each token counts once.
+# windows that overlap by half (chapter 15), and each token counts once.
 
 
 # %%
@@ -777,7 +782,7 @@ f"cosine {likeness[shown, 0]:.3f}; {same} of {len(pairs)} pairs have events in e
 # - *Chosen by what?* Which layer, which pool, how strong a penalty: each is a choice, and who chooses on
 #   the test reports luck. Here each is made by cross-validation within the training part, for
 #   the bags just as for the GPTs.
-# - *Counted how?* *Macro-F1* is the mean of the F1 of each class (chapter 15), so rare classes count as
+# - *Counted how?* *Macro-F1* is the mean of the F1 of each class (chapter 16), so rare classes count as
 #   much as frequent ones, and always guessing the most frequent one scores little.
 
 
@@ -1085,7 +1090,7 @@ judge(mixed, said)
 # ## Four questions, three seeds
 # The same for four tasks, by `benchmarks/representations.py`: the **speaker** of a speech (ten of
 # them, the last 30 % of their speeches tested); the job as above (**workload**); which of six
-# **attack**s a trace of system calls is of (ADFA, chapter 15; traces of one run of an attack stay
+# **attack**s a trace of system calls is of (ADFA, chapter 16; traces of one run of an attack stay
 # together, five folds); and one that should fail, **deletion**: from the first ten lines of a
 # block's life, will it be deleted before the log ends? That is decided later, by others. For each,
 # three GPTs were trained on what is not tested, and probed at every layer by mean and by largest
