@@ -145,7 +145,7 @@ def tails():
 
 
 def dropout():
-    """A text so short that it is memorized, with dropout and without."""
+    """Chapter 05: a text so short that it is memorized, with dropout and without."""
     data = TRAIN_IDS[:10_000], VAL_IDS[:20_000]
     for p in (0.0, 0.2):
         for seed in range(3):

@@ -12,6 +12,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+# ---
+
 # %% [markdown]
 # # 10 · Modern parts
 # > What changed since GPT-2, and does it matter at this size?
@@ -204,7 +206,7 @@ against("RMSNorm")
 # ## Positions as angles
 # Part I's positions are a table of learned vectors, one for each place. That works, and has two flaws. What
 # the model learns about places 3 and 4 it has to learn again for places 40 and 41. And there is no row for
-# place 64. (The first is place 0.)
+# place 64.
 #
 # Yet in text it mostly doesn't matter *where* two tokens stand, only how far they are *apart*. So we want a
 # score between a query at place $m$ and a key at place $n$ that depends on $m - n$ alone. **Rotary
@@ -581,8 +583,7 @@ class ModernAttention(MultiHeadAttention):
 
 
 # %% [markdown]
-# The block and the model are built of these parts, and inherit how they compute. (`new_attention` lets
-# chapter 11 put in another attention.)
+# The block is built of these parts, and inherits how it computes.
 
 
 # %%
@@ -599,6 +600,12 @@ class ModernBlock(Block):
         self.dropout = Dropout(config.dropout)
 
 
+# %% [markdown]
+# So does the model. (`new_attention` lets chapter 11 put in another attention.)
+
+
+# %%
+#| export
 class ModernGPT(GPT):
     """A GPT of the parts that its config names: ids (B, T) -> logits (B, T, V).
 
