@@ -47,6 +47,16 @@ def test_a_changed_and_a_stray_svg_are_told(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "dot.svg").read_text() == "<svg/>"
 
 
+def test_the_loop_that_is_drawn_is_the_loop_that_runs():
+    text = (draw.DRAWINGS.parent / "text" / "07_training.py").read_text("utf-8")
+    drawn = ET.parse(draw.DRAWINGS / "training.svg").iter(f"{SVG}text")
+    code = [t.text for t in drawn if "Mono" in t.get("font-family", "")]
+    lines = [line for row in code for line in row.split("; ")]
+    loop = text[text.index("def bare_loop(") :]
+    places = [loop.index(f"        {line}") for line in lines]
+    assert len(lines) == 8 and places == sorted(places)
+
+
 @pytest.mark.parametrize("path", SVGS, ids=lambda path: path.stem)
 def test_svg_stands_alone_on_any_page(path):
     svg = path.read_text(encoding="utf-8")

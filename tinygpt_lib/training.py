@@ -145,7 +145,7 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
     return length
 
 
-# --- The loop ---
+# --- A run that can be stopped ---
 
 
 class DivergedError(RuntimeError):
