@@ -4,9 +4,9 @@
     python benchmarks/ablation.py --part 0/2  # every second run; another does 1/2
     python benchmarks/ablation.py --time      # milliseconds per step, alone
 
-Every run is kept in runs/ablation, so a stopped comparison goes on where it was;
-together they are benchmarks/ablation.json. All runs see the same number of tokens, and
-seed n draws the same batches for every model.
+Every run goes into benchmarks/ablation.json as it ends, so a stopped comparison goes on
+where it was; to run one again, take it out there. All runs see the same number of
+tokens, and seed n draws the same batches for every model.
 """
 
 import argparse
@@ -15,15 +15,13 @@ import random
 import statistics
 import time
 from operator import itemgetter
-from pathlib import Path
 
 import torch
-from harness import HERE, REPO, corpus, machine, merged, update, versions
+from harness import HERE, corpus, machine, merged, update, versions
 
-import tinygpt_lib.modern_parts  # noqa: F401 (registers the parts)
-from tinygpt_lib import FastConfig, TrainConfig, evaluate, new_model, train
+from tinygpt_lib import FastConfig, TrainConfig, new_model, train
 
-RUNS = REPO / "runs" / "ablation"
+RESULTS = HERE / "ablation.json"
 KEY = itemgetter("kind", "name", "rate", "seed")
 SHAPE = {"block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 144}
 STEPS, RATE = 1000, 5e-3
@@ -45,6 +43,12 @@ VARIANTS = {
     "rotary, query/key norm": {"position": "rotary", "qk_norm": "rms"},
     "four at once": ALL,
     "four, squared ReLU": {**ALL, "feed_forward": "relu2"},
+    "learned at 0.1": {"drawn": 0.1},
+    "learned at 0.02": {"drawn": 0.02},
+    "sinusoidal": {"position": "sinusoidal"},
+    "no positions": {"position": "none"},
+    "1 head of keys": {"n_kv_head": 1},
+    "learned at 2": {"drawn": 2.0},
 }
 SEEDS = range(5)
 # How each of these takes to a learning rate that is too high: fewer steps, one seed.
@@ -66,36 +70,33 @@ def jobs() -> list[dict]:
         for rate in RATES
         for name in SWEPT
     ]
-    return full + sweep
-
-
-def path_of(job: dict) -> Path:
-    name = job["name"].replace("/", "-").replace(" ", "_").replace(",", "")
-    return RUNS / f"{job['kind']}-{name}-{job['rate']:g}-{job['seed']}.json"
+    return sweep + full
 
 
 def model_of(name: str, vocab_size: int, seed: int):
+    """A variant with its first weights, learned positions as loud as `drawn` says."""
+    settings = dict(VARIANTS[name])
+    drawn = settings.pop("drawn", None)
     torch.manual_seed(seed)
-    return new_model(FastConfig(vocab_size, **SHAPE, **VARIANTS[name]))
+    model = new_model(FastConfig(vocab_size, **SHAPE, **settings))
+    if drawn is not None:
+        model.position_embedding.weight.data.mul_(drawn)
+    return model
 
 
-def run(job: dict, data) -> None:
+def run(job: dict, data) -> dict:
     tokenizer, train_ids, val_ids = data
     model = model_of(job["name"], tokenizer.vocab_size, job["seed"])
     config = TrainConfig(
         steps=job["steps"], learning_rate=job["rate"], eval_every=0, seed=job["seed"]
     )
     history = train(model, train_ids, val_ids, config, progress=False)
-    result = {
+    return {
         **job,
         "parameters": model.n_parameters(),
         "loss": round(history.evaluations[-1][1], 5),
-        "train_loss": round(evaluate(model, train_ids[: len(val_ids)]), 5),
         "batch_loss": round(statistics.mean(history.losses[-50:]), 5),
     }
-    RUNS.mkdir(parents=True, exist_ok=True)
-    path_of(job).write_text(json.dumps(result))
-    print(result, flush=True)
 
 
 def step_times(data, steps: int = 8, rounds: int = 9) -> dict[str, float]:
@@ -115,19 +116,18 @@ def step_times(data, steps: int = 8, rounds: int = 9) -> dict[str, float]:
     return {name: round(statistics.median(t[1:]), 2) for name, t in times.items()}
 
 
-def merge(timing: dict | None) -> dict:
-    """All runs there are, in one file; timings as last measured."""
-    done = [json.loads(path_of(j).read_text()) for j in jobs() if path_of(j).exists()]
+def keep(runs=(), timing: dict | None = None) -> dict:
+    """New runs or timings beside all that the file has."""
 
     def change(data):
         data["shape"], data["variants"] = SHAPE, VARIANTS
         data["batch_size"] = TrainConfig().batch_size
-        if timing or "timing" not in data:
+        if timing:
             data["machine"], data["versions"] = machine(), versions()
-            data["timing"] = timing or {}
-        data["runs"] = merged(data.get("runs", []), done, KEY)
+            data["timing"] = timing
+        data["runs"] = merged(data.get("runs", []), runs, KEY)
 
-    return update(HERE / "ablation.json", change)
+    return update(RESULTS, change)
 
 
 def main() -> None:
@@ -138,13 +138,15 @@ def main() -> None:
     data = corpus()
     if options.time:
         timing = {"threads": torch.get_num_threads(), "ms": step_times(data)}
-        print(json.dumps(merge(timing)["timing"], indent=1))
+        print(json.dumps(keep(timing=timing)["timing"], indent=1))
         return
     part, parts = map(int, options.part.split("/"))
-    for job in jobs()[part::parts]:
-        if not path_of(job).exists():
-            run(job, data)
-    runs = merge(None)["runs"]
+    done = {KEY(run) for run in keep()["runs"]}
+    for job in [job for job in jobs() if KEY(job) not in done][part::parts]:
+        found = run(job, data)
+        keep([found])
+        print(found, flush=True)
+    runs = keep()["runs"]
     for name in VARIANTS:
         losses = [r["loss"] for r in runs if (r["kind"], r["name"]) == ("parts", name)]
         if len(losses) > 1:

@@ -3,7 +3,7 @@
     python benchmarks/anomalies.py            # writes anomalies.json, about 12 minutes
 
 A: DeepLog's split of HDFS. C: LogLead's lines of HDFS, cut by time. ADFA: system calls.
-No threshold looks at a label; the same rates are promised on all. Chapter 15 explains
+No threshold looks at a label; the same rates are promised on all. Chapter 16 explains
 the detector and shows the table.
 """
 

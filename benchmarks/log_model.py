@@ -1,4 +1,4 @@
-"""Chapter 14's GPT, three seeds, on HDFS and on the synthetic log: bits per event.
+"""Chapter 15's GPT, three seeds, on HDFS and on the synthetic log: bits per event.
 
     python benchmarks/log_model.py      # writes log_model.json, two minutes
 

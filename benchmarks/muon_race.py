@@ -1,5 +1,7 @@
 """AdamW, Muon, Muon with n-grams: how many characters does each need for a loss?
 
+Muon has two rates, one for the matrices of the blocks; so AdamW may have two as well.
+
     python benchmarks/muon_race.py                            what is not there yet
     python benchmarks/muon_race.py rate OPTIMIZER RATE RATE   one trial of rates
     python benchmarks/muon_race.py run CONTENDER STEPS SEED   one run of the race
@@ -19,7 +21,8 @@ import torch
 from harness import corpus, update
 
 from tinygpt_lib import FastConfig, TrainConfig, new_model, train
-from tinygpt_lib.speed import MODERN
+from tinygpt_lib.runs.settings import OPTIMIZERS
+from tinygpt_lib.speed import MODERN, FusedAdamW, Muon, muon
 
 RESULTS = Path(__file__).with_suffix(".json")
 HELD_OUT = 100_000  # characters at the end of the training text
@@ -27,6 +30,14 @@ RATE_STEPS = 200
 RATES = {  # of AdamW, for all or for what is no matrix; of Muon for matrices
     "adamw": ((0.0025, 0), (0.005, 0), (0.01, 0), (0.02, 0), (0.04, 0)),
     "muon": ((0.02, 0.015), (0.02, 0.03), (0.02, 0.06), (0.01, 0.03), (0.04, 0.03)),
+    "adamw2": (
+        (0.015, 0.0025),
+        (0.015, 0.005),
+        (0.03, 0.0025),
+        (0.03, 0.005),
+        (0.03, 0.01),
+        (0.06, 0.005),
+    ),
 }
 STEPS, SEEDS = (100, 200, 400), (0, 1, 2)
 NGRAMS = "muon+ngrams"  # at the rates found for Muon without them
@@ -38,6 +49,35 @@ MODEL = {
     "n_embd": 96,
     **MODERN,
 }
+
+
+class TwoRates(Muon):
+    """AdamW for the matrices too, at their own rate: Muon in all but the step."""
+
+    def __init__(self, matrices, others, rate, weight_decay=0.0):
+        super().__init__([], others, rate)
+        self.theirs = FusedAdamW(
+            [p for p, _ in matrices], rate, others.betas, weight_decay=weight_decay
+        )
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        self.theirs.zero_grad()
+
+    def step(self) -> None:
+        self.theirs.learning_rate = self.rate * self.learning_rate / self.highest
+        self.theirs.step()
+        super().step()
+
+
+def two_rates(model, config) -> TwoRates:
+    """AdamW with a rate for the matrices of the blocks and one for all else."""
+    both = muon(model, config)
+    matrices = [pair for group in both.groups.values() for pair in group]
+    return TwoRates(matrices, both.others, both.rate, both.weight_decay)
+
+
+OPTIMIZERS["adamw2"] = two_rates
 
 
 def trained(contender: str, rates, steps: int, seed: int, train_ids, val_ids) -> dict:

@@ -3,7 +3,7 @@
     python benchmarks/representations.py      # writes representations.json, 20 minutes
 
 Four tasks, three seeds: bags, a GPT, an untrained one of its shape, shuffled labels.
-All choices (layer, pool, penalty) are made within the training part. Chapter 16
+All choices (layer, pool, penalty) are made within the training part. Chapter 17
 explains them and shows the table.
 """
 

@@ -92,7 +92,7 @@ def peak(peers: Peers, repeats: int) -> dict:
     """
     keep_freed_memory()
     run = large_run()
-    operations = step_operations(run.model.config)
+    operations = step_operations(run.model)
     result = {
         "shape": {**LARGE, "batch_size": BATCH},
         "parameters": run.model.n_parameters(),

@@ -1,4 +1,4 @@
-"""Loss against size and training text, on a grid of small models; chapter 13 fits it.
+"""Losses of a grid of small models and texts, which the chapter on scaling laws fits.
 
     python benchmarks/scaling_law.py            # all that is missing; about 30 minutes
     python benchmarks/scaling_law.py list       # what there is, and what is missing

@@ -360,7 +360,7 @@ def test_every_setting_makes_another_model():
 
 
 def test_the_config_s_turns_are_those_of_its_base_and_scale():
-    """In the table and past it, of which there are ROWS rows at most."""
+    """In the table and past it."""
     turn = FastGPT(
         switched(position="rotary", rotary_base=123.0, rotary_scale=3.0)
     ).turns

@@ -78,7 +78,7 @@ def test_operations_are_those_that_torch_counts(tie, feed_forward):
     with FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
     counted = counter.get_total_flops() / ids.numel()
-    ours = step_operations(config)
+    ours = step_operations(model)
     # The explicit attention computes the masked half too: T keys, not (T + 1) / 2.
     attention = ours["attention"] * WINDOW / ((WINDOW + 1) / 2)
     # The first layer's input is an embedding: nothing is left out, it has a slope too.
@@ -86,8 +86,8 @@ def test_operations_are_those_that_torch_counts(tie, feed_forward):
 
 
 def test_a_window_saves_operations():
-    full = FastConfig(V, 64, 1, 1, 8)
-    narrow = FastConfig(V, 64, 1, 1, 8, attention="sliding", window=4)
+    full = FastGPT(FastConfig(V, 64, 1, 1, 8))
+    narrow = FastGPT(FastConfig(V, 64, 1, 1, 8, attention="sliding", window=4))
     keys = sum(min(t, 4) for t in range(1, 65)) / 64
     assert step_operations(narrow)["attention"] == pytest.approx(12 * 8 * keys)
     assert step_operations(full)["attention"] == 12 * 8 * 65 / 2

@@ -1,4 +1,4 @@
-# generated from notebooks/text/15_anomalies.py: edit there
+# generated from notebooks/text/16_anomalies.py: edit there
 """Anomalies: can surprise find faults?"""
 
 import math

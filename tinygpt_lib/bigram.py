@@ -56,7 +56,7 @@ def training_step(
     return loss.item()
 
 
-# --- A measure without luck ---
+# --- Measuring on the whole text ---
 
 
 @torch.no_grad()

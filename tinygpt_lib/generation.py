@@ -21,8 +21,9 @@ def pick(
 ) -> Tensor:
     """One token for each row of logits (B, V), drawn as told: (B, 1).
 
-    Temperature 0 takes the likeliest. top_k keeps that many, top_p the fewest that
-    reach that probability together (Holtzman et al., 2019); with both, what both keep.
+    Temperature 0 takes the likeliest. top_k keeps that many (Fan et al., 2018), top_p
+    the fewest that reach that probability together (Holtzman et al., 2019); with both,
+    what both keep.
     """
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
@@ -98,7 +99,7 @@ def generate(
     tokens. The same generator state gives the same text, with and without cache.
     """
     with evaluating(model):
-        memory = cache and cache(model)
+        memory = None if cache is None else cache(model)
         for _ in range(n_tokens):
             if memory and ids.shape[1] <= memory.room:
                 logits = memory.read(ids)

@@ -44,7 +44,7 @@ class GPTConfig:
 
 @torch.no_grad()
 def draw_weights(model: "GPT") -> None:
-    """A stream that keeps its scale from the start, and a head with no opinion."""
+    """A stream that keeps its scale from the start, and logits near zero."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
@@ -52,7 +52,7 @@ def draw_weights(model: "GPT") -> None:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for block in model.blocks:  # all 2L additions together as loud as one
+    for block in model.blocks:  # all 2L additions together weigh as much as one
         for part in (block.attention, block.feed_forward):
             part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
     nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)
@@ -82,7 +82,7 @@ class GPT(nn.Module):
         draw_weights(self)
 
     def places(self, start: int, end: int) -> Tensor:
-        """The vectors of places start..end - 1: (end - start, C)."""
+        """The vectors of positions start..end - 1: (end - start, C)."""
         if end > self.config.block_size:
             raise ValueError(
                 f"{end} tokens are more than block_size {self.config.block_size}; "

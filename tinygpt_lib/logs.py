@@ -1,4 +1,4 @@
-# generated from notebooks/text/14_logs.py: edit there
+# generated from notebooks/text/15_logs.py: edit there
 """Logs: is a log a language?"""
 
 import math

@@ -24,7 +24,6 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "angles",
-    "rms_norm",
     "rotate",
     "squared_relu",
 ]
@@ -32,20 +31,10 @@ __all__ = [
 # --- A norm without a mean ---
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each token's numbers (..., C) divided by their root mean square, then rescaled.
-
-    Zhang and Sennrich, 2019. Written out; `RMSNorm` computes the same in one go.
-    """
-    mean_square = (x**2).mean(dim=-1, keepdim=True)
-    return x / torch.sqrt(mean_square + eps) * weight
-
-
 class RMSNorm(nn.Module):
-    """Each token's numbers at one typical size, learnt per channel: (..., C) -> same.
+    """Each token's numbers at one typical size, learned per channel: (..., C) -> same.
 
-    No mean is taken off and there is no bias, whatever `bias` says: it fits where
-    LayerNorm does. Zhang and Sennrich, 2019.
+    No mean is subtracted, and there is no bias. Zhang and Sennrich, 2019.
     """
 
     def __init__(self, n_embd: int, bias: bool = False):
@@ -60,7 +49,7 @@ class RMSNorm(nn.Module):
 
 
 def angles(start: int, end: int, D: int, base: float, scale: float) -> Tensor:
-    """By how much each pair of a head's numbers turns at each place: (T, D / 2).
+    """By how much each pair of D numbers turns at each place: (end - start, D / 2).
 
     In radians, float64: far into a text a float32 no longer knows its place.
     """
@@ -70,10 +59,7 @@ def angles(start: int, end: int, D: int, base: float, scale: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (i, i + D/2) of the last dimension of x (..., T, D).
-
-    cos and sin are (T, D / 2); lengths stay as they are. Su et al., 2021.
-    """
+    """Turns each pair (i, i + D/2) of x (..., T, D); cos and sin are (T, D / 2)."""
     a, b = x.chunk(2, dim=-1)  # (..., T, D / 2)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -85,30 +71,26 @@ class Rotary(nn.Module):
     depend on distances alone: places may be counted from any key. Su et al., 2021.
     """
 
-    ROWS = 2**15  # of the table, at most; places beyond it are computed when they come
+    turn = staticmethod(rotate)
 
     def __init__(self, D: int, length: int, base: float, scale: float):
         super().__init__()
-        self.D, self.base, self.scale = D, base, scale
-        turns = angles(0, min(length, self.ROWS), D, base, scale)
+        self.about = D, base, scale
+        turns = angles(0, length, *self.about)
         self.register_buffer("cos", turns.cos().float(), persistent=False)
         self.register_buffer("sin", turns.sin().float(), persistent=False)
 
     def table(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of places start..end - 1, each (T, D / 2)."""
+        """Cosines and sines of places start..end - 1, each (end - start, D / 2)."""
         if end <= len(self.cos):
             return self.cos[start:end], self.sin[start:end]
-        turns = angles(start, end, self.D, self.base, self.scale)
+        turns = angles(start, end, *self.about)
         return turns.cos().to(self.cos), turns.sin().to(self.sin)
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         Tq, Tk = q.shape[-2], k.shape[-2]
         cos, sin = self.table(0, Tk)
-        q = self.turn(q, cos[Tk - Tq :], sin[Tk - Tq :])
-        return q, self.turn(k, cos, sin)
-
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return rotate(x, cos, sin)
+        return self.turn(q, cos[Tk - Tq :], sin[Tk - Tq :]), self.turn(k, cos, sin)
 
 
 # --- A gate ---
@@ -117,13 +99,12 @@ class Rotary(nn.Module):
 class GatedFeedForward(nn.Module):
     """Each token by itself: widen twice, one as the gate of the other, narrow.
 
-    x (..., C) -> (..., C), with a width of 8/3 C, rounded up to a multiple of 8, so
-    that it has about the parameters of `FeedForward`. Shazeer, 2020 (SwiGLU).
+    x (..., C) -> (..., C); about as many parameters as `FeedForward`. Shazeer, 2020.
     """
 
     def __init__(self, n_embd: int, bias: bool = True):
         super().__init__()
-        width = (n_embd + 2) // 3 * 8  # a multiple of 8, as processors like
+        width = (n_embd + 2) // 3 * 8  # 8/3 C or a little more: a multiple of 8
         self.widen = nn.Linear(n_embd, 2 * width, bias=bias)
         self.output = nn.Linear(width, n_embd, bias=bias)
 
@@ -173,19 +154,14 @@ class ModernConfig(GPTConfig):
         for name in ("rotary_base", "rotary_scale"):
             allowed = "at least 1 and at most 1e9"
             check_float(name, getattr(self, name), allowed, lambda x: 1 <= x <= 1e9)
-        check_int("n_kv_head", self.n_kv_head, low=0, high=self.n_head)
-        if self.n_head % (self.n_kv_head or self.n_head):
-            raise ValueError(
-                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
-            )
+        n, D = self.n_head, self.n_embd // self.n_head
+        check_int("n_kv_head", self.n_kv_head, low=0, high=n)
+        if n % (self.n_kv_head or n):
+            raise ValueError(f"n_kv_head {self.n_kv_head} does not divide n_head {n}")
         check_bool("tie_weights", self.tie_weights)
         check_bool("zero_outputs", self.zero_outputs)
-        D = self.n_embd // self.n_head
         if self.position == "rotary" and D % 2:  # numbers are turned in pairs
-            raise ValueError(
-                f"n_embd {self.n_embd} with n_head {self.n_head} gives heads of size "
-                f"{D}; rotary positions need an even size"
-            )
+            raise ValueError(f"n_embd / n_head is {D}; rotary positions need it even")
 
 
 class ModernAttention(MultiHeadAttention):
@@ -248,8 +224,7 @@ class ModernGPT(GPT):
     def __init__(self, config: ModernConfig):
         nn.Module.__init__(self)
         c = self.config = config
-        self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
-        self.turns = None
+        self.token_embedding, self.turns = nn.Embedding(c.vocab_size, c.n_embd), None
         if c.position == "learned":
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         if c.position == "rotary":
@@ -262,25 +237,20 @@ class ModernGPT(GPT):
         self.norm = NORMS[c.norm](c.n_embd, c.bias)
         self.head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         draw_weights(self)
-        self.adapt_weights()
+        for block in self.blocks if c.zero_outputs else ():
+            nn.init.zeros_(block.attention.output.weight)
+            nn.init.zeros_(block.feed_forward.output.weight)
+        if c.tie_weights:  # quiet for the head; `embed` makes it loud again
+            del self.head
+            self.token_embedding.weight.data.mul_(c.n_embd**-0.5)
 
     def new_attention(self) -> ModernAttention:
         return ModernAttention(self.config, self.turns)
 
-    @torch.no_grad()
-    def adapt_weights(self) -> None:
-        """What the switches want to be drawn otherwise."""
-        for block in self.blocks if self.config.zero_outputs else ():
-            block.attention.output.weight.zero_()
-            block.feed_forward.output.weight.zero_()
-        if self.config.tie_weights:  # quiet for the head; `embed` makes it loud again
-            del self.head
-            self.token_embedding.weight.mul_(self.config.n_embd**-0.5)
-
     def places(self, start: int, end: int) -> Tensor:
         if self.config.position == "learned":
             return super().places(start, end)
-        turns = angles(start, end, self.config.n_embd, 10_000, 1)
+        turns = angles(start, end, self.config.n_embd, 10_000, 1)  # sinusoidal
         return torch.cat([turns.sin(), turns.cos()], dim=1)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:

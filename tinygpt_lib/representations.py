@@ -1,4 +1,4 @@
-# generated from notebooks/text/16_representations.py: edit there
+# generated from notebooks/text/17_representations.py: edit there
 """Representations: what has it learnt on the way?"""
 
 import copy

@@ -25,7 +25,7 @@ __all__ = [
     "shard",
 ]
 
-# --- Joining ---
+# --- Side by side ---
 
 
 def process_rank() -> int:

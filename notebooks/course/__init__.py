@@ -56,7 +56,7 @@ def show(figure: plt.Figure, alt: str) -> None:
 
 PROMPT = "ROMEO:\n"  # every chapter's model continues it
 
-# Losses on the validation text, in nats a character. Each chapter adds its own line.
+# Losses on the validation text, in nats per character. Each chapter adds its own line.
 RUNGS = {
     "knowing nothing": 4.174,
     "counting characters": 3.347,
@@ -65,6 +65,8 @@ RUNGS = {
     "four heads": 2.196,
     "three blocks": 2.033,
     "trained GPT": 1.80,
+    "modern parts": 1.77,
+    "best half hour": 1.434,
 }
 OPPONENTS = {"bzip2": 1.662, "7-grams": 1.586}
 
@@ -76,19 +78,26 @@ def show_ladder(rung: str, loss: float, opponent: str) -> None:
     names = list(RUNGS)[: list(RUNGS).index(rung) + 1]
     losses = [RUNGS[name] for name in names[:-1]] + [loss]
     below = OPPONENTS[opponent]
-    figure, ax = plt.subplots(figsize=(7, 2.8))
+    figure, ax = plt.subplots(figsize=(8, 2.8))
     for i, (name, at) in enumerate(zip(names, losses, strict=True)):
         color = RED if name == rung else BLUE
         ax.hlines(at, i, i + 0.9, color=color, lw=4)
-        ax.text(i + 0.45, at + 0.1, f"{name}\n{at:.2f}", ha="center", color=color)
+        y = at + 0.1 if at > below else at - 0.6  # clear of the dashed line
+        label = f"{name}\n{at:.2f}"
+        ax.text(i + 0.45, y, label, ha="center", color=color, fontsize=8.5)
     ax.axhline(below, color="gray", ls="--")
     ax.text(0, below - 0.25, f"{opponent}: {below:.2f}")
-    ax.set(ylabel="loss (nats a character)", ylim=(1.2, 5.1), xticks=[])
+    ax.set(
+        ylabel="loss (nats per character)",
+        ylim=(min(1.2, losses[-1] - 0.7), 5.1),
+        xticks=[],
+    )
     ax.set_xlim(-0.3, len(names) + 0.1)
     ax.grid(axis="x", visible=False)
+    far = "far below, " if loss > below else ""
     steps = ", ".join(f"{n} {at:.2f}" for n, at in zip(names, losses, strict=True))
     show(
         figure,
-        alt=f"Steps that lead down, in nats a character: {steps}; far below, dashed, "
+        alt=f"Steps that lead down, in nats per character: {steps}; {far}dashed, "
         f"{opponent} at {below:.2f}.",
     )

@@ -10,7 +10,7 @@ drawing = pen = Pen(
     560,
     "A triangle of nine rows from the ten tokens “First Citi”: each row holds one "
     "token more and asks for the next; stored as two rows, the targets are the inputs "
-    "moved by one place.",
+    "shifted by one.",
 )
 
 

@@ -8,7 +8,7 @@ drawing = pen = Pen(
     640,
     800,
     "The whole GPT, from top to bottom: ids become embeddings, positions are added, "
-    "one stream runs past N blocks that read it at the side and add to it, and at the "
+    "one stream runs past L blocks that read it at the side and add to it, and at the "
     "end a norm and the head make logits of it.",
 )
 
@@ -52,7 +52,7 @@ block(456, 40, "block 2")
 pen.text(X + 30, 476, "the same parts, other weights", size=14, anchor="start")
 for i in range(3):
     pen.add("circle", cx=X + 120, cy=508 + 11 * i, r=3, fill=INK)
-block(542, 40, "block N")
+block(542, 40, "block L")
 pen.text(X - 22, 476, "(B, T, C)", size=14, anchor="end")
 
 pen.box(X, 626, 90, "norm", INK)

@@ -21,11 +21,10 @@
 # *An hour to read, twenty seconds to run. Needs chapter 01, slopes from school calculus, and a
 # little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
 #
-# Where we are: counting characters costs 3.35 nats a character. That model never looks at what came
+# Where we are: counting characters costs 3.35 nats per character. That model never looks at what came
 # before. Now we look, at one single character, and we do it twice. The first time we count, and can
-# say exactly what the best possible loss is. The second time the same table is *learned*, step by
-# step, with the method that trains every network in this course. Since we know the right answer
-# beforehand, we will see whether the method finds it.
+# say exactly what the best possible loss is. The second time the same table is *learned*, with the
+# method that trains every network in this course, and we will see whether it finds the right answer.
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
@@ -35,7 +34,7 @@ from math import exp, log
 
 import torch
 
-from course import BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
+from course import BLUE, GREEN, ORANGE, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.text import CharTokenizer, get_batch, split
 
@@ -128,24 +127,29 @@ counted_train = table_loss(probabilities, train_ids)
 counted_train
 
 # %% [markdown]
-# This number is special. No other table of bigram probabilities has a smaller loss on the text that
-# was counted. Whatever we learn later with one character of memory, on this text it can come close
-# to 2.452 and never get below. And on the validation text?
+# This number is special: no other table of bigrams has a smaller loss on the text that was counted.
+# Say that $f_i$ are the counted shares of one row. Other chances $p_i$ change the loss of that row by
+# $-\sum_i f_i \ln (p_i / f_i)$. Since $\ln x \le x - 1$, that is at least
+# $\sum_i (f_i - p_i) = 1 - 1 = 0$. Whatever we learn later with one character of memory, on this text
+# it can come close to 2.452 and never get below. And on the validation text?
 
-# %%
-table_loss(probabilities, val_ids)
+# %% tags=["nbval-check-output"]
+times = {
+    name: (train_text.count(name), val_text.count(name)) for name in ("SP", "PROSPERO")
+}
+table_loss(probabilities, val_ids), times
 
 # %% [markdown]
-# Infinite! Some pair of the validation text never occurs in the training text. `SP` is one of them:
-# `PROSPERO` only speaks in the last tenth of the text, 63 times. The table calls that pair
+# Infinite! Some pairs of the validation text never occur in the training text. `SP` is one of them:
+# all its 63 places are in `PROSPERO`, who only speaks in the last tenth. The table calls that pair
 # impossible, and to be certain and wrong costs infinitely much.
 #
-# *Never seen* must not mean *impossible*. The oldest cure is to add a small constant to every count,
-# as if each pair had been seen a little. This is called **smoothing**. But how much?
+# *Never seen* must not mean *impossible*. The oldest cure is **smoothing**: add a small constant to
+# every count, as if each pair had been seen a little. But how much?
 #
-# One way is forbidden: trying constants on the validation text. A constant that was picked because
-# it looks good there no longer tells us what the model would cost on a text that nobody picked it
-# for. So we hold out the last tenth of the *training* text, count on the rest, and choose there.
+# One way is forbidden, here and in every later chapter: trying constants on the validation text. The
+# loss of the best one would no longer tell us what the model costs on new text. So we hold out the
+# last tenth of the *training* text, count on the rest, and choose there.
 
 
 # %%
@@ -170,8 +174,8 @@ constant, bigram_val
 # %% [markdown]
 # From 3.35 down to 2.48 nats, by looking at one character.
 #
-# Nats are hard to feel. So people often quote $e^{\text{loss}}$, the **perplexity**. It answers the
-# question: between how many equally likely characters would one be just as undecided?
+# People often quote $e^{\text{loss}}$, the **perplexity**: the number of
+# equally likely characters that would be just as hard to predict.
 
 # %%
 for name, loss in {"uniform": log(V), "unigram": 3.347, "bigram": bigram_val}.items():
@@ -191,34 +195,33 @@ for _ in range(200):
 print(tokenizer.decode(out))
 
 # %% [markdown]
-# It is not English. But set it beside chapter 01's sample: vowels and consonants mostly take turns,
-# capitals begin lines, and a comma is followed by a space or a line break. You can read the limit off
-# it too. After an `l` another `l` is likely, and the model cannot know that it has just written
-# two.
+# It isn't English. But vowels and consonants mostly take turns, capitals begin lines, and a comma is
+# followed by a space or a line break. You can read the limit off it too. After an `l` another `l` is
+# likely, and the model can't know that it has just written two.
 
 # %% [markdown]
 # ## From scores to probabilities
-# Now we want to *learn* the table instead of counting it. A network does not produce probabilities.
+# Now we want to *learn* the table instead of counting it. A network doesn't produce probabilities.
 # It produces any numbers at all, one for each possible next token, called **logits**: the larger,
-# the likelier. To become probabilities they have to be positive and sum to one. $e^x$ is positive
-# whatever $x$ is, and dividing by the sum does the rest. This is the **softmax**:
+# the likelier. To become probabilities they have to be positive and sum to one. $e^z$ is positive
+# whatever $z$ is, and dividing by the sum does the rest. This is the **softmax**:
 #
-# $$p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}$$
+# $$p_i = \frac{e^{z_i}}{\sum_j e^{z_j}}$$
 
 
 # %%
-def softmax(x):
+def softmax(z):
     """Probabilities from logits, over the last dimension."""
-    return x.exp() / x.exp().sum(dim=-1, keepdim=True)
+    return z.exp() / z.exp().sum(dim=-1, keepdim=True)
 
 
-x = torch.tensor([0.0, log(2), log(5)])
-softmax(x)
+z = torch.tensor([0.0, log(2), log(5)])
+softmax(z)
 
 # %% [markdown]
-# $e^x$ is 1, 2 and 5 here, so the probabilities are 1/8, 2/8 and 5/8. Only differences between
-# logits count: add 100 to all three, and every $e^x$ grows by the same factor, which cancels. On
-# paper, that is. A computer's number cannot hold $e^{1000}$. It becomes infinity, and infinity
+# $e^z$ is 1, 2 and 5 here, so the probabilities are 1/8, 2/8 and 5/8. Only differences between
+# logits count: add 100 to all three, and every $e^z$ grows by the same factor, which cancels. On
+# paper, that is. A computer's number can't hold $e^{1000}$. It becomes infinity, and infinity
 # divided by infinity is not a number:
 
 # %% tags=["nbval-check-output"]
@@ -228,19 +231,19 @@ softmax(torch.tensor([0.0, 1000.0]))
 # Since only differences count, we may subtract the largest logit first. And since the loss needs
 # $\ln p$ anyway, we take the logarithm by hand:
 #
-# $$\ln p_i = x_i - \ln \sum_j e^{x_j}$$
+# $$\ln p_i = z_i - \ln \sum_j e^{z_j}$$
 #
 # This never takes the logarithm of a probability that was rounded to zero.
 
 
 # %% tags=["nbval-check-output"]
-def log_softmax(x):
+def log_softmax(z):
     """The logarithms of the softmax, over the last dimension."""
-    x = x - x.max(dim=-1, keepdim=True).values
-    return x - x.exp().sum(dim=-1, keepdim=True).log()
+    z = z - z.max(dim=-1, keepdim=True).values
+    return z - z.exp().sum(dim=-1, keepdim=True).log()
 
 
-assert torch.allclose(log_softmax(x).exp(), softmax(x))
+assert torch.allclose(log_softmax(z).exp(), softmax(z))
 log_softmax(torch.tensor([0.0, 1000.0]))
 
 # %% [markdown]
@@ -268,29 +271,29 @@ cross_entropy(torch.zeros(100, V), targets)
 
 # %% [markdown]
 # ## Which way is down?
-# We have a table of 65 · 65 logits, all zero at first, and a loss. We want to change the logits so
-# that the loss goes down. Take a single one, the logit of `u` after `q`. Vary it, and watch the
+# We want to change the 65 · 65 logits so that the loss goes down. Take a single one, the logit of `u`
+# after `q`, with all others at zero. Vary it, and watch the
 # loss of this one pair. (`[None]` makes a batch of one out of a single row.)
 
 # %%
 row = torch.zeros(V)
 
 
-def loss_at(x):
-    """Loss for the pair q -> u when u's logit is x and the other 64 are zero."""
+def loss_at(z):
+    """Loss for the pair q -> u when u's logit is z and the other 64 are zero."""
     changed = row.clone()
-    changed[u] = x
+    changed[u] = z
     return F.cross_entropy(changed[None], u[None])
 
 
-xs = torch.linspace(-2, 10, 100)
-losses = torch.stack([loss_at(x) for x in xs])
+zs = torch.linspace(-2, 10, 100)
+losses = torch.stack([loss_at(z) for z in zs])
 slope = (loss_at(0.01) - loss_at(-0.01)) / 0.02
 
 fig, ax = plt.subplots(figsize=(6, 3))
-ax.plot(xs, losses, label="loss")
-tangent = loss_at(0.0) + slope * xs[:50]
-ax.plot(xs[:50], tangent, "--", color=RED, label=f"slope at 0: {slope:.3f}")
+ax.plot(zs, losses, label="loss")
+tangent = loss_at(0.0) + slope * zs[:50]
+ax.plot(zs[:50], tangent, "--", color=RED, label=f"slope at 0: {slope:.3f}")
 ax.set(xlabel="logit of u after q", ylabel="loss (nats)")
 ax.legend()
 show(
@@ -360,11 +363,12 @@ assert (a.grad, b.grad, x.grad) == (d_a, d_b, d_x)
 x.grad
 
 # %% [markdown]
-# Now for our real loss, $\ln \sum_j e^{x_j} - x_u$. It is a branching graph as well, because $x_u$
-# appears twice. Straight through the second term its slope is $-1$. Through the logarithm of the sum
-# it is $e^{x_u} / \sum_j e^{x_j}$, which is exactly $p_u$. The two paths add to $p_u - 1$. Every other
-# logit acts through the sum alone and has the slope $p_j$. So the slopes of all logits, which
-# together are called the **gradient**, read: *what was predicted minus what came*.
+# Now for our real loss. When the token $t$ came, it is $\ln \sum_j e^{z_j} - z_t$. This is a branching
+# graph as well, because $z_t$ appears twice. Straight through the second term its slope is $-1$.
+# Through the logarithm of the sum it is $e^{z_t} / \sum_j e^{z_j}$, which is exactly $p_t$. The two
+# paths add to $p_t - 1$. Any other logit $z_i$ acts through the sum alone and has the slope $p_i$. So
+# the slopes of all logits, which together are called the **gradient**, read: *what was predicted
+# minus what came*.
 
 # %%
 row.requires_grad_()
@@ -377,14 +381,19 @@ assert torch.allclose(row.grad[u], slope, atol=1e-3)
 row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 
 # %% [markdown]
-# The 0.98 that we found by trying is back. When we go against the gradient, the logit of what came is
-# pushed up by what its probability lacked, and every other one is pushed down by the probability
-# that it got. The pushes sum to zero.
-#
-# Take all pairs that begin with the same character. Over all of them, the pushes on a logit
-# cancel exactly where its probability is the share of the pairs in which it came: the counted
-# table. So the bottom of this valley is where we have already been, and we can tell whether a learner
-# gets there.
+# The 0.98 that we found by trying is back. A step against the gradient raises the logit of the token
+# that came in proportion to $1 - p$, and lowers every other in proportion to its own $p$. Here are
+# the logits of `u` and of `q`, the chance of `u`, and the loss, before a step of 1 and after it:
+
+# %%
+with torch.no_grad():
+    for z in (row, row - 1.0 * row.grad):
+        p = softmax(z)[u]
+        print(f"logits {z[u]:.3f} {z[q]:.3f}, chance {p:.3f}, loss {-p.log():.2f}")
+
+# %% [markdown]
+# Over all pairs that begin with the same character, the pushes on a logit cancel exactly where its
+# probability is its counted share. So the bottom of this valley is where we have already been.
 
 # %% [markdown]
 # ## A step
@@ -421,13 +430,14 @@ model(torch.zeros(4, 8, dtype=torch.int64)).shape
 
 # %% [markdown]
 # Ids of shape `(B, T)` go in, logits of shape `(B, T, V)` come out: at each place of each window a
-# guess at what comes next. Every model of this course has this shape. So whatever trains or measures
+# guess at what comes next. Every model of this course has this shape, so whatever trains or measures
 # this one will train and measure all of them.
 #
 # SGD itself is one line per parameter. We add one refinement, **momentum**: follow not the latest
-# slope but a running sum of slopes, in which the past fades by a factor with each step. A heavy ball
-# does not turn at every pebble. With momentum 0 it is plain SGD. (`no_grad` tells torch that what
-# happens here is a move and not a computation to remember.)
+# slope but a running sum of slopes, in which the past fades by a factor with each step. With momentum
+# 0 it is plain SGD. With 0.9, a slope that stays the same
+# adds up to $1 + 0.9 + 0.9^2 + \dots = 10$ times itself. (`no_grad` tells torch that what happens here
+# is a move and not a computation to remember.)
 
 
 # %%
@@ -474,7 +484,7 @@ path
 
 # %% [markdown]
 # And here is the step that every chapter will take: predict, measure, differentiate, move.
-# `flatten` turns `(B, T, V)` into a list of $B \cdot T$ rows, because the loss does not care which
+# `flatten` turns `(B, T, V)` into a list of $B \cdot T$ rows, because the loss doesn't care which
 # window a guess came from. If `before_step` is given, it is called when the gradients are there, for
 # anyone who wants to look at them (Exercise 2 does).
 
@@ -502,15 +512,18 @@ def training_step(
 
 
 # %% [markdown]
-# A thousand steps. The learning rate is large here, 20 at the start, because the loss is a mean over
-# the 4,096 tokens of a batch, and only a few of them stand on any one row of the table. Towards the
-# end it shrinks to zero, so that the noise of the random batches averages out.
+# A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
+# 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only a few of them stand
+# on any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
+# batches averages out. On the way we keep three copies of the table.
 
 # %%
 optimizer = SGD(model.parameters(), learning_rate=20.0, momentum=0.9)
 generator = torch.Generator().manual_seed(3)
-steps, losses = 1000, []
+steps, losses, tables = 1000, [], {}
 for step in range(steps):
+    if step in (30, 100, 300):
+        tables[step] = softmax(model.table.detach())
     optimizer.learning_rate = 20.0 * (1 - step / steps)
     batch = get_batch(train_ids, batch_size=64, block_size=64, generator=generator)
     losses.append(training_step(model, optimizer, *batch))
@@ -518,13 +531,13 @@ losses[0], losses[-1]
 
 # %% [markdown]
 # The first loss is $\ln 65$, as it must be for a table of zeros. The last one is the loss of one
-# random batch, and the next batch would give another number. To compare models we need a measure
-# without luck.
+# random batch, and the next batch would give another.
 
 # %% [markdown]
-# ## A measure without luck
-# Take the whole validation text, and predict every token but the first exactly once. To do so, lay
-# windows of `block_size` tokens side by side; the last one may be shorter. No gradients are needed.
+# ## Measuring on the whole text
+# To compare models, take the whole validation text, and predict every token but the first exactly
+# once. Lay windows of `block_size` tokens side by side; the last one may be shorter. No gradients are
+# needed.
 
 
 # %%
@@ -543,13 +556,13 @@ learned_val
 
 # %% [markdown]
 # For this model it must not matter how the text is cut, since no place needs more than one
-# character of memory. For later models it will matter: the first prediction in a window has one
-# token to go by, the last one has the whole window. A loss therefore always comes with its
-# `block_size`.
+# character of memory. For later models it will matter, since they start afresh in each window: the
+# first prediction has one token to go by, the last one has the whole window. A loss therefore always
+# comes with its `block_size`. The opponent at the end of this chapter has it easier: it has six
+# characters to go by at every place.
 #
-# The library's `evaluate` computes the same. Its `windows_of` hands over many windows at a time,
-# which is faster, and `evaluating` switches off what is only for training (chapter 05 meets such a
-# thing).
+# The library's `evaluate` computes the same. `windows_of` hands over many windows at a time, which is
+# faster, and `evaluating` switches off what is only for training (chapter 05).
 
 # %%
 #| export
@@ -582,8 +595,8 @@ assert abs(evaluate(model, val_ids, 1000) - learned_val) < 1e-5
 
 # %% [markdown]
 # ## Learned equals counted
-# No table with one character of memory can get below 2.452 nats on the training text. The learned
-# one knows nothing of counts. All it ever saw were slopes.
+# No table with one character of memory gets below 2.452 nats on the training text. How close does the
+# learned one come, which never saw anything but slopes?
 
 # %%
 learned_train = evaluate(model, train_ids, block_size=64)
@@ -593,64 +606,71 @@ print(f"training text:   counted {counted_train:.3f}, learned {learned_train:.3f
 print(f"validation text: counted {bigram_val:.3f}, learned {learned_val:.3f}")
 
 # %%
-table = softmax(model.table.detach())
-common = counts > 200
+table = tables[steps] = softmax(model.table.detach())
+common, rare = counts > 200, (counts > 0) & (counts <= 200)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 axes[0].plot(range(5, steps, 10), torch.tensor(losses).view(-1, 10).mean(dim=1))
 axes[0].axhline(counted_train, color=RED, ls="--", label="counted: the floor")
 axes[0].set(xlabel="step", ylabel="training loss (nats)", ylim=(2.3, 3.5))
 axes[0].legend()
-axes[1].loglog([1e-3, 1], [1e-3, 1], color=RED, lw=1)
-axes[1].loglog(probabilities[common], table[common], ".", ms=3)
+axes[1].loglog(probabilities[rare], table[rare], ".", ms=2, color=ORANGE)
+axes[1].loglog(probabilities[common], table[common], ".", ms=3, color=BLUE)
+axes[1].loglog([1e-5, 1], [1e-5, 1], color=RED, lw=1)
 axes[1].set(xlabel="counted probability", ylabel="learned probability")
 show(
     fig,
     alt="Left, the training loss falls from 3.4 to the dashed line at 2.45. Right, "
-    "learned against counted probabilities: nearly all points are on the diagonal.",
+    "learned against counted probabilities: blue points of common pairs are on the "
+    "diagonal, orange points of rare ones scatter around it.",
 )
 
 # %% [markdown]
 # *Left: the loss (each point is the mean of ten batches) sinks to the floor that counting gives.
-# Right: every point is a pair that occurs more than 200 times. On the line, learned equals counted.
-# Gradient descent has found the probabilities, and nobody told it what a count is.*
+# Right: every point is a pair, blue if it occurs more than 200 times. On the line, learned equals
+# counted. Gradient descent has found the probabilities of common pairs, and nobody told it what a
+# count is. Rare pairs (orange) scatter: few pushes have reached them.*
 #
-# One thing came for free. The counted table had to be smoothed, or it would have cost infinitely
-# much. The learned one gives every pair a chance, because a probability of zero would take a logit of
-# minus infinity, and a thousand steps do not lead there:
+# The counted table had to be smoothed. The learned one gives every pair a chance, because a
+# probability of zero would take a logit of minus infinity. How much does it give to pairs that never
+# occur, and does that shrink as training goes on?
 
 # %%
 S, P = tokenizer.encode("SP")
 rows = counts.sum(dim=1) > 1000
-for name, p in {"smoothed": smoothed, "learned": table}.items():
+for name, p in {"smoothed": smoothed, **tables}.items():
     never = (p * (counts == 0))[rows].sum(dim=1).mean()
     print(f"{name:8} SP {p[S, P]:.5f}, never seen in all {never:.2%} of a row")
 
 # %% [markdown]
-# So stopping early smooths too, but crudely: it spends two percent of a row on pairs that do not
-# occur once in a million characters. On the validation text the learned table costs 2.490, the smoothed
-# one 2.484.
-#
-# The straight line of points above is the most reassuring picture of the course. When chapter 07's GPT
-# ends at its loss, no best possible value will be known to compare it with. But it takes the same step,
-# and here we saw that the step works.
+# The numbers are steps. So stopping early smooths too, but crudely: even after a thousand steps two
+# percent of a row go to pairs that don't occur once in a million characters. On the validation text
+# the learned table costs 2.490, the smoothed one 2.484.
 
 # %% [markdown]
 # ## Counting further back
 # If one character of memory buys so much, why not count with more of it? The tables grow too large:
 # five characters of memory make more than a billion rows, nearly all of them empty. So we only
-# keep what occurs, and let Python's `Counter` count every string of up to seven characters.
+# keep what occurs, and let Python's `Counter` count every string of up to eight characters.
 #
 # But what should the model say after five characters that it saw together only once? It should
-# believe this one sighting a little. For the rest it should ask what the model with *four* characters of
-# memory says, which asks the one with three, and so on, down to $p_0$, which knows nothing and says
-# 1/65. Let $c(hx)$ be how often the character $x$ followed the history $h$, and $N(h)$ how often
-# anything did. A strength $s$ says how many sightings the shorter memory is worth:
+# believe this one sighting a little, and for the rest it defers to the model with *four* characters
+# of memory, which defers to the one with three, and so on, down to $P_0$, which knows nothing and
+# says 1/65. Let $N(h)$ be how often anything followed the history $h$, and $N(hc)$ how often the
+# character $c$ did. A strength $s$ says how many sightings the shorter memory is worth:
 #
-# $$p_n(x) = \frac{c(hx) + s \, p_{n-1}(x)}{N(h) + s}$$
+# $$P_n(c) = \frac{N(hc) + s \, P_{n-1}(c)}{N(h) + s}$$
 #
-# With $N = 0$ that is the shorter model; with $N$ far above $s$ it is the counts. A model that looks
-# at $n - 1$ tokens to predict the $n$-th is called an **n-gram** model. Our bigram is $n = 2$. (The
-# formula is due to MacKay and Peto, 1995.)
+# With $N(h) = 0$ that is the shorter model; with $N(h)$ far above $s$ it is the counts. A model that
+# looks at $n - 1$ tokens to predict the $n$-th is called an **n-gram** model. Our bigram is $n = 2$.
+#
+# On paper: the text `abab` over the alphabet `a`, `b` was counted, with $s = 1$, so $P_0 = 1/2$. How
+# likely is an `a` after `ab`? The last `ab` has nothing behind it and doesn't count.
+#
+# | $n$ | history | $N(h)$ | $N(ha)$ | $P_n(a)$ |
+# |---|---|---|---|---|
+# | 1 | none | 4 | 2 | (2 + 1/2) / (4 + 1) = 0.5 |
+# | 2 | `b` | 1 | 1 | (1 + 0.5) / (1 + 1) = 0.75 |
+# | 3 | `ab` | 1 | 1 | (1 + 0.75) / (1 + 1) = 0.875 |
 
 
 # %%
@@ -662,24 +682,21 @@ class Counts:
         ends = ((i, i + k) for k in range(n + 1) for i in range(len(text) - k + 1))
         self.times = Counter(text[i:j] for i, j in ends)
 
-    def chances(self, past, x, strength, p):
-        """p_1, ..., p_n of the character x after the past; p is p_0."""
+    def chances(self, past, c, strength, p):
+        """P_1, ..., P_n of the character c after the past; p is P_0."""
         answers = []
         for k in range(min(self.n, len(past) + 1)):  # k characters of memory
             h = past[len(past) - k :]
             N = self.times[h] - self.text.endswith(h)  # nothing follows the last one
-            p = (self.times[h + x] + strength * p) / (N + strength)
+            p = (self.times[h + c] + strength * p) / (N + strength)
             answers.append(p)
         return answers
 
 
-Counts("abab", 2).chances("b", "a", strength=1, p=1 / 2)
+Counts("abab", 3).chances("ab", "a", strength=1, p=1 / 2)
 
 # %% [markdown]
-# To check it by hand: half of `abab` is `a`, so $p_1(a) = (2 + 1 \cdot \tfrac12) / (4 + 1) = 0.5$.
-# After a `b` something followed once, and it was an `a`: $p_2(a) = (1 + 1 \cdot 0.5) / (1 + 1) = 0.75$.
-#
-# Now $s$ has to be chosen, and again not on the validation text.
+# As on paper. Now $s$ has to be chosen, and again not on the validation text.
 
 
 # %%
@@ -699,32 +716,33 @@ tried = {s: ngram_losses(fitted, choose_text, s)[-1] for s in (3, 10, 30, 100)}
 tried
 
 # %% [markdown]
-# A small strength trusts single sightings too much, a large one too little, and 30 is best. Now
-# every $n$ from 1 to 7, on the validation text and on a piece of the text that was counted.
+# A small strength trusts single sightings too much, a large one too little, and 30 is best for
+# $n = 6$. We take it for every $n$ from 1 to 8, on the validation text and on a piece of the text that
+# was counted.
 
 # %%
 strength = min(tried, key=tried.get)
-counted = Counts(train_text, 7)
+counted = Counts(train_text, 8)
 val_curve = ngram_losses(counted, val_text, strength)
 train_curve = ngram_losses(counted, train_text[:100_000], strength)
 assert abs(val_curve[0] - 3.347) < 0.002 and abs(val_curve[1] - bigram_val) < 0.01
 
 fig, ax = plt.subplots(figsize=(6.5, 3.4))
-ax.plot(range(1, 8), val_curve, "o-", color=BLUE, label="validation text")
-ax.plot(range(1, 8), train_curve, "s--", color=GREEN, label="counted text")
-ax.set(xlabel="n (memory of n - 1 characters)", ylabel="loss (nats a character)")
+ax.plot(range(1, 9), val_curve, "o-", color=BLUE, label="validation text")
+ax.plot(range(1, 9), train_curve, "s--", color=GREEN, label="counted text")
+ax.set(xlabel="n (memory of n - 1 characters)", ylabel="loss (nats per character)")
 ax.legend()
 show(
     fig,
-    alt="Loss against n from 1 to 7: on the counted text it keeps falling, to 1.12; on "
-    "the validation text it flattens out from n = 5 on, at 1.59.",
+    alt="Loss against n from 1 to 8: on the counted text it keeps falling, to about 1; "
+    "on the validation text it flattens out from n = 5 on, at 1.58.",
 )
 [round(loss, 3) for loss in val_curve]
 
 # %% [markdown]
 # *With each further character the model gets better at reciting the text that it counted. On the
-# validation text the gain dwindles.* The assert finds the old numbers in the new row: $n = 1$ is
-# chapter 01's 3.347, and $n = 2$ is our bigram, smoothed in another way.
+# validation text the gain dwindles: the eighth $n$ adds almost none.* The assert checks against
+# earlier results: $n = 1$ is chapter 01's 3.347, and $n = 2$ is our bigram, smoothed in another way.
 #
 # Why does the gain dwindle? Look up how often the history at each place of the validation text
 # was seen in training at all, and how often more than 30 times, which is when its counts outweigh the
@@ -739,30 +757,31 @@ for k in (2, 4, 6):
 
 # %% [markdown]
 # Of the histories of six characters a fifth is new, and more than half were seen too rarely to say
-# much. What does not occur in the table, the table cannot help with.
+# much. A table has nothing to say about what it never held.
 #
-# Still, look at the height of the blue curve. Counting with care reaches 1.59 nats, below bzip2's
-# 1.66, in seconds and without a single step of learning. **This is the opponent from now on**, and it
-# is harder to beat than it looks. No model of Part I gets there. A larger one in chapter 12 does.
-# Here is what it writes:
+# Still, counting with care reaches 1.59 nats with $n = 7$, below
+# bzip2's 1.66 and close to the 1.57 of bzip2 in one block, in seconds and without a single step of
+# learning. **This is the opponent from now on.** Unlike a compressor it names its chances, so it can
+# be asked what our models are asked, and it is harder to beat than it looks. No model of Part I gets
+# there. A larger one in chapter 12 does. Here is what it writes:
 
 # %%
 written = PROMPT
 for _ in range(300):
     p = [
-        counted.chances(written[-6:], x, strength, 1 / V)[-1]
-        for x in tokenizer.characters
+        counted.chances(written[-6:], c, strength, 1 / V)[-1]
+        for c in tokenizer.characters
     ]
-    x = torch.multinomial(torch.tensor(p), 1, generator=generator).item()
-    written += tokenizer.characters[x]
+    i = torch.multinomial(torch.tensor(p), 1, generator=generator).item()
+    written += tokenizer.characters[i]
 print(written)
 
 # %% [markdown]
-# Mostly words. What it cannot do is carry anything further than six characters: no sentence knows
+# Mostly words. What it can't do is carry anything further than six characters: no sentence knows
 # how it began. And it has no notion of likeness. It saw `the king` and `the queen` in many places,
-# but what it learned about one never helps with the other, because a table treats two histories that
-# differ in one letter as strangers. The chapters that follow build a model whose histories are not
-# rows of a table but points in a space, where neighbours can share what they know.
+# but what it learned after one never helps after the other, because to a table two histories that
+# differ in their last letter have nothing in common. The chapters that follow build a model whose
+# histories aren't rows of a table but points in a space, where neighbours can share what they know.
 
 # %%
 show_ladder("bigram", bigram_val, "7-grams")
@@ -773,11 +792,11 @@ show_ladder("bigram", bigram_val, "7-grams")
 # %% [markdown]
 # ## Summary
 # One character of memory takes the loss from 3.35 to 2.48 nats. Counting gives the table that is best
-# on the training text. Gradient descent, which sees nothing but slopes, finds it to within
-# 0.02 nats. Slopes multiply along a path and add where paths meet, and for softmax with cross-entropy
-# they come to *predicted minus came*. The step stays the same for every model: predict, measure,
-# differentiate, move. Counting with six characters of memory reaches 1.59 and gains little from more,
-# since most long histories are new or rare. The next chapter looks further back without a table.
+# on the training text, and gradient descent, which sees nothing but slopes, comes within 0.008 nats
+# of it. Slopes multiply along a path and add where paths meet; for softmax with cross-entropy they
+# come to *predicted minus came*. The step stays the same for every model: predict, measure,
+# differentiate, move. Counting with six characters of memory reaches 1.59 and gains next to nothing
+# from a seventh. The next chapter looks further back without a table.
 
 # %% [markdown]
 # ## Exercises
@@ -790,8 +809,8 @@ show_ladder("bigram", bigram_val, "7-grams")
 # assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
 # ```
 # **2.** Use `before_step` to record the length of the gradient (the root of the sum of its squares,
-# `.norm()`) while a fresh `Bigram` trains for 300 steps at a constant learning rate of 20. It
-# shrinks, but not to zero. Then let each batch have eight times as many windows. What happens to
+# `.norm()`) while a fresh `Bigram` trains for 300 steps at a constant learning rate of 20, without
+# momentum. It shrinks, but not to zero. Then let each batch have eight times as many windows. What happens to
 # the part that is left, and what does that say about where it comes from?
 # ```python
 # few, many = lengths(windows=16), lengths(windows=128)
@@ -865,7 +884,7 @@ assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
 
 # %% [markdown]
 # The share falls faster with every character: by 3, 8, 15, 24. Nearly all of a large table would stay
-# empty, and a text ten times as long would not change that.
+# empty.
 
 # %% [markdown]
 # ## Appendix: n-grams as a model
@@ -873,7 +892,8 @@ assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
 # once. `NGram` is the same formula in that form. Each context of $k$ tokens becomes a single whole
 # number, its tokens read as the digits of a number in base $V$, so that finding a context means
 # finding a number in a sorted list (`searchsorted`). `register_buffer` is for tensors that belong to
-# a module without being learned.
+# a module without being learned. The default strength of 10 was not chosen for this text: choose
+# your own, as above.
 
 # %%
 #| export

@@ -18,8 +18,8 @@
 # # 03 · One head
 # > How can a token look back, and choose where?
 #
-# *An hour to read, under a minute to run. Needs chapter 02 and the product of two matrices. Trains
-# eleven small models.*
+# *An hour to read, a minute to run. Needs chapter 02 and the product of two matrices. Trains
+# fourteen small models.*
 #
 # Where we are: a bigram sees one character and costs 2.48 nats. Tables with six characters of memory
 # cost 1.59, but they have reached their limit: long histories are mostly new or rare, and to a table
@@ -36,7 +36,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from course import BLACK, BLUE, GREEN, PROMPT, RED, plt, show, show_ladder
+from course import BLACK, BLUE, GREEN, PINK, PROMPT, RED, plt, show, show_ladder
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.bigram import SGD, evaluate, training_step
 from tinygpt_lib.text import CharTokenizer, get_batch, split
@@ -62,7 +62,8 @@ from torch import Tensor
 #
 # At the other end, $C$ numbers have to become 65 logits again. That is a product with a matrix:
 # each logit is a weighted sum of the $C$ numbers, plus a learned constant, the *bias*. Torch calls
-# it `nn.Linear`. We call this last one the **output head**; it has nothing to do with the
+# it `nn.Linear`. It stores the matrix as (out, in), one row for each logit, and multiplies by its
+# transpose, `.T`. We call this last layer the **output head**; it has nothing to do with the
 # attention head of this chapter, but the field uses the word for both.
 
 # %%
@@ -77,7 +78,7 @@ x.shape, logits.shape
 
 # %% [markdown]
 # An embedding and an output head make a bigram model again, written as a product of two thin
-# matrices. Is anything lost by that? With few numbers, yes: a token that is only two numbers cannot
+# matrices. Is anything lost by that? With few numbers, yes: a token that is only two numbers can't
 # say everything about what follows it. Let us train it with $C = 2$ and with $C = 64$. (The loop is
 # chapter 02's. `nn.Sequential` applies one thing after the other.)
 
@@ -105,7 +106,7 @@ assert thin_losses[2] > 2.65 and abs(thin_losses[64] - 2.49) < 0.02
 thin_losses
 
 # %% [markdown]
-# With 64 numbers a character nothing is lost that matters: the loss is the bigram's. With two, it is
+# With 64 numbers per character nothing is lost that matters: the loss is the bigram's. With two, it is
 # higher by a quarter of a nat. But two numbers can be drawn:
 
 # %%
@@ -127,23 +128,38 @@ show(
 )
 
 # %% [markdown]
-# *Every character by its two learned numbers. Vowels (red), consonants (blue), capitals (green) and
+# *Every character by its two learned numbers. Vowels (orange), consonants (blue), capitals (green) and
 # most of the punctuation (black) have each found a region of their own, although nobody mentioned
-# such things. Neighbours are followed by similar characters. That is also why hyphen and apostrophe,
-# which stand inside words, ended up among the consonants.*
+# such things. Hyphen and apostrophe, which stand inside words, are among the consonants. The place
+# of `3` says little: it occurs 27 times and has hardly been trained.*
 #
-# This is what a table of counts could not do. Between embedding and output head there is room now,
+# Neighbours should be characters that are followed by similar ones. Are they? How much do the counted
+# rows of two characters have in common, for each character and its nearest neighbour, and for any two?
+
+# %%
+pairs, ones = (train_ids[:-1], train_ids[1:]), torch.ones(len(train_ids) - 1)
+counts = torch.zeros(V, V).index_put_(pairs, ones, accumulate=True)
+often = (counts.sum(dim=1) > 1000).nonzero().flatten()
+rows = counts[often] / counts[often].sum(dim=1, keepdim=True)
+common = torch.minimum(rows[:, None], rows[None]).sum(dim=2)  # 1 if the rows are equal
+apart = torch.cdist(points[often], points[often]).fill_diagonal_(math.inf)
+nearest = common.gather(1, apart.argmin(dim=1, keepdim=True)).mean()
+any_two = common[~torch.eye(len(often), dtype=torch.bool)].mean()
+f"nearest neighbours {nearest:.0%}, any two {any_two:.0%}"
+
+# %% [markdown]
+# This is what a table of counts couldn't do. Between embedding and output head there is room now,
 # and there the tokens will exchange what they know.
 
 # %% [markdown]
 # ## Averaging the past
 # The simplest exchange: each token takes the mean of itself and of everything before it. It must not
 # take anything that comes *after* it. The next character is what we want to predict, and a model that
-# can see it learns nothing. Here are three tokens with two numbers each, and the mean by a loop:
+# can see it learns only to copy. Here are three tokens with two numbers each, and the mean by a loop:
 
 # %% tags=["nbval-check-output"]
-x = torch.tensor([[2.0, 0.0], [4.0, 6.0], [0.0, 3.0]])  # (T, C)
-looped = torch.stack([x[: t + 1].mean(dim=0) for t in range(3)])
+values = torch.tensor([[2.0, 0.0], [4.0, 6.0], [0.0, 3.0]])  # (T, C)
+looped = torch.stack([values[: t + 1].mean(dim=0) for t in range(3)])
 looped
 
 # %% [markdown]
@@ -161,7 +177,7 @@ looped
 # %% tags=["nbval-check-output"]
 weights = torch.tril(torch.ones(3, 3))
 weights = weights / weights.sum(dim=1, keepdim=True)
-assert torch.allclose(weights @ x, looped)
+assert torch.allclose(weights @ values, looped)
 weights
 
 # %% [markdown]
@@ -174,11 +190,11 @@ weights
 past = torch.ones(3, 3, dtype=torch.bool).tril()
 scores = torch.zeros(3, 3).masked_fill(~past, -math.inf)
 weights = scores.softmax(dim=1)
-assert torch.allclose(weights @ x, looped)
+assert torch.allclose(weights @ values, looped)
 scores
 
 # %% [markdown]
-# Three ways to write one mean. But the last one has a door in it: the zeros. With other scores, some
+# Three ways to write one mean. The last one has something to set: the zeros. With other scores, some
 # tokens of the past would count more than others. Who should set them? The tokens themselves.
 
 # %% [markdown]
@@ -186,35 +202,41 @@ scores
 # Each token states two things. Its **query** says *what am I looking for?*, its **key** says *what do
 # I offer?* The score of a pair is the dot product of the looking token's query and the other token's
 # key. It is large when the two point the same way. And there is a third list: what a token
-# hands over when it is looked at is not its own numbers but its **value**. So a token can be found
+# hands over when it is looked at isn't its own numbers but its **value**. So a token can be found
 # for one thing and pass on another.
 #
-# Take three tokens, the `oho` of a surprised Shakespearean, and write everything down by hand. The keys
-# say (vowel, consonant). The last token looks for vowels, and it prefers them by $\ln 2$, a number
-# that makes the rest easy.
+# Take three tokens, `The`, each described by three numbers: is it a vowel, a consonant, a capital? Three
+# small matrices make the queries, keys and values. On paper, a row of `x` adds up the rows of the
+# matrix at which it has a 1. A key says (consonant, capital). A vowel looks for consonants and
+# prefers them by $\ln 2$, a number that makes the rest easy; a consonant looks for capitals.
 
 # %% tags=["nbval-check-output"]
-k = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # o, h, o
-v = torch.tensor([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
-q_last = torch.tensor([math.log(2), 0.0])
+x = torch.tensor([[0.0, 1, 1], [0, 1, 0], [1, 0, 0]])  # T, h, e: (T, C)
+to_query = torch.tensor([[math.log(2), 0], [0, math.log(3)], [0, 0]])  # (C, D)
+to_key = torch.tensor([[0.0, 0], [1, 0], [0, 1]])
+to_value = torch.tensor([[0.0, 5], [0, 10], [10, -10]])
+q, k, v = x @ to_query, x @ to_key, x @ to_value  # each (T, D)
+q, k, v
 
-scores = torch.stack([q_last @ k[t] for t in range(3)])
+# %% [markdown]
+# Now the last token, `e`, by hand: its query against all three keys.
+
+# %% tags=["nbval-check-output"]
+scores = torch.stack([q[2] @ k[t] for t in range(3)])
 weights = scores.exp() / scores.exp().sum()
 mixed = sum(weights[t] * v[t] for t in range(3))
 weights, mixed
 
 # %% [markdown]
-# You can check this on paper. The scores are $\ln 2$, 0 and $\ln 2$. Raising $e$ to them gives 2, 1
-# and 2, so the weights are 2/5, 1/5 and 2/5: a vowel counts twice as much as a consonant. The first
-# number of the mix is 2/5 · 10 + 1/5 · 0 + 2/5 · 5 = 6, the second
-# 2/5 · 0 + 1/5 · 10 + 2/5 · 5 = 4.
+# You can check this on paper. The scores are $\ln 2$, $\ln 2$ and 0. Raising $e$ to them gives 2, 2
+# and 1, so the weights are 2/5, 2/5 and 1/5: a consonant counts twice as much as a vowel. The first
+# number of the mix is 2/5 · 10 = 4, the second 2/5 · 10 + 1/5 · 5 = 5.
 #
-# Now all three tokens at once. Let the second one prefer consonants, by $\ln 3$, and the first
-# have no preference. One product gives all scores, row by row: the row looks, the column is looked at.
-# Then the mask, the softmax, and one product for the mixing.
+# Now all three tokens at once. One product gives all scores, row by row: the row looks, the column is
+# looked at. The keys are transposed, so that each is a column. Then the mask, the softmax, and one
+# product for the mixing. What will the weights of `h` be?
 
 # %% tags=["nbval-check-output"]
-q = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(2), 0.0]])
 scores = q @ k.T
 weights = scores.masked_fill(~past, -math.inf).softmax(dim=1)
 y = weights @ v
@@ -222,12 +244,11 @@ assert torch.allclose(y[-1], mixed)
 weights, y
 
 # %% [markdown]
-# The last row is what we had. The second token may look at two: `o` with score 0 and itself with
-# $\ln 3$, so the weights are 1/4 and 3/4, and the mix is (2.5, 7.5). The first can only look at itself
-# and keeps its own value.
+# The last row is what we had. The `h` may look at two: at `T`, a capital, with score $\ln 3$, and at
+# itself with 0, so the weights are 3/4 and 1/4, and the mix is (7.5, 2.5). The `T` can only look at
+# itself and keeps its own value.
 #
-# This is a whole attention head. In a network nobody writes queries, keys and values by hand. Three
-# learned matrices compute them from each token's embedding:
+# This is a whole attention head. In a network the embeddings and the three matrices are learned:
 #
 # ![One head, from top to bottom: each position makes a query, a key and a value from its own x; every query meets every key in the scores, softmax makes weights of those that aren't in the future, and the weights mix the values into y.](drawings/head.svg)
 #
@@ -251,8 +272,8 @@ generator = torch.Generator().manual_seed(2)
 widths = [1, 4, 16, 64, 256]
 variances, sharpest = [], {"without": [], "with": []}
 for D in widths:
-    q, k = torch.randn(2, 1000, D, generator=generator)
-    scores = q @ k.T  # a million of them
+    queries, keys = torch.randn(2, 1000, D, generator=generator)
+    scores = queries @ keys.T  # a million of them
     variances.append(scores.var().item())
     for name, factor in {"without": 1, "with": 1 / math.sqrt(D)}.items():
         weights = (factor * scores[:, :32]).softmax(dim=1)
@@ -261,7 +282,7 @@ assert all(abs(v / D - 1) < 0.1 for v, D in zip(variances, widths, strict=True))
 {D: round(v, 2) for D, v in zip(widths, variances, strict=True)}
 
 # %% [markdown]
-# So what? Let such a head look at 32 tokens, and see how much of the weight the first choice gets:
+# What does that do to the weights? Let each query look at 32 keys. How much goes to its first choice?
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3.1))
@@ -282,22 +303,23 @@ show(
 # *Wide heads with undivided scores are certain before they have learned anything: nearly all weight
 # goes to one token, picked by chance.*
 #
-# That is bad, because a softmax that is certain hardly reacts when its scores change. The slope of a
-# weight $w$ against its own score is $w (1 - w)$: 0.25 at one half, but 0.01 at 0.99. Where there is no
-# slope, nothing can be learned. Divided by $\sqrt D$, the scores have variance 1 whatever the width,
-# and the head starts undecided:
+# That is bad, because a softmax that is certain hardly reacts when its scores change. Write a weight as
+# $w = e^s / (e^s + r)$, where $r$ stands for all other tokens. Its slope against its own score is
+# $e^s / (e^s + r) - (e^s / (e^s + r))^2 = w - w^2 = w (1 - w)$: 0.25 at one half, but 0.01 at 0.99.
+# Where there is no slope, nothing can be learned. Divided by $\sqrt D$, the scores of such random
+# numbers have variance 1 whatever the width, and the head starts undecided:
 #
 # $$\text{attention}(q, k, v) = \text{softmax}\left(\frac{q k^\top}{\sqrt{D}} + \text{mask}\right) v$$
 #
-# The mask is 0 where looking is allowed and $-\infty$ where it is not. That is the formula of
+# The mask is 0 where looking is allowed and $-\infty$ where it isn't. That is the formula of
 # *Attention Is All You Need* (Vaswani et al., 2017), with the mask written out.
 
 # %% [markdown]
 # ## One head
 # Here is the finished function. It works on the last two dimensions, so a batch in front comes along
-# for free. The weights have a function of their own, so that we can look at them. ($T_q$ and $T_k$
-# are the numbers of queries and keys. Here they are always equal, and the appendix shows
-# what happens when they are not.)
+# for free; `.mT` transposes each matrix of a batch. The weights have a function of their own, so that
+# we can look at them. It also allows fewer queries than keys, $T_q < T_k$, for the appendix. Until
+# then both are $T$, `Tk - Tq` is 0, and the mask is the one you know.
 
 
 # %%
@@ -325,14 +347,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# First, find the old numbers in it. Without preferences the mean of the past comes back. And so does
-# the paper example, if we multiply its queries by the $\sqrt 2$ that the function divides by.
+# First, check against earlier results. Without preferences the mean of the past comes back. And so
+# does the paper example, if we multiply its queries by the $\sqrt 2$ that the function divides by.
 
 # %% tags=["nbval-check-output"]
-assert torch.allclose(attention(torch.zeros(3, 2), x, x), looped)
-
-q = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(2), 0.0]])
-k = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+assert torch.allclose(attention(torch.zeros(3, 2), k, values), looped)
 assert torch.allclose(attention(math.sqrt(2) * q, k, v), y)
 attention(math.sqrt(2) * q, k, v)
 
@@ -346,9 +365,8 @@ torchs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
 assert torch.allclose(ours, torchs, atol=1e-6)
 
 # %% [markdown]
-# And now the check that matters most. With a wrong mask the model would see the answers. Its
-# training loss would look wonderful, and it would write nonsense. So we change the last token in every
-# way in which it could have an influence, and demand that nothing before it moves, not even by a
+# And now the check that matters most, for with a wrong mask the model would see the answers. So we
+# change the last token's key and value, and demand that nothing before it moves, not even by a
 # rounding error:
 
 # %%
@@ -359,7 +377,8 @@ assert torch.equal(changed[:, :-1], ours[:, :-1])
 assert not torch.allclose(changed[:, -1], ours[:, -1])
 
 # %% [markdown]
-# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens move:
+# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens move.
+# ($4 = \sqrt{16}$, for the width of these queries.)
 
 # %%
 unmasked = (q @ k.mT / 4).softmax(-1) @ v
@@ -367,17 +386,16 @@ unmasked2 = (q @ k2.mT / 4).softmax(-1) @ v2
 (unmasked2 - unmasked)[:, :-1].abs().max().item()
 
 # %% [markdown]
-# ## Blind to order
-# Something is odd about this function. The mask decides who may be looked at, but otherwise the past is
-# a heap: nothing says what came first. Shuffle it, and the last token does not notice:
-
-# %%
-order = torch.cat([torch.randperm(9, generator=generator), torch.tensor([9])])
-shuffled = attention(q[:, order], k[:, order], v[:, order])
-assert torch.allclose(shuffled[:, -1], ours[:, -1], atol=1e-6)
+# That no token sees its future has a second use: one pass through a window answers all of its $T$
+# questions, each as if the text ended there. The price is a table of $T \times T$ scores. Twice the
+# window takes four times as many.
 
 # %% [markdown]
-# For a text that is fatal: *dog bites man*, *man bites dog*. The cure is simple. Each place in the
+# ## Blind to order
+# Something is odd about this function. The mask decides who may be looked at, but otherwise the past is
+# a heap: nothing says what came first.
+#
+# Text needs order: *dog bites man*, *man bites dog*. The cure is simple. Each place in the
 # window gets an embedding of its own, learned like those of the characters, and a token enters as the
 # sum of the two: *what I am* plus *where I stand*. Queries and keys are computed from that sum.
 #
@@ -411,8 +429,8 @@ class SingleHead(nn.Module):
 
 
 # %% [markdown]
-# The shuffle again, now with characters. What comes after `dog bites man`, and what after the same
-# letters in another order, with the last one in its place?
+# What comes after `dog bites man`, and what after the same letters in another order, with the last one
+# in its place?
 
 # %%
 a = tokenizer.encode("dog bites man")[None]
@@ -426,12 +444,27 @@ assert difference[False] < 1e-5 < 1e-2 < difference[True]
 difference
 
 # %% [markdown]
-# Without positions both texts lead to the same logits, up to rounding. With positions they do not.
+# Without positions both texts lead to the same logits, up to rounding. With positions they don't.
 
 # %% [markdown]
 # ## Does it help?
-# Three models of the same width train for the same number of steps: one whose tokens cannot look back
-# at all, so that each keeps its own value; one head without positions; one head with them. A single
+# The queries and keys of this model aren't the random numbers of above. Before any training:
+
+# %%
+torch.manual_seed(0)
+model = SingleHead()
+with torch.no_grad():
+    x = model.embed(get_batch(val_ids, 100, 32, generator)[0])
+    queries, keys = model.to_query(x), model.to_key(x)
+[round(numbers.var().item(), 2) for numbers in (queries, keys, queries @ keys.mT)]
+
+# %% [markdown]
+# Entries of variance 2/3 instead of 1, if independent, give scores of variance 64 · 2/3 · 2/3 = 28, and
+# the measured one is close. So here, too, there is something to divide by.
+#
+# Four models of the same width train for the same number of steps: one whose tokens can't look back
+# at all, so that each keeps its own value; one head without positions; one whose scores aren't
+# divided by $\sqrt{64} = 8$; and one head with everything. Guess the order before you look. A single
 # run can be lucky, so each model gets three seeds, and what counts is the loss on the whole
 # validation text.
 
@@ -444,9 +477,20 @@ class NoLooking(SingleHead):
         return self.head(self.to_value(self.token_embedding(ids)))
 
 
+class Undivided(SingleHead):
+    """Queries eight times as long: the division by 8 is undone."""
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        return self.head(
+            attention(8 * self.to_query(x), self.to_key(x), self.to_value(x))
+        )
+
+
 makers = {
     "no looking back": NoLooking,
     "one head, no positions": lambda: SingleHead(use_positions=False),
+    "one head, undivided": Undivided,
     "one head": SingleHead,
 }
 curves, finals = {}, {}
@@ -468,7 +512,8 @@ for name, losses in finals.items():
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.4))
-for (name, curve), color in zip(curves.items(), [RED, GREEN, BLUE], strict=True):
+colors = [RED, GREEN, PINK, BLUE]
+for (name, curve), color in zip(curves.items(), colors, strict=True):
     means = torch.tensor(curve).view(-1, 50).mean(dim=1)
     ax.plot(range(25, 1500, 50), means, color=color, label=name)
 ax.axhline(2.452, color="gray", ls="--", label="bigram, counted on this text")
@@ -476,18 +521,21 @@ ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(2.25, 3.2))
 ax.legend()
 show(
     fig,
-    alt="Training loss of three models over 1500 steps; the model that cannot look "
-    "back ends on the bigram line, the head with positions ends lowest.",
+    alt="Training loss of four models over 1500 steps; the model that can't look back "
+    "ends on the bigram line, the undivided head above it, the head with positions "
+    "ends lowest.",
 )
 
 # %% [markdown]
-# *The last seed of each. The dashed line is the floor for a bigram, and the model that cannot look back
+# *The last seed of each. The dashed line is the floor for a bigram, and the model that can't look back
 # comes down to it. The head without positions knows which characters are around but not where, and
-# ends a little lower. The head with positions ends clearly lower.*
+# ends a little lower. The undivided head, with this learning rate, does worse than not looking at
+# all. The whole head ends clearly lowest.*
 
 # %%
 new = sum(finals["one head"]) / 3
 assert max(finals["one head"]) < min(finals["no looking back"]) - 0.04
+assert max(finals["one head"]) < min(finals["one head, undivided"]) - 0.04
 print(f"one head: {new:.2f} nats")
 
 # %% [markdown]
@@ -519,9 +567,30 @@ show(
 # *Most of the weight lies on the diagonal. A token has to pass on what it is itself, for nothing else
 # in this model does. What is left goes mainly to the place just before: the first `t` gives half of
 # its weight to the `s` in front of it, `n` about two fifths to the `e`. But `z` and the colon keep nearly
-# everything to themselves. The choice depends on who looks and on who is looked at.*
+# everything to themselves.*
 #
-# How typical is that? The mean weight by distance, over a hundred windows of the validation text:
+# Is that a matter of place or of content? Keep the places and change a letter. First put others in
+# front of the `t` of `First`, then let others look at its `s`:
+
+
+# %%
+def weight_before(word):
+    """What the last character of word gives to the one in front of it."""
+    with torch.no_grad():
+        x = model.embed(tokenizer.encode(word)[None])
+        w = attention_weights(model.to_query(x), model.to_key(x))[0, -1, -2]
+    return round(w.item(), 2)
+
+
+looked_at = {c: weight_before("Fir" + c + "t") for c in "sgemw"}
+looking = {c: weight_before("Firs" + c) for c in "Rst,?"}
+assert looked_at["s"] == looking["t"] > 5 * max(looked_at["w"], looking["?"])
+looked_at, looking
+
+# %% [markdown]
+# Content decides too: at the same two places the weight depends on who looks and on who is looked at.
+#
+# And on average? The mean weight by distance, over a hundred windows of the validation text:
 
 # %%
 windows, _ = get_batch(val_ids, 100, 32, generator)
@@ -535,7 +604,7 @@ for back in range(5):
 # %% [markdown]
 # Two thirds stay with the token, and half of the rest goes to the character just before it. Nobody told
 # the head that the nearest character matters most. It takes positions to make use of that: a head
-# without them cannot tell a neighbour from any other character, and gains little.
+# without them can't tell a neighbour from any other character, and gains little.
 #
 # And here is the prompt again, continued by one head. At each step it reads the last 32 characters.
 
@@ -550,25 +619,24 @@ print(tokenizer.decode(out[0]))
 
 # %% [markdown]
 # The random numbers are those of chapter 02, so you can lay the two samples side by side. `IZAS:`,
-# alone on its line, looks a little like a speaker. But the three `l` in a row are still there. A tenth of
-# a nat does not make a poet.
+# alone on its line, looks a little like a speaker. But the three `l` in a row are still there.
 
 # %%
 show_ladder("one head", new, "7-grams")
 
 # %% [markdown]
-# *A small step down this time.* It is more than ten times the spread between seeds, so it is not luck,
-# and three quarters of it need positions. Why is it so small? One head takes *one* weighted mean of
-# the past. Everything it reports about up to 32 characters has to fit through that one mean, and so
-# does what the token itself is: whatever weight goes to the past is taken from the present. The next
-# chapter gives each token several means.
+# *A small step down this time.* It is more than ten times the spread between seeds, so it isn't luck,
+# and three quarters of it need positions. Why isn't it larger? One suspect: one head takes *one*
+# weighted mean of the past. Everything it reports about up to 32 characters has to fit through that
+# one mean, and so does what the token itself is. Chapter 04 tests this, with several means for each
+# token.
 
 # %% [markdown]
 # ## Summary
 # A token became a point, and its past a weighted mean of points. We wrote that mean as a loop, as a
 # matrix and as a softmax, and then let each token set the weights: scores are dot products of queries
 # and keys, the future is masked, and a division by $\sqrt D$ keeps the softmax undecided at the
-# start. Attention alone does not know order; a learned embedding for each place tells it. One head
+# start. Attention alone doesn't know order; a learned embedding for each place tells it. One head
 # takes the loss from 2.48 to about 2.37 nats.
 
 # %% [markdown]
@@ -579,17 +647,9 @@ show_ladder("one head", new, "7-grams")
 # weights = attention_weights(q, k)
 # assert (weights[1:].diagonal() > 0.99).all() and weights[0, 0] == 1
 # ```
-# **2.** Write `q` and `k` that, without a mask, make each token look at the one *after* it; use
-# rows of `torch.eye(6)` for both. Then put the mask back. Where do they look now, and why?
-# ```python
-# ahead = (q @ k.mT).softmax(dim=-1)
-# assert (ahead[:-1].diagonal(1) > 0.99).all()
-# masked = attention_weights(q, k)
-# assert torch.allclose(masked[3, :4], torch.full((4,), 1 / 4))
-# ```
-# **3.** Without the mask the training loss is a lie. Train a `SingleHead` whose attention is
+# **2.** Without the mask the training loss is a lie. Train a `SingleHead` whose attention is
 # unmasked for 500 steps. Compare its training loss with its loss on the last place of each window,
-# the only one whose answer does not stand in the input. Which of the two would you notice in a run?
+# the only one whose answer doesn't stand in the input. Which of the two would you notice in a run?
 # ```python
 # assert cheating_loss < min(finals["one head"]) - 0.3
 # assert honest_loss > max(finals["no looking back"]) + 0.3
@@ -606,19 +666,9 @@ assert (weights[1:].diagonal() > 0.99).all() and weights[0, 0] == 1
 weights.round(decimals=2)
 
 # %% [markdown]
-# A head that copies the previous token is the first half of a famous circuit: with a second one
-# behind it, a model can continue whatever it has seen before. A later chapter looks for such heads.
-
-# %% jupyter={"source_hidden": true}
-q, k = 50 * places[1:6], places[:5]  # token t asks for place t + 1, and is place t
-ahead = (q @ k.mT).softmax(dim=-1)
-assert (ahead[:-1].diagonal(1) > 0.99).all()
-masked = attention_weights(q, k)
-assert torch.allclose(masked[3, :4], torch.full((4,), 1 / 4))
-
-# %% [markdown]
-# What they look for is hidden, everything else scores zero, and equal scores mean equal weights. The
-# weights always sum to one: a head cannot look at nothing.
+# A head that copies the previous token is the first half of an *induction head* (Olsson et al., 2022):
+# with a second one behind it, a model can continue whatever it has seen before. A later chapter looks
+# for such heads.
 
 
 # %% jupyter={"source_hidden": true}
@@ -655,8 +705,8 @@ cheating_loss, honest_loss
 torch.ones(2, 4).tril(4 - 2)
 
 # %% [markdown]
-# The first query belongs to the third token and may look at three, the second at all four. What they
-# get is what they got in company:
+# The first query belongs to the third token and may look at three, the second at all four. Two queries
+# alone get the same output as among ten:
 
 # %%
 q, k, v = torch.randn(3, 10, 16, generator=generator)

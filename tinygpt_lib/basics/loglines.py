@@ -125,7 +125,7 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
 
 
 class EventText:
-    """What chapter 14's EventTokenizer needs to take its place among the tokenizers.
+    """What chapter 15's EventTokenizer needs to take its place among the tokenizers.
 
     Texts with an event, or <begin> or <end>, on each line; kept as plain data.
     """

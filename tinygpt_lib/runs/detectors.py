@@ -1,4 +1,4 @@
-"""Chapter 15's detector, safe to use: checked, kept in a folder, judging as it goes."""
+"""Chapter 16's detector, safe to use: checked, kept in a folder, judging as it goes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         progress: Callable[[str], None] = lambda text: None,
         **settings,
     ) -> Self:
-        """As chapter 15's; `progress` is told of each model, learnt on a device."""
+        """As chapter 16's; `progress` is told of each model, learnt on a device."""
         check_int("folds", folds, low=2)
         check_int("seed", seed, low=0)
         check_choice("score", settings.get("score", "max"), SCORES)

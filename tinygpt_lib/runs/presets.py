@@ -84,7 +84,7 @@ def long_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
 
 
 def log_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
-    """Chapter 14's GPT for logs and its plan, as a run takes them."""
+    """Chapter 15's GPT for logs and its plan, as a run takes them."""
     plan = asdict(LogPlan(steps=800, eval_every=200))
     return log_config(vocab_size), TrainConfig(optimizer="muon", **plan)
 

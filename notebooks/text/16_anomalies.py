@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 15 · Anomalies
+# # 16 · Anomalies
 # > Can surprise find faults?
 #
 # Where we are: a GPT that knows how the life of a block is told, to 0.346 bits per event. When
@@ -138,7 +138,7 @@ ended = over_at(log.lines[-1].seconds, trial.test, trial.test_times)
 
 # %% [markdown]
 # ## What the model says
-# Of each event we want its surprisal, as in chapter 14. We also want the likeliest events in its place,
+# Of each event we want its surprisal, as in chapter 15. We also want the likeliest events in its place,
 # so that a report can say what had been expected, and its *rank*: 1 if nothing was likelier. Several
 # models read the same; what they expected together is the mean of their probabilities.
 #
@@ -177,7 +177,7 @@ def weigh(logits: Tensor, ids: Tensor, price: float) -> Reading:
 
 
 # %% [markdown]
-# And for many sessions, cut into chapter 14's windows:
+# And for many sessions, cut into chapter 15's windows:
 
 
 # %%

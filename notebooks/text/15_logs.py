@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 14 · Logs
+# # 15 · Logs
 # > Is a log a language?
 #
 # Where we are: a GPT that was only ever shown plays. But nothing in it knows what a play is. It

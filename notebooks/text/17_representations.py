@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 16 · Representations
+# # 17 · Representations
 # > What has it learnt on the way?
 #
 # Where we are: GPTs that predict the next character of a play, or the next line of a log, better than
@@ -96,7 +96,7 @@ shape = {"block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
 verse_config = FastConfig(chars.vocab_size, **shape, **MODERN)
 plan = replace(WITH_MUON, steps=220, batch_size=16, learning_rate=0.02, eval_every=0)
 val_ids = ids[-50_000:]
-verse, history = trained("16-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
+verse, history = trained("17-verse", verse_config, plan, ids[:-50_000], val_ids, chars)
 f"{history.evaluations[-1][1]:.3f} nats per character, {history.seconds:.0f} s"
 
 # %%
@@ -109,7 +109,7 @@ log_ids = stream(jobs.pretraining, events)
 cut = len(log_ids) * 9 // 10
 log_plan = replace(log_plan, steps=300, eval_every=0)
 logs, history = trained(
-    "16-logs", log_config, log_plan, log_ids[:cut], log_ids[cut:], events
+    "17-logs", log_config, log_plan, log_ids[:cut], log_ids[cut:], events
 )
 f"{history.evaluations[-1][1] / np.log(2):.3f} bits per event, {history.seconds:.0f} s"
 
@@ -632,7 +632,7 @@ assert shares["trained"] > shares["untrained"]
 # For a question about a speech or a session, there must be one vector for all of it. The simplest is the
 # mean of the states of its tokens, at one layer. Others are the largest value of each number, and the
 # state of the last token, which has seen all before it. Texts longer than the context are cut into
-# windows that overlap by half (chapter 14), and each token counts once.
+# windows that overlap by half (chapter 15), and each token counts once.
 
 
 # %%
@@ -782,7 +782,7 @@ f"cosine {likeness[shown, 0]:.3f}; {same} of {len(pairs)} pairs have events in e
 # - *Chosen by what?* Which layer, which pool, how strong a penalty: each is a choice, and who chooses on
 #   the test reports luck. Here each is made by cross-validation within the training part, for
 #   the bags just as for the GPTs.
-# - *Counted how?* *Macro-F1* is the mean of the F1 of each class (chapter 15), so rare classes count as
+# - *Counted how?* *Macro-F1* is the mean of the F1 of each class (chapter 16), so rare classes count as
 #   much as frequent ones, and always guessing the most frequent one scores little.
 
 
@@ -1090,7 +1090,7 @@ judge(mixed, said)
 # ## Four questions, three seeds
 # The same for four tasks, by `benchmarks/representations.py`: the **speaker** of a speech (ten of
 # them, the last 30 % of their speeches tested); the job as above (**workload**); which of six
-# **attack**s a trace of system calls is of (ADFA, chapter 15; traces of one run of an attack stay
+# **attack**s a trace of system calls is of (ADFA, chapter 16; traces of one run of an attack stay
 # together, five folds); and one that should fail, **deletion**: from the first ten lines of a
 # block's life, will it be deleted before the log ends? That is decided later, by others. For each,
 # three GPTs were trained on what is not tested, and probed at every layer by mean and by largest
