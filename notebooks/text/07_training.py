@@ -18,15 +18,16 @@
 # # 07 · Training
 # > How does it learn, and how do you know that it does?
 #
-# *An hour to read, four minutes to run on two cores. It uses the step of the bigram (02) and the GPT (06), and trains about
-# forty small models for seconds each and one larger model for a minute or two.*
+# *An hour to read, four minutes to run on two cores. It uses the step of the bigram (02) and the GPT (06),
+# and trains about forty small models for seconds each and one larger model for a minute or two.*
 #
-# Where we are: chapter 06 built a whole GPT, and its first loss is the one it should have, ln 65 = 4.17 nats per character. A few
-# hundred steps of gradient descent brought it a little above 2.5, far from what 0.8 million parameters can do.
+# Where we are: chapter 06 built a whole GPT, and its first loss is the one it should have, ln 65 = 4.17
+# nats per character. A few hundred steps of gradient descent brought it a little above 2.5, far from what
+# 0.8 million parameters can do.
 #
-# Four things are missing: a step that is independent of the slope's size (AdamW), a plan for the learning rate, protection against a bad
-# batch, and a loop that puts them together. And one habit: to distrust every curve until you can
-# explain it. The next rung is chapter 05's 2.04 nats; the 7-gram is at 1.59.
+# Four things are missing: a step that is independent of the slope's size (AdamW), a plan for the learning
+# rate, protection against a bad batch, and a loop that puts them together. And one habit: to distrust every
+# curve until you can explain it. The next rung is chapter 05's 2.04 nats; the 7-gram is at 1.59.
 
 # %%
 import copy
@@ -89,7 +90,8 @@ assert memorized[-1] < 0.1
 memorized[0], memorized[-1]
 
 # %% [markdown]
-# Why only four? Among many windows some begin with the same character, and at first nothing tells the model which of them it is in.
+# Why only four? Among many windows some begin with the same character, and at first nothing tells the model
+# which of them it is in.
 
 # %% [markdown]
 # ## Down a ravine
@@ -120,9 +122,10 @@ def walk(optimizer_kind, rate, steps=60, scale=1.0):
 {rate: round(walk(SGD, rate)[1], 3) for rate in (0.1, 0.3, 0.38, 0.41)}
 
 # %% [markdown]
-# No rate is right. At 0.1 the walk along the valley floor has hardly begun after 60 steps. At 0.41 it is thrown
-# from wall to wall, further out each time. The steep direction sets the limit, and the flat one pays for it. How different
-# are the slopes of a network? Here is the typical gradient (root mean square) of a few matrices of a fresh model:
+# No rate is right. At 0.1 the walk along the valley floor has hardly begun after 60 steps. At 0.41 it is
+# thrown from wall to wall, further out each time. The steep direction sets the limit, and the flat one pays
+# for it. How different are the slopes of a network? Here is the typical gradient (root mean square) of a
+# few matrices of a fresh model:
 
 # %%
 model = small_gpt()
@@ -133,9 +136,10 @@ for name, p in model.named_parameters():
         print(f"{name:38} {p.grad.pow(2).mean().sqrt():.1e}")
 
 # %% [markdown]
-# The head's slopes are nearly thirty times as large as those of the queries, keys and values, so a step of gradient descent moves it
-# thirty times as far. How long a step either could bear depends on how slopes *change*, which this does not show. But nobody chose the ratio. Let us
-# make the step independent of the slope's size.
+# The head's slopes are nearly thirty times as large as those of the queries, keys and values, so a step of
+# gradient descent moves it thirty times as far. How long a step either could bear depends on how slopes
+# *change*, which this does not show. But nobody chose the ratio. Let us make the step independent of the
+# slope's size.
 #
 # ## AdamW
 # **Adam** (Kingma & Ba, 2014) keeps two running averages for every single parameter: $m$, of the slope, and $v$, of
@@ -143,10 +147,11 @@ for name, p in model.named_parameters():
 # the slope is. If the slope flickers around zero, the ratio is small. So the learning rate is
 # about how far a parameter moves in one step.
 #
-# A running average keeps a share $\beta$ of itself and takes the rest from the new value. We use 0.9 for $m$, which then
-# remembers about ten steps, and 0.99 for $v$, about a hundred. Both start at zero and are too small at first. After
-# $t$ steps the weights of everything that went in add up to $1 - \beta^t$, and dividing by that repairs them. Check it by hand
-# on a slope that is always 0.5. Each step should be the learning rate exactly:
+# A running average keeps a share $\beta$ of itself and takes the rest from the new value. We use 0.9 for
+# $m$, which then remembers about ten steps, and 0.99 for $v$, about a hundred. Both start at zero and are
+# too small at first. After $t$ steps the weights of everything that went in add up to $1 - \beta^t$, and
+# dividing by that repairs them. Check it by hand on a slope that is always 0.5. Each step should be the
+# learning rate exactly:
 
 # %% tags=["nbval-check-output"]
 x, m, v = 3.0, 0.0, 0.0
@@ -158,13 +163,14 @@ for t in (1, 2, 3):
     print(f"step {t}: x = {x:.4f}")
 
 # %% [markdown]
-# The W in **AdamW** (Loshchilov & Hutter, 2017) stands for *weight decay*: at every step each matrix shrinks by a tiny
-# share, against memorizing. Biases and the gains of norms are left alone. It pays when a text
-# is read often: [a trial](../benchmarks/weight_decay.py) of ten readings ended at 2.15 with decay 0.1, at 2.00 with decay 1.2. We read ours once.
+# The W in **AdamW** (Loshchilov & Hutter, 2017) stands for *weight decay*: at every step each matrix
+# shrinks by a tiny share, against memorizing. Biases and the gains of norms are left alone. It pays when a
+# text is read often: [a trial](../benchmarks/weight_decay.py) of ten readings ended at 2.15 with decay 0.1,
+# at 2.00 with decay 1.2. We read ours once.
 #
-# Three of torch's methods work *in place*, as their underscore says. `m.lerp_(g, 0.1)` moves $m$ a tenth of the way to $g$,
-# which is the running average. `addcmul_` adds a product, `addcdiv_` a quotient, each times `value`. The tiny `eps`
-# prevents a division by zero.
+# Three of torch's methods work *in place*, as their underscore says. `m.lerp_(g, 0.1)` moves $m$ a tenth of
+# the way to $g$, which is the running average. `addcmul_` adds a product, `addcdiv_` a quotient, each times
+# `value`. The tiny `eps` prevents a division by zero.
 
 
 # %%
@@ -261,13 +267,13 @@ show(
 steeper
 
 # %% [markdown]
-# *Sixty steps each. The legend gives the mean loss of the last ten. Orange creeps forward; green and blue run past the lowest
-# point and come back.* So it is momentum that helps in a ravine, and alone it does nearly as well as Adam. What Adam adds is
-# in the last line, where the whole landscape is a hundred times steeper and the rates are the same. The other two
-# blow up; Adam takes the same steps as before.
+# *Sixty steps each. The legend gives the mean loss of the last ten. Orange creeps forward; green and blue
+# run past the lowest point and come back.* So it is momentum that helps in a ravine, and alone it does
+# nearly as well as Adam. What Adam adds is in the last line, where the whole landscape is a hundred times
+# steeper and the rates are the same. The other two blow up; Adam takes the same steps as before.
 #
-# Is ours the real AdamW? Torch's must be told which parameters decay, hence the two groups. Both models get the same
-# gradients for 50 steps. How far apart are they afterwards?
+# Is ours the real AdamW? Torch's must be told which parameters decay, hence the two groups. Both models get
+# the same gradients for 50 steps. How far apart are they afterwards?
 
 # %%
 ours, theirs = small_gpt(), small_gpt()
@@ -321,7 +327,8 @@ best = {name: min(valley, key=valley.get) for name, valley in valleys.items()}
 valleys
 
 # %% [markdown]
-# Both valleys have a wall on either side. Two more seeds at the best rate of each tell whether the difference is luck:
+# Both valleys have a wall on either side. Two more seeds at the best rate of each tell whether the
+# difference is luck:
 
 # %%
 seeds = {
@@ -357,10 +364,11 @@ show(
 )
 
 # %% [markdown]
-# *Left: the best run of each. Right: each point is one run; those at the upper edge blew up.* At its best AdamW is 0.07 nats ahead, twice what
-# its seeds differ by. SGD's best rate stands at the edge of a cliff; the walls around AdamW's are gentler. Still, a third of the best rate costs
-# AdamW as much as the change to SGD would.
-# So look for this valley before you compare anything else, and stay slightly to the left of its floor, because the right wall is steeper.
+# *Left: the best run of each. Right: each point is one run; those at the upper edge blew up.* At its best
+# AdamW is 0.07 nats ahead, twice what its seeds differ by. SGD's best rate stands at the edge of a cliff;
+# the walls around AdamW's are gentler. Still, a third of the best rate costs AdamW as much as the change to
+# SGD would. So look for this valley before you compare anything else, and stay slightly to the left of its
+# floor, because the right wall is steeper.
 
 # %% [markdown]
 # ## A plan for the learning rate
@@ -369,7 +377,8 @@ show(
 # across the best weights instead of settling, so the rate might fall to zero: the **cool-down**, along half a cosine
 # (Loshchilov & Hutter, 2016). Both are shares of the run.
 #
-# Everything that describes a run goes into one config. It also knows a straight cool-down, for runs of the library.
+# Everything that describes a run goes into one config. It also knows a straight cool-down, for runs of the
+# library.
 
 
 # %%
@@ -430,10 +439,10 @@ show(
 )
 
 # %% [markdown]
-# Do they help? Each plan gets three rates, since one that falls can afford a higher rate, and each pair three seeds. We are
-# about to *choose*, so the validation text is out of bounds, as in chapter 02. The judge is the last 50,000 characters of
-# the training text, which these runs don't read. [benchmarks/part_one.py](../benchmarks/part_one.py) made the
-# 36 runs; the first is made again here.
+# Do they help? Each plan gets three rates, since one that falls can afford a higher rate, and each pair
+# three seeds. We are about to *choose*, so the validation text is out of bounds, as in chapter 02. The
+# judge is the last 50,000 characters of the training text, which these runs don't read.
+# [benchmarks/part_one.py](../benchmarks/part_one.py) made the 36 runs; the first is made again here.
 
 
 # %%
@@ -462,14 +471,15 @@ assert abs(again - kept["plans"][0]["loss"]) < 0.05
 again, kept["plans"][0]["loss"]
 
 # %% [markdown]
-# Read it column by column. In the last one the rate is four times the valley's. Without a warm-up the
-# run is wrecked from the start and never recovers (2.7); with one it ends at 2.43. At the valley's own rate a warm-up alone *costs* 0.04. Added to the
-# warm-up, the short cool-down gains 0.04, 0.07 and 0.12 nats, more the higher the rate. The long one, which takes small steps for most of the run, is worse at the two
-# lower rates and equal at the highest.
+# Read it column by column. In the last one the rate is four times the valley's. Without a warm-up the run
+# is wrecked from the start and never recovers (2.7); with one it ends at 2.43. At the valley's own rate a
+# warm-up alone *costs* 0.04. Added to the warm-up, the short cool-down gains 0.04, 0.07 and 0.12 nats, more
+# the higher the rate. The long one, which takes small steps for most of the run, is worse at the two lower
+# rates and equal at the highest.
 #
-# So the plan is insurance. At the valley's rate it gains nothing: 2.21 with and without. At twice that rate it is still at 2.21, where the constant rate has
-# lost 0.05. The run at the end of this chapter takes it: warm up for a twentieth of the run, stay level, cool down over the last two
-# fifths.
+# So the plan is insurance. At the valley's rate it gains nothing: 2.21 with and without. At twice that rate
+# it is still at 2.21, where the constant rate has lost 0.05. The run at the end of this chapter takes it:
+# warm up for a twentieth of the run, stay level, cool down over the last two fifths.
 
 # %% [markdown]
 # ## A brake
@@ -479,8 +489,8 @@ again, kept["plans"][0]["loss"]
 # ten times too large, so every step is ten times too short, and with $\beta_2 = 0.99$ it takes about 460 steps until $\sqrt v$
 # is back within a factor of 1.4.
 #
-# So if the gradient, all parameters taken together as one long vector, is longer than `clip`, we scale it down to
-# that length and keep its direction (Pascanu et al., 2012).
+# So if the gradient, all parameters taken together as one long vector, is longer than `clip`, we scale it
+# down to that length and keep its direction (Pascanu et al., 2012).
 
 
 # %%
@@ -556,9 +566,10 @@ for step in (210, 410):
 f"the other gradients: median {lengths.median():.2f}, above 1 in {(lengths > 1).sum()} steps"
 
 # %% [markdown]
-# *Without the brake (orange) the loss jumps at once: that is $m$. Then it falls again, but the run drops further and further behind the other: that is $v$. With the
-# brake (blue) the blow leaves no trace.* Elsewhere the brake acted in two of 460 steps. In a
-# run of a week, one blow is enough to make it worth having.
+# *Without the brake (orange) the loss jumps at once: that is $m$. Then it falls again, but the run drops
+# further and further behind the other: that is $v$. With the brake (blue) the blow leaves no trace.*
+# Elsewhere the brake acted in two of 460 steps. In a run of a week, one blow is enough to make it worth
+# having.
 
 # %% [markdown]
 # ## The loop
@@ -650,12 +661,14 @@ show(
 )
 
 # %% [markdown]
-# *Healthy: both fall, close together. Validation starts below training because each training point is a mean over 25 steps, and the
-# model was worse in most of them. Rate too high: stuck near 3.35 nats, the loss of a model that knows only how frequent each character is.
-# Memorizing: the gap is the diagnosis. Too good to be true: no text is that predictable. Here `evaluate` still
-# asks for the next character, and the validation loss leaves the figure at the top. In a real bug both losses often come from the same loader, and both
-# fall to zero. Broken: the last point is at step 100, because the next mean is NaN and can't be drawn. The bad weight touches one logit of 65, but the softmax divides by the sum
-# of all, so the loss is NaN, then every gradient, and after the next step every weight.*
+# *Healthy: both fall, close together. Validation starts below training because each training point is a
+# mean over 25 steps, and the model was worse in most of them. Rate too high: stuck near 3.35 nats, the loss
+# of a model that knows only how frequent each character is. Memorizing: the gap is the diagnosis. Too good
+# to be true: no text is that predictable. Here `evaluate` still asks for the next character, and the
+# validation loss leaves the figure at the top. In a real bug both losses often come from the same loader,
+# and both fall to zero. Broken: the last point is at step 100, because the next mean is NaN and can't be
+# drawn. The bad weight touches one logit of 65, but the softmax divides by the sum of all, so the loss is
+# NaN, then every gradient, and after the next step every weight.*
 
 # %%
 healthy, hot, memorizing, leak, broken = (rows[-1] for rows in patients.values())
@@ -666,8 +679,8 @@ assert leak[1] < 0.1 < 3 < leak[2]
 assert math.isnan(broken[1]) and math.isnan(broken[2])
 
 # %% [markdown]
-# **Now you.** Two more patients. What could be wrong with each? One looks just like a patient above: which experiment would
-# tell the two apart?
+# **Now you.** Two more patients. What could be wrong with each? One looks just like a patient above: which
+# experiment would tell the two apart?
 
 
 # %% jupyter={"source_hidden": true}
@@ -697,9 +710,9 @@ assert again["rate too high"] < 2.5 and again["patient A"] > 3.2
 again
 
 # %% [markdown]
-# One is cured, *A* isn't. Its targets have changed places between the windows of a batch, so all that it can learn is
-# how frequent each character is. *B* learns nothing: its rate is ten thousand times too low. An optimizer that was handed
-# another model's parameters draws the same curve.
+# One is cured, *A* isn't. Its targets have changed places between the windows of a batch, so all that it
+# can learn is how frequent each character is. *B* learns nothing: its rate is ten thousand times too low.
+# An optimizer that was handed another model's parameters draws the same curve.
 #
 # | symptom | test | cause |
 # |---|---|---|
@@ -802,8 +815,9 @@ def train(
 
 
 # %% [markdown]
-# `train` turns the loop and evaluates now and then. Same seed, same batches, same arithmetic: it should give what the bare loop
-# gave, to the last bit. (That holds for the usual betas; the bare loop doesn't read those of the config.)
+# `train` turns the loop and evaluates now and then. Same seed, same batches, same arithmetic: it should
+# give what the bare loop gave, to the last bit. (That holds for the usual betas; the bare loop doesn't read
+# those of the config.)
 
 # %%
 history = train(small_gpt(), train_ids, val_ids[:2_001], config)
@@ -811,8 +825,9 @@ assert history.losses == bare
 history.losses[-1], bare[-1]
 
 # %% [markdown]
-# Suppose a run stops half-way, with its weights safely stored. Is that enough to carry on? `memory_of` copies everything that could matter, and `resumed` hands a new trainer all of that but one thing.
-# Dropout is on, because it draws random numbers of its own.
+# Suppose a run stops half-way, with its weights safely stored. Is that enough to carry on? `memory_of`
+# copies everything that could matter, and `resumed` hands a new trainer all of that but one thing. Dropout
+# is on, because it draws random numbers of its own.
 
 
 # %%
@@ -845,8 +860,9 @@ def resumed(memory, but=None):
 
 
 # %% [markdown]
-# Forty steps straight through, with a copy of the memory taken after twenty; then six runs that go on from that copy. The first
-# forgets nothing. Which of the others will differ at step 20 already, and which only at step 21?
+# Forty steps straight through, with a copy of the memory taken after twenty; then six runs that go on from
+# that copy. The first forgets nothing. Which of the others will differ at step 20 already, and which only
+# at step 21?
 
 # %%
 config = TrainConfig(steps=40, learning_rate=1e-2)
@@ -867,14 +883,15 @@ for forgotten in (None, *memory):
     assert any(differ) == (forgotten is not None)
 
 # %% [markdown]
-# With everything remembered, all twenty losses agree to the last bit.
-# Without the weights, the place in the data or the random numbers for dropout, the very first loss
-# is different. Without the optimizer's averages, or without knowing which step it is, the first loss is right, because
-# it is computed before anything moves. The move then has the wrong size, and the second loss shows it. Each average takes as
-# many numbers as the weights, so a checkpoint that can be resumed is three times the size of one that can only be used.
+# With everything remembered, all twenty losses agree to the last bit. Without the weights, the place in the
+# data or the random numbers for dropout, the very first loss is different. Without the optimizer's
+# averages, or without knowing which step it is, the first loss is right, because it is computed before
+# anything moves. The move then has the wrong size, and the second loss shows it. Each average takes as many
+# numbers as the weights, so a checkpoint that can be resumed is three times the size of one that can only
+# be used.
 #
-# From here on the course calls `tinygpt_lib.train`, another function of the same name. It takes these same steps, and with
-# `out="runs/mine"` it keeps exactly these five things on disk.
+# From here on the course calls `tinygpt_lib.train`, another function of the same name. It takes these same
+# steps, and with `out="runs/mine"` it keeps exactly these five things on disk.
 
 # %% [markdown]
 # ## The run
@@ -894,7 +911,8 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
 
 
 # %% [markdown]
-# We take the first hundred steps by hand, to let the model write before it has learned anything and again early on.
+# We take the first hundred steps by hand, to let the model write before it has learned anything and again
+# early on.
 
 
 # %%
@@ -918,8 +936,9 @@ for stop in (0, 100):
     print(f"--- step {stop}\n{write(trainer.model)}\n")
 
 # %% [markdown]
-# Noise first. After a hundred steps there are line breaks, capitals after them, and pieces that could be words: about what a
-# bigram knows. Now the whole run. `trained` calls `tinygpt_lib.train` with a folder to keep it in, from which later chapters load the model.
+# Noise first. After a hundred steps there are line breaks, capitals after them, and pieces that could be
+# words: about what a bigram knows. Now the whole run. `trained` calls `tinygpt_lib.train` with a folder to
+# keep it in, from which later chapters load the model.
 
 # %%
 model, history = trained(
@@ -957,11 +976,13 @@ show(
 f"{model.n_parameters():,} parameters, {final:.3f} nats"
 
 # %% [markdown]
-# *The first hundred steps learn what a bigram knows; the rest is the gain from looking further back. From step 840 on the rate cools down, and the
-# training loss falls a little faster again. The dashed lines are validation losses.*
+# *The first hundred steps learn what a bigram knows; the rest is the gain from looking further back. From
+# step 840 on the rate cools down, and the training loss falls a little faster again. The dashed lines are
+# validation losses.*
 #
-# How much of the way down from 2.04 is AdamW's? Guess first. Here is the same GPT on the same batches, plan and brake included, with SGD and its momentum: first the trials
-# that chose its rate by the end of the training text, then the whole run, on the validation text.
+# How much of the way down from 2.04 is AdamW's? Guess first. Here is the same GPT on the same batches, plan
+# and brake included, with SGD and its momentum: first the trials that chose its rate by the end of the
+# training text, then the whole run, on the validation text.
 
 # %%
 for run in kept["sgd"]:
@@ -969,11 +990,14 @@ for run in kept["sgd"]:
 assert abs(kept["sgd"][-1]["loss"] - final) < 0.05
 
 # %% [markdown]
-# SGD ends level with AdamW (one seed each; a difference of 0.01 is noise). So the way down from 2.04 is not AdamW's doing. The larger model, the longer window, more text, the
-# plan and the brake did it together. What AdamW buys is ease: SGD's best rate moved when model, plan and brake came, and it still stands beside a cliff.
+# SGD ends level with AdamW (one seed each; a difference of 0.01 is noise). So the way down from 2.04 is not
+# AdamW's doing. The larger model, the longer window, more text, the plan and the brake did it together.
+# What AdamW buys is ease: SGD's best rate moved when model, plan and brake came, and it still stands beside
+# a cliff.
 #
-# The validation loss ends above the training loss. Is that memorizing? The validation text has speakers of its own. So take three
-# kinds of character apart: those in a speaker's name that the training text knows, those in a new name, and all others.
+# The validation loss ends above the training loss. Is that memorizing? The validation text has speakers of
+# its own. So take three kinds of character apart: those in a speaker's name that the training text knows,
+# those in a new name, and all others.
 
 
 # %%
@@ -1009,10 +1033,12 @@ for name, part in (
     print(f"{name:11} {losses.mean():.2f}; other, known names, new names: {means}")
 
 # %% [markdown]
-# In the text outside of names the gap shrinks from 0.16 to 0.06 nats; that part may be memorizing. The rest is names. The training text ends with the same few, over and
-# over, and a model that has never seen a name pays three nats for each letter of it.
+# In the text outside of names the gap shrinks from 0.17 to 0.07 nats; that part may be memorizing. The rest
+# is names. The training text ends with the same few, over and over, and a model that has never seen a name
+# pays more than three nats for each letter of it.
 #
-# The rung of 2.04 is taken. The 7-gram's 1.59 isn't: that takes a better model or a longer run, and both are still to come.
+# The rung of 2.04 is taken. The 7-gram's 1.59 isn't: that takes a better model or a longer run, and both
+# are still to come.
 
 # %%
 show_ladder("trained GPT", final, "7-grams")
@@ -1024,8 +1050,9 @@ show_ladder("trained GPT", final, "7-grams")
 print(write(model, length=400))
 
 # %% [markdown]
-# The lines have plausible lengths, most begin with a capital, and many of the words exist. The 7-gram's sample
-# in chapter 02 reads better: you can hear 0.2 nats. But the GPT has read the text only once, and is still learning.
+# The lines have plausible lengths, most begin with a capital, and many of the words exist. The 7-gram's
+# sample in chapter 02 reads better: you can hear 0.2 nats. But the GPT has read the text only once, and is
+# still learning.
 
 # %% [markdown]
 # ## Summary
@@ -1080,8 +1107,8 @@ assert (
 first_step(0.9, 0.999)
 
 # %% [markdown]
-# With 0.9 and 0.99 the two errors happen to cancel on the first step. With 0.9 and 0.999 the first step would be more than three times too long, at
-# the moment when the model knows least about where to go.
+# With 0.9 and 0.99 the two errors happen to cancel on the first step. With 0.9 and 0.999 the first step
+# would be more than three times too long, at the moment when the model knows least about where to go.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1101,8 +1128,9 @@ for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
     assert abs(penalized(weight, slope) - p.item()) < 1e-6
 
 # %% [markdown]
-# In the loss, the penalty becomes part of the slope, and Adam divides the slope by its own size. A weight with large slopes then hardly
-# decays at all, and one with tiny slopes decays at full speed. AdamW shrinks all of them by the same share.
+# In the loss, the penalty becomes part of the slope, and Adam divides the slope by its own size. A weight
+# with large slopes then hardly decays at all, and one with tiny slopes decays at full speed. AdamW shrinks
+# all of them by the same share.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1124,5 +1152,6 @@ assert losses[0] == healthy[0] and losses[1] == healthy[1] and losses[2] != heal
 at_the_end(losses), at_the_end(healthy)
 
 # %% [markdown]
-# All gradients since the first step add up, so each step follows the average slope of the whole past. Adam divides by the size of that sum, so
-# the steps don't explode; they just point in the wrong direction, and the run ends worse than it began.
+# All gradients since the first step add up, so each step follows the average slope of the whole past. Adam
+# divides by the size of that sum, so the steps don't explode; they just point in the wrong direction, and
+# the run ends worse than it began.
