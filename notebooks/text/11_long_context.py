@@ -45,11 +45,12 @@ from course.models import trained
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib import generate
-from tinygpt_lib.gpt import GPTConfig
 from tinygpt_lib.modern_parts import angles
+from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.text import CharTokenizer, split
 
 text = load_shakespeare()
@@ -87,7 +88,7 @@ from tinygpt_lib.single_head import attention
 
 # %%
 BLOCK = 64
-small = GPTConfig(V, block_size=BLOCK, n_layer=3, n_head=4, n_embd=96)
+small = FastConfig(V, block_size=BLOCK, n_layer=3, n_head=4, n_embd=96)
 settings = TrainConfig(steps=300, batch_size=12, learning_rate=5e-3, eval_every=0)
 models = {}
 for position in ("learned", "rotary"):
@@ -554,7 +555,7 @@ f"{full / windowed:.1f} times as fast"
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
-slim = GPT(replace(small, block_size=64, attention="sliding", window=8)).eval()
+slim = LongGPT(LongConfig(V, 64, 3, 4, 96, attention="sliding", window=8))
 ids = val_ids[:64].repeat(65, 1)
 places = torch.arange(64)
 ids[places, places] = (ids[places, places] + 1) % V  # row t: token t; row 64: none
@@ -610,13 +611,14 @@ class WindowCache(KVCache):
 
 
 # %% tags=["nbval-check-output"]
-cache, answers, sizes = WindowCache(w), [], []
+three = LongGPT(LongConfig(V, 64, 1, 1, 4, attention="sliding", window=w))
+cache, answers, sizes = WindowCache(three), [], []
 for piece in (slice(0, 4), slice(4, 5), slice(5, 6)):
-    keys, values = cache.append(k[:, :, piece], v[:, :, piece])
+    keys, values = cache.join(0, k[:, :, piece], v[:, :, piece])
     answers.append(sliding_attention(q[:, :, piece], keys, values, w))
-    sizes.append((cache.length, cache.k.shape[2]))
+    sizes.append((keys.shape[2], cache.past[0][0].shape[2]))
 assert torch.allclose(torch.cat(answers, dim=2), looped, atol=1e-6)
-sizes  # (tokens seen, tokens kept)
+sizes  # (keys handed out, keys kept)
 
 # %% [markdown]
 # There was a second reason why chapter 08 had to stop at the window's end: places ran out. Rotary
@@ -629,9 +631,7 @@ sizes  # (tokens seen, tokens kept)
 # cache cures it: Xiao et al., 2023, *Efficient Streaming Language Models with Attention Sinks*.)
 
 # %%
-endless = GPT(
-    replace(models["rotary"].config, attention="sliding", window=BLOCK)
-).eval()
+endless = new_model(replace(models["rotary"].config, attention="sliding", window=BLOCK))
 endless.load_state_dict(models["rotary"].state_dict())
 generator = torch.Generator().manual_seed(4)
 start = tokenizer.encode("JULIET:\n")[None]
@@ -644,12 +644,13 @@ print(tokenizer.decode(written[0, -300:]))
 # it:
 
 # %%
-cache = KVCache(endless.config)
+cache = WindowCache(endless)
 with torch.no_grad():
-    pieces = written.split([200] + 808 * [1], dim=1)
-    logits = torch.cat([endless(piece, cache) for piece in pieces], dim=1)
-    assert torch.allclose(logits, endless(written), atol=1e-3)
-cache.length, cache.layers[0].k.shape  # seen; kept (B, H, T, D)
+    whole = endless(written)
+    for end in range(200, 1009):
+        logits = cache.read(written[:, :end])
+        assert torch.allclose(logits, whole[:, end - 1], atol=1e-3)
+cache.length, cache.past[0][0].shape  # read; kept (B, H, T, D)
 
 # %% [markdown]
 # ## Beyond the trained length
@@ -1003,7 +1004,7 @@ for b in budgets:
 print(inspect.getsource(PRESETS["long"]))
 
 # %%
-model = GPT(PRESETS["long"](V)[0])
+model = new_model(PRESETS["long"](V)[0])
 f"{model.n_parameters():,} parameters, {model.config.block_size} characters at once"
 
 # %% [markdown]
@@ -1043,13 +1044,13 @@ f"{model.n_parameters():,} parameters, {model.config.block_size} characters at o
 #     ids = val_ids[:512].repeat(2, 1)
 #     ids[1, 511 - back] = (ids[1, 511 - back] + 1) % V
 #     with torch.no_grad():
-#         a, b = GPT(config).double()(ids)[:, -1]
+#         a, b = LongGPT(config).double()(ids)[:, -1]
 #     return (a - b).abs().max().item() > 0
 # ```
 # **3.** How many bytes do all caches of `endless` hold after 1,000 tokens, and how many would a
-# `LayerCache` for 1,000 tokens hold? Compute both from the config, then measure the first.
+# `KVCache` for 1,000 tokens hold? Compute both from the config, then measure the first.
 # ```python
-# assert estimate == sum(c.k.nbytes + c.v.nbytes for c in cache.layers)
+# assert estimate == sum(x.nbytes for kept in cache.past for x in kept)
 # ```
 
 # %% [markdown]
@@ -1080,7 +1081,7 @@ def heard_of(window, back):
     ids = val_ids[:512].repeat(2, 1)
     ids[1, 511 - back] = (ids[1, 511 - back] + 1) % V
     with torch.no_grad():
-        a, b = GPT(config).double()(ids)[:, -1]
+        a, b = LongGPT(config).double()(ids)[:, -1]
     return (a - b).abs().max().item() > 0
 
 
@@ -1092,8 +1093,8 @@ window
 c = endless.config
 per_token = 2 * c.n_layer * c.n_embd * 4  # keys and values, 4 bytes each
 estimate = c.window * per_token
-cache = KVCache(c)
+cache = WindowCache(endless)
 with torch.no_grad():
-    endless(written[:, :1000], cache)
-assert estimate == sum(x.k.nbytes + x.v.nbytes for x in cache.layers)
+    cache.read(written[:, :1000])
+assert estimate == sum(x.nbytes for kept in cache.past for x in kept)
 f"{estimate:,} bytes, instead of {1000 * per_token:,}"
