@@ -2,6 +2,7 @@
 
     python benchmarks/long_context.py cost     # time and memory, 64 to 4,096 tokens
     python benchmarks/long_context.py memory   # memory alone
+    python benchmarks/long_context.py peak fused 2048   # memory of one point
     python benchmarks/long_context.py steps    # seconds a step of each model
     python benchmarks/long_context.py run 512 40 0    # model, budget in seconds, seed
     python benchmarks/long_context.py all      # all of these: over an hour
@@ -221,6 +222,9 @@ def main() -> None:
     arguments.add_argument("attention", choices=ATTENTIONS)
     arguments.add_argument("context", type=int)
     arguments.add_argument("repeats", type=int)
+    arguments = commands.add_parser("peak")
+    arguments.add_argument("attention", choices=ATTENTIONS)
+    arguments.add_argument("context", type=int)
     arguments = commands.add_parser("run")
     arguments.add_argument("model", choices=MODELS)
     arguments.add_argument("budget", type=int)
@@ -228,6 +232,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "point":
         print(json.dumps(point(options.attention, options.context, options.repeats)))
+    if options.command == "peak":
+        print(json.dumps(fresh_point(options.attention, options.context, 1, False)))
     if options.command == "run":
         run(options.model, options.budget, options.seed)
     if options.command in ("cost", "all"):

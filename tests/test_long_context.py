@@ -264,12 +264,12 @@ def test_the_model_of_chapter_06_gets_longer_too():
     assert torch.equal(longer(ids), model(ids))
 
 
-def test_none_keeps_the_old_places_and_draws_new_ones():
+def test_none_keeps_the_old_places_and_starts_new_ones_at_zero():
     model = make_model()
     table = model.position_embedding.weight
     new = with_context(model, 20).position_embedding.weight
     assert new.shape == (20, 16) and torch.equal(new[:BLOCK], table)
-    assert 0.5 < new[BLOCK:].std() < 2  # 192 numbers of variance 1
+    assert not new[BLOCK:].any()
 
 
 def test_an_interpolated_table_has_the_old_rows_and_means_between_them():
@@ -413,9 +413,13 @@ def test_losses_of_a_model_in_16_bits_are_float32():
 
 
 @pytest.mark.parametrize(("tokens_at_once", "stride"), [(1, 2), (20, 1), (10**6, 3)])
-def test_overlapping_windows_in_batches_of_any_size(tokens_at_once, stride):
+def test_overlapping_windows_in_batches_of_any_size(
+    tokens_at_once, stride, monkeypatch
+):
     model, ids = make_model(), some_ids(1, 40)[0]
-    mean, _ = loss_by_position(model, ids, 4, stride, tokens_at_once)
+    most = "tinygpt_lib.long_context.most_tokens"
+    monkeypatch.setattr(most, lambda model: tokens_at_once)
+    mean, _ = loss_by_position(model, ids, 4, stride)
     with torch.no_grad():
         starts = range(0, 40 - 4, stride)
         windows = torch.stack([ids[s : s + 5] for s in starts])

@@ -30,38 +30,28 @@ __all__ = [
     "with_context",
 ]
 
-# --- How much of the window is used ---
+# --- Does Shakespeare need it? ---
 
 
 @torch.no_grad()
 def loss_by_position(
-    model: GPT,
-    ids: Tensor,
-    length: int | None = None,
-    stride: int | None = None,
-    tokens_at_once: int | None = None,
+    model: GPT, ids: Tensor, length: int | None = None, stride: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Nats at each place of a window: mean and standard error, each (length,).
+    """Nats at each place of a window: mean and its standard error, each (length,).
 
     Windows of `length` tokens (default: the model's block_size) begin every `stride`
-    tokens of ids (N,), by default side by side; an end too short for a whole window is
-    left out. The error is that of the mean over windows. ValueError if fewer than two
-    windows fit.
+    tokens of ids (N,), by default side by side. ValueError if fewer than two fit.
     """
     length = model.config.block_size if length is None else length
     check_int("length", length, low=1)
     stride = length if stride is None else stride
     check_int("stride", stride, low=1)
     if len(ids) < length + 1 + stride:
-        raise ValueError(
-            f"ids hold {len(ids)} tokens; two windows of length {length}, {stride} "
-            f"apart, need at least {length + 1 + stride}"
-        )
+        raise ValueError(f"{len(ids)} tokens; two windows of length {length} need more")
     windows = ids.to(device_of(model)).unfold(0, length + 1, stride)
-    at_once = max(1, (tokens_at_once or most_tokens(model)) // length)
     losses = []
     with evaluating(model):
-        for rows in windows.split(at_once):
+        for rows in windows.split(max(1, most_tokens(model) // length)):
             logits = model(rows[:, :-1]).transpose(1, 2).float()
             losses.append(F.cross_entropy(logits, rows[:, 1:], reduction="none"))
     losses = torch.cat(losses)  # (windows, length)
@@ -81,9 +71,7 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     check_int("window", window, low=1)
     B, H, Tq, _ = q.shape
     if Tq > k.shape[-2]:
-        raise ValueError(
-            f"{Tq} queries for {k.shape[-2]} keys: every query needs its own key"
-        )
+        raise ValueError(f"{Tq} queries for {k.shape[-2]} keys: each needs its own")
     # 1. What lies before the first query's window is seen by nobody.
     k, v = (x[:, :, -(Tq + window - 1) :] for x in (k, v))
     # 2. The first queries see every key before them: those are fewer than a window.
@@ -105,13 +93,10 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
     mine = torch.arange(window, 2 * window, device=q.device)[:, None]
     distance = mine - torch.arange(2 * window, device=q.device)  # (window, 2 · window)
-    y_rest = F.scaled_dot_product_attention(
-        fold(q[:, :, first:], window),
-        fold(k, 2 * window),
-        fold(v, 2 * window),
-        attn_mask=(distance >= 0) & (distance < window),
-    )
-    y_rest = y_rest.view(B, H, rest + missing, -1)
+    seen = (distance >= 0) & (distance < window)
+    blocks = fold(q[:, :, first:], window), fold(k, 2 * window), fold(v, 2 * window)
+    y_rest = F.scaled_dot_product_attention(*blocks, attn_mask=seen)
+    y_rest = y_rest.view(B, H, rest + missing, y.shape[-1])
     return torch.cat([y, y_rest[:, :, :rest]], dim=2)
 
 
@@ -130,10 +115,8 @@ class LongConfig(ModernConfig):
         check_choice("attention", self.attention, (*ATTENTIONS, "sliding"))
         check_int("window", self.window, low=0, high=self.block_size)
         if (self.attention == "sliding") != (self.window > 0):
-            needs = "at least 1" if self.window == 0 else "0: it looks at every token"
-            raise ValueError(
-                f"window is {self.window}; attention {self.attention!r} needs {needs}"
-            )
+            about = f"{self.window}, but attention is {self.attention!r}"
+            raise ValueError(f"window is {about}: only a sliding one has a window")
 
 
 class LongAttention(ModernAttention):
@@ -183,13 +166,13 @@ class WindowCache(KVCache):
 # --- Beyond the trained length ---
 
 
-def longer_table(table: Tensor, untrained: Tensor, method: str) -> Tensor:
-    """Learned places (T, C), continued to the length of `untrained` or stretched."""
+def longer_table(table: Tensor, length: int, method: str) -> Tensor:
+    """Learned places (T, C), continued by zeros or stretched: (length, C)."""
     if method == "none":
-        return torch.cat([table, untrained[len(table) :].to(table)])
-    places = torch.arange(len(untrained), device=table.device)
-    places = (places * len(table) / len(untrained)).clamp(max=len(table) - 1)
-    below, above = places.floor().long(), places.ceil().long()
+        return F.pad(table, (0, 0, 0, length - len(table)))
+    places = torch.arange(length, device=table.device) * len(table) / length
+    below = places.long()
+    above = (below + 1).clamp(max=len(table) - 1)
     return torch.lerp(table[below], table[above], (places - below)[:, None].to(table))
 
 
@@ -199,35 +182,29 @@ CONTEXT_METHODS = ("none", "interpolate", "ntk")
 def with_context(model: GPT, block_size: int, method: str = "none") -> GPT:
     """The same weights as a new GPT with a longer context, which its config describes.
 
-    "none": places beyond the old ones are new: drawn untrained for learned positions,
-    simply counted on for rotary ones. "interpolate": places are squeezed into the old
-    range, by a table interpolated or by rotary_scale (Chen et al., 2023). "ntk", for
-    rotary positions: rotary_base is raised, so that near places hardly change and the
-    slowest turn reaches no further than before (bloc97, 2023; Peng et al., 2023).
-    ValueError for a shorter context, an unknown method, or one that doesn't fit.
+    "none" goes on counting places, learned ones from zero vectors; "interpolate"
+    squeezes all into the old range (Chen et al., 2023); "ntk" raises rotary_base, so
+    that near places hardly change and the slowest turn reaches no further than before
+    (bloc97, 2023). ValueError for a shorter context or a method that doesn't fit.
     """
     old = model.config
     check_int("block_size", block_size, low=old.block_size)
     check_choice("method", method, CONTEXT_METHODS)
     position = getattr(old, "position", "learned")
     check_choice("position", position, ("learned", "rotary"))
-    ratio = block_size / old.block_size
-    changes = {}
+    ratio, D, changes = block_size / old.block_size, old.n_embd // old.n_head, {}
     if method == "interpolate" and position == "rotary":
         changes["rotary_scale"] = old.rotary_scale * ratio
     if method == "ntk":
-        D = old.n_embd // old.n_head
         if position != "rotary" or D < 4:
-            raise ValueError(
-                f"method 'ntk' needs rotary positions and heads of at least 4; the "
-                f"model has position {position!r} and heads of {D}"
-            )
+            has = f"position {position!r}, heads of {D}"
+            raise ValueError(f"'ntk' needs rotary heads of at least 4; it has {has}")
         changes["rotary_base"] = old.rotary_base * ratio ** (D / (D - 2))
     with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
         longer = type(model)(replace(old, block_size=block_size, **changes))
     state = model.state_dict()
     if position == "learned":
         name = "position_embedding.weight"
-        state[name] = longer_table(state[name], longer.state_dict()[name], method)
+        state[name] = longer_table(state[name], block_size, method)
     longer.to(next(model.parameters())).load_state_dict(state)
     return longer.train(model.training)
