@@ -464,7 +464,7 @@ def test_the_limits_themselves_are_allowed():
     tiny(n_layer=1, n_head=1, n_embd=1, block_size=1)
     switched(attention="sliding", window=10)
     for settings in ({"attention": "sliding"}, {"window": 1}):
-        with pytest.raises(ValueError, match=r"^window is .* needs"):
+        with pytest.raises(ValueError, match=r"^window is .* attention is"):
             switched(**settings)
 
 

@@ -76,7 +76,7 @@ class Rotary(nn.Module):
     def __init__(self, D: int, length: int, base: float, scale: float):
         super().__init__()
         self.about = D, base, scale
-        turns = angles(0, length, *self.about)
+        turns = angles(0, min(length, 2**15), *self.about)  # further ones: see `table`
         self.register_buffer("cos", turns.cos().float(), persistent=False)
         self.register_buffer("sin", turns.sin().float(), persistent=False)
 
