@@ -27,7 +27,7 @@
 #
 # Four things are missing: a step that is independent of the slope's size (AdamW), a plan for the learning
 # rate, protection against a bad batch, and a loop that puts them together. And one habit: to distrust every
-# curve until you can explain it. The next rung is chapter 05's 2.04 nats; the 7-gram is at 1.59.
+# curve until you can explain it. The next rung is chapter 05's 2.03 nats; the 7-gram is at 1.59.
 
 # %%
 import copy
@@ -961,7 +961,7 @@ ax.plot(
 )
 for loss, name in (
     (2.48, "bigram"),
-    (2.04, "three blocks, chapter 05"),
+    (2.03, "three blocks, chapter 05"),
     (1.59, "7-gram"),
 ):
     ax.axhline(loss, color="gray", ls="--", lw=1)
@@ -980,7 +980,7 @@ f"{model.n_parameters():,} parameters, {final:.3f} nats"
 # step 840 on the rate cools down, and the training loss falls a little faster again. The dashed lines are
 # validation losses.*
 #
-# How much of the way down from 2.04 is AdamW's? Guess first. Here is the same GPT on the same batches, plan
+# How much of the way down from 2.03 is AdamW's? Guess first. Here is the same GPT on the same batches, plan
 # and brake included, with SGD and its momentum: first the trials that chose its rate by the end of the
 # training text, then the whole run, on the validation text.
 
@@ -990,7 +990,7 @@ for run in kept["sgd"]:
 assert abs(kept["sgd"][-1]["loss"] - final) < 0.05
 
 # %% [markdown]
-# SGD ends level with AdamW (one seed each; a difference of 0.01 is noise). So the way down from 2.04 is not
+# SGD ends level with AdamW (one seed each; a difference of 0.01 is noise). So the way down from 2.03 is not
 # AdamW's doing. The larger model, the longer window, more text, the plan and the brake did it together.
 # What AdamW buys is ease: SGD's best rate moved when model, plan and brake came, and it still stands beside
 # a cliff.
@@ -1037,7 +1037,7 @@ for name, part in (
 # is names. The training text ends with the same few, over and over, and a model that has never seen a name
 # pays more than three nats for each letter of it.
 #
-# The rung of 2.04 is taken. The 7-gram's 1.59 isn't: that takes a better model or a longer run, and both
+# The rung of 2.03 is taken. The 7-gram's 1.59 isn't: that takes a better model or a longer run, and both
 # are still to come.
 
 # %%
