@@ -773,6 +773,8 @@ for kind in ("insert", "delete", "swap", "shuffle"):
             wrong, places = with_fault(session, kind, detector.tokenizer.events, rng)
         if wrong and tuple(wrong) not in learnt:
             made.append((wrong, places))
+            if kind in ("swap", "shuffle"):  # of these no count can tell
+                assert sorted(wrong) == sorted(session)
     judgements = detector.score([wrong for wrong, _ in made])
     at = [r.worst.position in p for r, (_, p) in zip(judgements, made, strict=True)]
     table[kind] = {
@@ -780,7 +782,6 @@ for kind in ("insert", "delete", "swap", "shuffle"):
         "counts differ": f"{np.mean([bool(r.counts) for r in judgements]):.0%}",
         "place found": "" if kind == "shuffle" else f"{np.mean(at):.0%}",
     }
-assert table["swap"]["counts differ"] == table["shuffle"]["counts differ"] == "0%"
 table
 
 # %% [markdown]
