@@ -293,20 +293,3 @@ def test_sgd_leaves_a_parameter_without_a_gradient_alone():
     used.grad = torch.ones(2)
     optimizer.step()
     assert torch.equal(unused, torch.ones(2)) and torch.equal(used, 0.9 * unused)
-
-
-def test_before_step_runs_between_backward_and_step():
-    model = Table()
-    start, gradient = model.table.detach().clone(), []
-
-    def before_step():
-        assert torch.equal(model.table, start)  # not moved yet
-        gradient.append(model.table.grad.clone())
-        model.table.grad.zero_()  # what it does to the gradients counts
-
-    x, y = batch()
-    training_step(model, SGD(model.parameters(), 1.0), x, y, before_step)
-    reference = Table()
-    F.cross_entropy(reference(x).flatten(0, 1), y.flatten()).backward()
-    torch.testing.assert_close(gradient[0], reference.table.grad)
-    assert len(gradient) == 1 and torch.equal(model.table, start)
