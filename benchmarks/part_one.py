@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from harness import HERE, REPO, corpus, machine, update, versions
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
@@ -85,10 +86,11 @@ def stacks():
 
 def depths():
     """Chapter 05: one, two and three blocks, and attention alone."""
-    c = chapter("05_blocks", "AttentionOnly", "Blocks", "learn")
-    kinds = {"block": c.Block, "attention": c.AttentionOnly}
+    c = chapter("05_blocks", "AttentionOnly", "ReLUBlock", "Blocks", "learn", F=F)
+    kinds = {"block": c.Block, "attention": c.AttentionOnly, "ReLU block": c.ReLUBlock}
     for kind, n_layer in [*(("block", n) for n in (1, 2, 3))] + [
-        ("attention", n) for n in (1, 3, 9)
+        *(("attention", n) for n in (1, 3, 9)),
+        ("ReLU block", 1),
     ]:
         for seed in range(3):
             torch.manual_seed(seed)
@@ -101,7 +103,8 @@ def depths():
 
 def opinions():
     """Chapter 06: heads that start quiet or loud, at five rates."""
-    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated")
+    data = {"fit_ids": TRAIN_IDS[:-50_000], "judge_ids": TRAIN_IDS[-50_000:]}
+    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated", **data)
     for s in (0.2, 1.0, 4.0):
         for rate in (0.05, 0.1, 0.2, 0.4, 0.8):
             for seed in range(3):
@@ -206,15 +209,16 @@ def head_counts():
 
 
 def longer():
-    """Chapter 05: one block and three, trained four times as long."""
+    """Chapter 05: one block, three, and a wide one, trained four times as long."""
     c = chapter("05_blocks", "Blocks", "learn")
-    for n_layer in (1, 3):
+    for n_layer, width in ((1, 64), (3, 64), (1, 108)):
         for seed in range(2):
             torch.manual_seed(seed)
-            model = c.Blocks(n_layer)
+            model = c.Blocks(n_layer, width=width)
             losses = c.learn(model, seed, rate=0.3, steps=4800)
             loss = c.evaluate(model, VAL_IDS, 32)
-            yield {"n_layer": n_layer, "seed": seed} | result(losses, loss, 200)
+            about = {"n_layer": n_layer, "width": width, "seed": seed}
+            yield about | result(losses, loss, 200)
 
 
 PARTS = {
