@@ -1,4 +1,4 @@
-"""What chapters 04 to 08 compare over several seeds or rates, too long there.
+"""What chapters 03 to 08 compare over several seeds or rates, too long there.
 
     python benchmarks/part_one.py           # fifteen minutes of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
@@ -18,9 +18,10 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from harness import HERE, REPO, corpus, machine, update, versions
+from torch import nn
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
-from tinygpt_lib.bigram import SGD, NGram
+from tinygpt_lib.bigram import SGD, NGram, training_step
 from tinygpt_lib.training import cpu_preset
 
 TOKENIZER, TRAIN_IDS, VAL_IDS = corpus()
@@ -68,6 +69,21 @@ def heads():
                 yield about | result(losses, loss, 50)
 
 
+def undivided():
+    """Chapter 03: one head whose scores are divided or not, at five rates."""
+    names = "SingleHead", "Undivided", "learn"
+    c = chapter("03_single_head", *names, nn=nn, SGD=SGD, training_step=training_step)
+    for make in (c.SingleHead, c.Undivided):
+        for rate in (0.01, 0.03, 0.1, 0.3, 1.0):
+            for seed in range(3):
+                torch.manual_seed(seed)
+                model = make()
+                c.learn(model, seed, 1500, rate)
+                loss = number(evaluate(model, VAL_IDS, 32))
+                about = {"divided": make is c.SingleHead, "rate": rate, "seed": seed}
+                yield about | {"loss": loss}
+
+
 def stacks():
     """Chapter 05: four ways to stack six layers, at two rates."""
     ways = "plain", "residual", "post_norm", "pre_norm"
@@ -88,10 +104,9 @@ def depths():
     """Chapter 05: one, two and three blocks, and attention alone."""
     c = chapter("05_blocks", "AttentionOnly", "ReLUBlock", "Blocks", "learn", F=F)
     kinds = {"block": c.Block, "attention": c.AttentionOnly, "ReLU block": c.ReLUBlock}
-    for kind, n_layer in [*(("block", n) for n in (1, 2, 3))] + [
-        *(("attention", n) for n in (1, 3, 9)),
-        ("ReLU block", 1),
-    ]:
+    blocks = [("block", n) for n in (1, 2, 3)]
+    others = [*(("attention", n) for n in (1, 3, 9)), ("ReLU block", 1)]
+    for kind, n_layer in blocks + others:
         for seed in range(3):
             torch.manual_seed(seed)
             model = c.Blocks(n_layer, kinds[kind])
@@ -224,7 +239,7 @@ def longer():
 PARTS = {
     f.__name__: f
     for f in (
-        *(heads, head_counts, stacks, depths, longer),
+        *(undivided, heads, head_counts, stacks, depths, longer),
         *(opinions, plans, sgd, tails, dropout),
     )
 }

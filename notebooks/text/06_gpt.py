@@ -588,7 +588,7 @@ assert abs(again - runs[0.2, 0.2][0]) < 0.1  # rounding differs between processo
 again, runs[0.2, 0.2][0]
 
 # %% [markdown]
-# Means and deviations over three seeds, on validation text. A mild opinion is soon forgotten: with $s = 1$,
+# Means and deviations over three seeds, on the end of the training text. A mild opinion is soon forgotten: with $s = 1$,
 # half a nat at the start has shrunk to 0.02 nats at the end. A very loud one isn't. With $s = 4$ the model
 # does best at a rate of 0.1, and there it is 0.3 nats behind what the quiet head reaches at 0.4, a rate at
 # which all three runs of the loud head blow up. This was one rate for the whole model. Chapter 07 gives
