@@ -148,6 +148,7 @@ class CharTokenizer:
 
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
+        #| hole: a tokenizer (`cls` makes one) of all characters in the text, sorted
         return cls(sorted(set(text)))
 
     @property
@@ -155,13 +156,31 @@ class CharTokenizer:
         return len(self.characters)
 
     def encode(self, text: str) -> Tensor:
+        #| hole: the id of each character, as a tensor (N,) of int64
         return torch.tensor([self.number[c] for c in text], dtype=torch.int64)
 
     def decode(self, ids) -> str:
+        #| hole: the text of ids (N,), a tensor or a list
         return "".join(self.characters[i] for i in ids)
 
 
 # %% [markdown]
+# <!-- hints: CharTokenizer.from_text
+# `set(text)` holds each character once, in no order. The ids must be the same tomorrow.
+#
+# `cls` is the class itself, so `cls(characters)` makes a tokenizer.
+# -->
+#
+# <!-- hints: CharTokenizer.encode
+# `self.number` maps a character to its id. Make a list of the ids, as in the five lines.
+#
+# `torch.tensor(a_list, dtype=torch.int64)` makes a tensor of whole numbers, of an empty list too.
+# -->
+#
+# <!-- hints: CharTokenizer.decode
+# `self.characters[i]` is the character with the id i, and `"".join(...)` glues strings together.
+# -->
+#
 # You will find the five lines in there, one by one, and the same word gives the same ids:
 
 # %% tags=["nbval-check-output"]
@@ -236,6 +255,7 @@ def split(ids: Tensor | str, fraction: float = 0.9) -> tuple:
     """The first `fraction` of ids (N,), or of a text, and the rest: to validate on."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must lie between 0 and 1")
+    #| hole: the two parts
     cut = int(fraction * len(ids))
     return ids[:cut], ids[cut:]
 
@@ -283,13 +303,24 @@ def get_batch(
             f"the text has {len(ids)} tokens; a window of block_size {block_size} "
             f"and its targets need at least {block_size + 1}"
         )
+    #| hole: random places to start at, a column (B, 1), drawn with the generator
     last = len(ids) - block_size - 1
     starts = torch.randint(last + 1, (batch_size, 1), generator=generator)
+    #| hole: the windows that start there, and their targets
     places = starts + torch.arange(block_size)  # (B, T)
     return ids[places], ids[places + 1]
 
 
 # %% [markdown]
+# <!-- hints: get_batch
+# `torch.randint(n, (batch_size, 1), generator=generator)` draws whole numbers from 0 to n - 1. How many
+# places are there to start at, if the targets reach one further than the inputs?
+#
+# A column plus the row 0, 1, ..., T - 1 is a table of places. `ids[table]` looks all of them up.
+#
+# The targets are what stands at the same places, one further on.
+# -->
+#
 # `torch.randint(n, ...)` draws whole numbers from $0$ to $n - 1$, so the last start can come up.
 # `arange` is the row 0, 1, ..., $T - 1$. The `generator` is a source of random numbers: started from
 # the same number, its *seed*, it draws the same batches again.

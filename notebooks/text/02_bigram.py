@@ -454,11 +454,13 @@ class SGD:
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step; backward would add to them."""
         for p in self.parameters:
+            #| hole
             p.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient, in place."""
+        #| hole: new velocities (they fade by `momentum`), then the move
         for p, v in zip(self.parameters, self.velocities, strict=True):
             if p.grad is not None:
                 v.mul_(self.momentum).add_(p.grad)
@@ -501,17 +503,30 @@ def training_step(
     before_step: Callable[[], None] | None = None,
 ) -> float:
     """Predict, measure, differentiate, move; the loss before the move, in nats."""
+    #| hole: predict and measure
     logits = model(inputs)  # (B, T, V)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    #| hole: the gradients of this batch alone
     optimizer.zero_grad()
     loss.backward()
+    #| end
     if before_step is not None:
         before_step()
+    #| hole: move; return the loss as a number
     optimizer.step()
     return loss.item()
 
 
 # %% [markdown]
+# <!-- hints: training_step
+# Four lines of the loop that you have seen by hand: logits, loss, gradients, step.
+#
+# `F.cross_entropy` wants a list of rows and a list of targets: `logits.flatten(0, 1)` and
+# `targets.flatten()`. `backward` *adds* to the gradients that are there, so clear them first.
+#
+# `.item()` makes a number of a tensor with one entry. Which loss is asked for, before or after?
+# -->
+#
 # A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
 # 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only a few of them stand
 # on any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
@@ -584,10 +599,21 @@ def evaluate(
     total = 0.0
     with evaluating(model):
         for x, y in windows_of(model, ids, block_size, tokens_at_once):
+            #| hole: add up the losses of all tokens of this batch
             logits = model(x).flatten(0, 1).float()
             total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
+    #| hole: their mean
     return total / (len(ids) - 1)
 
+
+# %% [markdown]
+# <!-- hints: evaluate
+# The last window is shorter. So a mean of means would count its tokens too much: add up, divide once.
+#
+# `F.cross_entropy(..., reduction="sum")` adds up. How many of the N tokens are predicted?
+# -->
+#
+# However it is cut, the same number comes out:
 
 # %%
 assert abs(evaluate(model, val_ids, 64) - learned_val) < 1e-5

@@ -264,6 +264,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Tq, Tk = q.shape[-2], k.shape[-2]
     if Tq > Tk:
         raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
+    #| hole: with `F.scaled_dot_product_attention`, where 1 <= Tq <= Tk
     if Tq == 1 or Tq == Tk:
         return F.scaled_dot_product_attention(q, k, v, is_causal=Tq > 1)
     allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
@@ -276,6 +277,13 @@ for Tq in (1, 4, 10):
     assert torch.allclose(attention(last, k, v), fused_attention(last, k, v), atol=1e-6)
 
 # %% [markdown]
+# <!-- hints: fused_attention
+# With as many queries as keys, `is_causal=True` is the whole mask. When is that mask wrong?
+#
+# A single query, the newest token's, may see every key. For several there is
+# `attn_mask=allowed`: True where looking is allowed, with the triangle moved by Tk - Tq.
+# -->
+#
 # The same numbers. What they cost in time and memory is measured in chapter 11.
 #
 # ## Multi-head attention
@@ -307,6 +315,7 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every head, each (B, H, T, D)."""
+        #| hole: one product, cut into three times n_head pieces
         B, T, C = x.shape
         qkv = self.to_qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         return qkv.permute(2, 0, 3, 1, 4).unbind()
@@ -317,13 +326,29 @@ class MultiHeadAttention(nn.Module):
 
     def merge(self, y: Tensor) -> Tensor:
         """Heads (B, H, T, D) side by side and mixed: (B, T, C)."""
+        #| hole
         return self.output(y.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: the three methods, one after the other
         return self.merge(self.attend(*self.project(x)))
 
 
 # %% [markdown]
+# <!-- hints: MultiHeadAttention.project
+# `self.to_qkv(x)` is (B, T, 3C): first all queries, then all keys, then all values; and in each
+# the first D numbers are head 0's. In which order must `view` name the pieces of 3C?
+#
+# `.view(B, T, 3, H, D)` cuts; `permute` brings the axes into the order (3, B, H, T, D), and
+# `unbind()` takes the first one apart.
+# -->
+#
+# <!-- hints: MultiHeadAttention.merge
+# Each position needs its H pieces side by side. Is that how they lie in (B, H, T, D)?
+#
+# Swap H and T first; then `flatten(2)` joins H and D; then the output matrix mixes.
+# -->
+#
 # Given the stacked weights, it has to be the list of heads, and the future must not leak:
 
 # %%

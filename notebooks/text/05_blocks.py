@@ -146,10 +146,15 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(4 * n_embd, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole
         return self.output(self.activation(self.widen(x)))
 
 
 # %% [markdown]
+# <!-- hints: FeedForward.forward
+# Three calls, in the order of the docstring.
+# -->
+#
 # Now the promise of chapter 04: one set by hand. A token is four numbers, of which the first two are
 # $t$ and $h$. A single detector adds them, subtracts 1, and writes what is left into the third; all
 # other weights are zero. Where in *With what contempt he wore the humble weed* will it fire?
@@ -341,13 +346,23 @@ def layer_norm(
 
     Ba, Kiros and Hinton, 2016. Written out; `LayerNorm` computes the same in one go.
     """
+    #| hole: bring each token's numbers to mean 0 and variance 1
     mean = x.mean(dim=-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+    #| hole: rescale and shift them; there may be no bias
     y = (x - mean) / torch.sqrt(variance + eps) * weight
     return y if bias is None else y + bias
 
 
 # %% [markdown]
+# <!-- hints: layer_norm
+# Mean and variance are taken over the last dimension. `keepdim=True` leaves them as columns, so that
+# each token is brought to its own scale.
+#
+# The variance is the mean of the squared distances from the mean: divide by C, not by C - 1 as
+# `x.var()` does. Where does eps go, inside the root or outside?
+# -->
+#
 # On paper: the mean of 2, 4, 6 and 8 is 5. The squared distances are 9, 1, 1 and 9, so the variance
 # is 5, and 2 becomes $(2 - 5)/\sqrt 5 = -1.34$.
 
@@ -506,6 +521,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        #| hole: keep each number with probability 1 - p, scaled up
         kept = torch.rand_like(x) >= self.p
         return x * kept / (1 - self.p)
 
@@ -516,6 +532,13 @@ dropout = Dropout(0.2)
 dropout(torch.ones(10))
 
 # %% [markdown]
+# <!-- hints: Dropout.forward
+# `torch.rand_like(x)` draws a number between 0 and 1 for each entry. With what probability is it
+# at least p?
+#
+# What is kept is divided by 1 - p, so that the mean stays what it was.
+# -->
+#
 # Its share of zeros is right, its scale is torch's, and when the model is used all passes:
 
 # %%
@@ -557,11 +580,20 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: communication
         x = x + self.dropout(self.attention(self.attention_norm(x)))
+        #| hole: computation
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 # %% [markdown]
+# <!-- hints: Block.forward
+# Each part reads the stream through its norm, and what it says is added to the stream, through
+# the dropout. The stream itself passes untouched.
+#
+# Feed-forward reads the stream with the attention's addition in it.
+# -->
+#
 # With the same parts it must give the same numbers as the pre-norm stack. And the future must not reach
 # the past, now through several blocks in a row:
 

@@ -149,6 +149,7 @@ GPTConfig(vocab_size=65)
 @torch.no_grad()
 def draw_weights(model: "GPT") -> None:
     """A stream that keeps its scale from the start, and logits near zero."""
+    #| hole: embeddings of variance 1, matrices of variance 1 / in_features, biases of 0
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
@@ -156,13 +157,27 @@ def draw_weights(model: "GPT") -> None:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    #| hole: the last matrix of each part (`output`) smaller, for 2L additions
     for block in model.blocks:  # all 2L additions together weigh as much as one
         for part in (block.attention, block.feed_forward):
             part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
+    #| hole: the head, five times smaller than other matrices
     nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)
 
 
 # %% [markdown]
+# <!-- hints: draw_weights
+# `model.modules()` gives every part of the model, however deep; `isinstance` tells embeddings
+# (`nn.Embedding`) from matrices (`nn.Linear`).
+#
+# `nn.init.normal_(weight, std=...)` draws. The standard deviation is the root of the variance. A
+# `bias` may be None.
+#
+# In each block the last matrices are `block.attention.output` and `block.feed_forward.output`.
+# `mul_` makes a tensor smaller in place; L is `len(model.blocks)`. The head comes last, or the first
+# step would overwrite it: 0.2 times the deviation of the others.
+# -->
+#
 # The factor $1/\sqrt{2L}$ is GPT-2's (Radford et al., 2019). The rest of its start is different: it draws its
 # matrices with standard deviation 0.02, whatever their width, and its head *is* the matrix of token
 # embeddings, used a second time. One matrix can't suit both ends. With variance 1, as our embeddings have it,
@@ -186,6 +201,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         c = self.config = config
+        #| hole: token_embedding, position_embedding, dropout, blocks, norm, head
         self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
         self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = Dropout(c.dropout)
@@ -194,6 +210,7 @@ class GPT(nn.Module):
         )
         self.norm = LayerNorm(c.n_embd, c.bias)
         self.head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
+        #| end
         draw_weights(self)
 
     def places(self, start: int, end: int) -> Tensor:
@@ -207,13 +224,16 @@ class GPT(nn.Module):
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands: ids (B, T) -> (B, T - start, C)."""
+        #| hole
         return self.token_embedding(ids[:, start:]) + self.places(start, ids.shape[1])
 
     def read_out(self, x: Tensor) -> Tensor:
         """What the stream says of the next token: (B, T, C) -> (B, T, vocab_size)."""
+        #| hole
         return self.head(self.norm(x))
 
     def forward(self, ids: Tensor) -> Tensor:
+        #| hole: the stream, past all blocks, read out
         x = self.dropout(self.embed(ids))  # (B, T, C)
         for block in self.blocks:
             x = block(x)
@@ -221,10 +241,35 @@ class GPT(nn.Module):
 
     def n_parameters(self) -> int:
         """How many numbers the model learns."""
+        #| hole
         return sum(p.numel() for p in self.parameters())
 
 
 # %% [markdown]
+# <!-- hints: GPT.__init__
+# From top to bottom of the picture: two tables (`nn.Embedding`), of vocab_size and of block_size rows; a
+# `Dropout`; the blocks; a `LayerNorm`; a matrix without bias (`nn.Linear`) from C to vocab_size.
+#
+# The blocks must be an `nn.ModuleList`: torch does not see the parameters of those in a plain list.
+# `Block(n_embd, n_head, dropout, bias)` makes one.
+# -->
+#
+# <!-- hints: GPT.embed
+# What each token is: `self.token_embedding` of the ids from `start` on. Where it stands: `self.places`.
+# -->
+#
+# <!-- hints: GPT.read_out
+# Through the last norm, then to the logits.
+# -->
+#
+# <!-- hints: GPT.forward
+# `embed` makes the stream and dropout thins it; then one block after the other, in a loop.
+# -->
+#
+# <!-- hints: GPT.n_parameters
+# `self.parameters()` gives every tensor that is learned, and `numel()` counts its numbers.
+# -->
+#
 # That is a GPT, all of it. Here is a real batch on its way through `forward`, with the shape after each line:
 
 # %% tags=["nbval-check-output"]
