@@ -65,6 +65,7 @@ class Lesson:
     tasks: dict[str, Task] = field(default_factory=dict)
     exercises: dict[int, list[Task]] = field(default_factory=dict)
     hints: dict[str, list[str]] = field(default_factory=dict)  # of a hole, by its name
+    imports: dict[str, str] = field(default_factory=dict)
     nouns: list[str] = field(default_factory=list)  # the chapters that have holes
 
     @property
@@ -84,6 +85,7 @@ def read_lessons(root: Path = ROOT) -> list[Lesson]:
     lessons = []
     for chapter in run.find_chapters(root, []):
         lesson = Lesson(chapter.name, run.from_text(chapter.read_text()))
+        lesson.imports = read_imports(lesson.nb)
         path = chapter.text_path.parent / "solutions" / chapter.text_path.name
         solutions = (
             run.from_text(path.read_text("utf-8")).cells if path.exists() else []
@@ -211,16 +213,23 @@ def defined(source: str) -> str:
 def imports_for(source: str, lesson: Lesson) -> str:
     """Those imports of the chapter's other cells that the source uses."""
     used = {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)}
-    rows = {}
-    for cell in lesson.nb.cells:
+    return "\n".join(
+        sorted({lesson.imports[name] for name in used & lesson.imports.keys()})
+    )
+
+
+def read_imports(nb: nbformat.NotebookNode) -> dict[str, str]:
+    """The imports of the cells that aren't exported, by the name that each makes."""
+    found = {}
+    for cell in nb.cells:
         if cell.cell_type != "code" or cell.source.startswith(("%%", "#| export")):
             continue
         python = export.plain_python(cell.source.split("\n"))
         for node in filter(export.is_import, ast.parse("\n".join(python)).body):
             for each in node.names:
                 node.names = [each]
-                rows[each.asname or each.name] = ast.unparse(node)
-    return "\n".join(sorted({rows[name] for name in used & rows.keys()}))
+                found[each.asname or each.name] = ast.unparse(node)
+    return found
 
 
 # --- Workbooks ---

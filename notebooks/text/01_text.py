@@ -528,91 +528,16 @@ show_ladder("counting characters", unigram, "bzip2")
 
 # %% [markdown]
 # ## Exercises
-# Each exercise ends with asserts that your cell has to pass. My solutions follow, folded away.
+# `make learn CHAPTER=01` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/01_text.ipynb) have a notebook of their own.
 #
 # **1.** In how many places can a window of $T$ tokens start, and how many *different* windows come
 # out? Write both as functions of a text and $T$. Then look at the second number for $T = 8$ on the
 # training text, and compare it with the number of starts. What does that tell you about the text?
-# ```python
-# assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-# assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-# ```
+#
 # **2.** Write a tokenizer without capitals: it lowers every letter before it looks it up. What does
 # counting characters cost on the lower-cased text? Is that a better model?
-# ```python
-# lower = LowerTokenizer.from_text(text)
-# assert lower.vocab_size == 39
-# assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-# assert lower_loss < unigram - 0.1
-# ```
+#
 # **3.** The compressors got far below 3.35. Shuffle the characters of the training text, and those
 # of the validation text (`random.sample(s, len(s))`), and let the compressors try again. Before you
-# run it: which number can none of them get below now, and why?
-# ```python
-# for name in compressors:
-#     assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def starts(text, T):
-    return len(text) - T
-
-
-def different(text, T):
-    return len({text[i : i + T] for i in range(starts(text, T))})
-
-
-assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-
-# %% [markdown]
-# Little more than half of the windows are different, although 65⁸ = 3 · 10¹⁴ of them could be
-# written. Language repeats itself even over eight characters, and every repetition is something that
-# can be predicted.
-
-
-# %% jupyter={"source_hidden": true}
-class LowerTokenizer(CharTokenizer):
-    @classmethod
-    def from_text(cls, text):
-        return super().from_text(text.lower())
-
-    def encode(self, text):
-        return super().encode(text.lower())
-
-
-lower = LowerTokenizer.from_text(text)
-assert lower.vocab_size == 39
-assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-
-seen = Counter(train_text.lower())
-lower_loss = sum(-log(seen[c] / len(train_text)) for c in val_text.lower())
-lower_loss /= len(val_text)
-assert lower_loss < unigram - 0.1
-lower_loss
-
-# %% [markdown]
-# The loss is lower, but the task is another one. Anyone who sends the lower-cased text hasn't sent
-# the capitals, and the receiver can't put them back. Two losses can only be compared when both
-# models could restore the same text.
-
-# %% jupyter={"source_hidden": true}
-random.seed(1)
-mixed = [random.sample(part, len(part)) for part in (train_text, val_text)]
-mixed = ["".join(part) for part in mixed]
-bound = unigram
-shuffled = {
-    name: nats_per_character(compress, *mixed) for name, compress in compressors.items()
-}
-for name in compressors:
-    assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-shuffled
-
-# %% [markdown]
-# In shuffled text nothing is left but how common each character is, so nobody can do better than the
-# unigram model, 3.35 nats, by more than chance. All that the compressors gained, they gained from
-# the *order* of the characters. That is what we are after.
+# run it: which number can none of them get below now, and why? Write it as a function of the two texts.

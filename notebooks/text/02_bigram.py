@@ -826,91 +826,19 @@ show_ladder("bigram", bigram_val, "7-grams")
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
+#
 # **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape
 # `(N, V)`, without `backward`. Mind that the loss is a *mean*.
-# ```python
-# logits = torch.randn(5, V, requires_grad=True)
-# targets = torch.tensor([3, 1, 4, 1, 5])
-# F.cross_entropy(logits, targets).backward()
-# assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-# ```
+#
 # **2.** Use `before_step` to record the length of the gradient (the root of the sum of its squares,
-# `.norm()`) while a fresh `Bigram` trains for 300 steps at a constant learning rate of 20, without
-# momentum. It shrinks, but not to zero. Then let each batch have eight times as many windows. What happens to
-# the part that is left, and what does that say about where it comes from?
-# ```python
-# few, many = lengths(windows=16), lengths(windows=128)
-# assert sum(few[-50:]) < 0.8 * sum(few[:50])
-# assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-# ```
-# **3.** What share of all $65^k$ possible histories of $k$ characters occurs in the training text?
-# What does that say about tables?
-# ```python
-# assert occurring(1) == 1
-# assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def gradient(logits, targets):
-    slopes = log_softmax(logits).exp()
-    slopes[torch.arange(len(targets)), targets] -= 1
-    return slopes / len(targets)
-
-
-logits = torch.randn(5, V, requires_grad=True)
-targets = torch.tensor([3, 1, 4, 1, 5])
-F.cross_entropy(logits, targets).backward()
-assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-
-# %% [markdown]
-# Each row is *predicted minus came*, and the mean gives every row an equal, small share. That share
-# is why the learning rate had to be so large.
-
-
-# %% jupyter={"source_hidden": true}
-def lengths(windows):
-    model, found = Bigram(V), []
-    optimizer = SGD(model.parameters(), learning_rate=20.0)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(300):
-        batch = get_batch(train_ids, windows, 64, draws)
-        training_step(
-            model,
-            optimizer,
-            *batch,
-            before_step=lambda: found.append(model.table.grad.norm().item()),
-        )
-    return found
-
-
-few, many = lengths(windows=16), lengths(windows=128)
-assert sum(few[-50:]) < 0.8 * sum(few[:50])
-assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-few[0], few[-1], many[-1]
-
-# %% [markdown]
-# What is left is noise: each batch points somewhere else, even at the bottom of the valley. A mean
-# over eight times as many tokens has less noise, by a factor of about $\sqrt 8$. Either one takes
-# larger batches, or one shrinks the learning rate at the end, as we did.
-
-
-# %% jupyter={"source_hidden": true}
-def occurring(k):
-    histories = {train_text[i : i + k] for i in range(len(train_text) - k)}
-    return len(histories) / V**k
-
-
-assert occurring(1) == 1
-assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-[f"{occurring(k):.3g}" for k in range(1, 6)]
-
-# %% [markdown]
-# The share falls faster with every character: by 3, 8, 15, 24. Nearly all of a large table would stay
-# empty.
+# `.norm()`) of a model with one table. Then let a fresh `Bigram` train for 300 steps at a constant learning
+# rate of 20, without momentum. The gradient shrinks, but not to zero. Let each batch have eight times as
+# many windows. What happens to the part that is left, and what does that say about where it comes from?
+#
+# **3.** What share of all $V^k$ possible histories of $k$ characters occurs in a text with $V$ different
+# ones? Look at it for the training text. What does that say about tables?
 
 # %% [markdown]
 # ## Appendix: n-grams as a model

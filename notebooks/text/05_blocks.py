@@ -32,7 +32,6 @@
 # The number to beat is 2.20 nats.
 
 # %%
-import copy
 import json
 import math
 from collections import Counter
@@ -849,76 +848,16 @@ show_ladder("three blocks", mean(depths["block", 3]), "7-grams")
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=05` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/05_blocks.ipynb) have a notebook of their own.
+#
 # **1.** Set a `FeedForward(4, activation=F.relu)` by hand that writes 1 into the third number when
 # *exactly one* of the first two is 1, and 0 otherwise. One detector is not enough. Why?
-# ```python
-# four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-# assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-# ```
-# **2.** If the output matrices are small at the start, a block is almost the identity. Build a
-# `quiet_block` that is the identity exactly, by setting as few of its parameters as you can to zero.
-# Then: which of its parameters get a gradient that is not zero? Predict their names.
-# ```python
-# x = torch.randn(2, 10, 64)
-# assert torch.equal(quiet_block(x), x)
-# quiet_block(x).pow(2).sum().backward()
-# named = quiet_block.named_parameters()
-# assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-# ```
+#
+# **2.** If the output matrices are small at the start, a block is almost the identity. Write
+# `quiet(block)`, which makes it the identity exactly, by setting as few of its parameters as you can to
+# zero. Then: which parameters get a gradient that is not zero? It returns their names.
+#
 # **3.** What does a part of a pre-norm block notice of the scale of the stream? Write
-# `contribution(x)`, which returns what the attention of `block` adds to a stream `x`.
-# ```python
-# assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-# assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-# %% jupyter={"source_hidden": true}
-either = FeedForward(4, activation=F.relu)
-with torch.no_grad():
-    for p in either.parameters():
-        p.zero_()
-    either.widen.weight[:2, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    either.output.weight[2, :2] = 1
-four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-
-# %% [markdown]
-# One detector finds *the first without the second*, another *the second without the first*. A single one
-# rises or falls along one direction and cannot do both.
-
-# %% jupyter={"source_hidden": true}
-quiet_block = copy.deepcopy(block)
-for part in (quiet_block.attention.output, quiet_block.feed_forward.output):
-    nn.init.zeros_(part.weight)
-    nn.init.zeros_(part.bias)
-x = torch.randn(2, 10, 64)
-assert torch.equal(quiet_block(x), x)
-quiet_block.zero_grad()
-quiet_block(x).pow(2).sum().backward()
-predicted = {
-    f"{part}.output.{name}"
-    for part in ("attention", "feed_forward")
-    for name in ("weight", "bias")
-}
-named = quiet_block.named_parameters()
-assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-
-# %% [markdown]
-# Only the zeros themselves learn in the first step, since every other slope passes through them. Then
-# they are no longer zero, and the rest joins in. Chapter 12's model begins like this.
-
-
-# %% jupyter={"source_hidden": true}
-def contribution(x):
-    return block.attention(block.attention_norm(x))
-
-
-assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-
-# %% [markdown]
-# Nothing. A stream ten times as large gets the same addition, ten times less of it. So the louder a
-# stream has become, the less a later layer can change.
+# `contribution(block, x)`, which returns what the attention of a block adds to a stream `x`. Then let the
+# stream be ten times as large.

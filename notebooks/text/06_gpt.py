@@ -636,92 +636,17 @@ f"{loss:.2f} nats"
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=06` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/06_gpt.ipynb) have a notebook of their own.
+#
 # **1.** What share of a block's parameters is in its feed-forward part? Write it as a function of `C`. What
 # does it come to when `C` is large?
-# ```python
-# for C in (4, 32, 512):
-#     block = Block(C, n_head=4)
-#     measured = sum(p.numel() for p in block.feed_forward.parameters())
-#     assert share(C) == measured / sum(p.numel() for p in block.parameters())
-# ```
+#
 # **2.** Find the suspect. Suppose the paper's authors used the right formula with a wrong vocabulary. Write
-# `fits(vocab_size)`: does the formula, rounded to millions, give all four of the paper's figures? Which
-# vocabularies fit? The first GPT (Radford et al., 2018) had one of 40,478 tokens.
-# ```python
-# suspects = [v for v in range(30_000, 60_000) if fits(v)]
-# assert suspects == list(range(40_468, 40_813)) and not fits(50_257)
-# ```
+# `fits(vocab_size, shapes)`: does the formula, with one matrix for both ends and 1,024 positions, rounded to
+# millions, give all of the figures in a list of (layers, width, millions)? Which vocabularies from 30,000 to
+# 60,000 fit the paper's four? The first GPT (Radford et al., 2018) had one of 40,478 tokens.
+#
 # **3.** A floating-point operation (FLOP) is one multiplication or addition. Write `flops(config)`: how
 # many does a forward pass over one window of `block_size` tokens take in its matrix products with weights?
-# Torch counts them as they happen: `mm` is a matrix product, and `addmm` one with a bias. If the backward
-# pass takes twice as many, how many FLOPs does training cost for each parameter and token?
-# ```python
-# from torch.utils.flop_counter import FlopCounterMode
-#
-# for config in (GPTConfig(65), GPTConfig(100, 32, n_layer=2, n_head=2, n_embd=48)):
-#     counter = FlopCounterMode(display=False)
-#     with torch.no_grad(), counter:
-#         GPT(config)(torch.zeros(1, config.block_size, dtype=torch.int64))
-#     counted = counter.get_flop_counts()["Global"]
-#     assert flops(config) == counted[torch.ops.aten.mm] + counted[torch.ops.aten.addmm]
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def share(C):
-    return (8 * C**2 + 5 * C) / (12 * C**2 + 13 * C)
-
-
-for C in (4, 32, 512):
-    block = Block(C, n_head=4)
-    measured = sum(p.numel() for p in block.feed_forward.parameters())
-    assert share(C) == measured / sum(p.numel() for p in block.parameters())
-share(4), share(512)
-
-# %% [markdown]
-# It tends to two thirds. Attention gives the Transformer its fame, but most of its numbers sit in the part
-# that looks at each token alone.
-
-
-# %% jupyter={"source_hidden": true}
-def fits(vocab_size):
-    for n_layer, C, _, paper in family.values():
-        total = n_layer * (12 * C**2 + 13 * C) + (vocab_size + 1024 + 2) * C
-        if round(total / 1e6) != paper:
-            return False
-    return True
-
-
-suspects = [v for v in range(30_000, 60_000) if fits(v)]
-assert suspects == list(range(40_468, 40_813)) and not fits(50_257)
-40_478 in suspects, len(suspects)
-
-# %% [markdown]
-# Of the 30,000 vocabularies only 345 fit, and the old one is among them. So the paper's figures look like
-# those of GPT-2's shapes with GPT-1's vocabulary. That is evidence and no proof.
-
-
-# %% jupyter={"source_hidden": true}
-from torch.utils.flop_counter import FlopCounterMode
-
-
-def flops(config):
-    C, L, V = config.n_embd, config.n_layer, config.vocab_size
-    return 2 * config.block_size * (L * 12 * C**2 + V * C)
-
-
-for config in (GPTConfig(65), GPTConfig(100, 32, n_layer=2, n_head=2, n_embd=48)):
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        GPT(config)(torch.zeros(1, config.block_size, dtype=torch.int64))
-    counted = counter.get_flop_counts()["Global"]
-    assert flops(config) == counted[torch.ops.aten.mm] + counted[torch.ops.aten.addmm]
-f"{flops(GPTConfig(65)) / 64 / model.n_parameters():.2f} FLOPs for each parameter and token"
-
-# %% [markdown]
-# Each weight of a matrix takes part in one multiplication and one addition for each token: two FLOPs
-# forward, four backward, six in all. *Six times parameters times tokens* is the rule by which the cost of
-# any GPT is estimated. Attention between the tokens comes on top; these two operations don't contain it.
+# If the backward pass takes twice as many, how many FLOPs does training cost for each parameter and token?

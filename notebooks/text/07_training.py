@@ -1119,95 +1119,15 @@ print(write(model, length=400))
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=07` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/07_training.ipynb) have a notebook of their own.
+#
 # **1.** Write `first_step(beta1, beta2)`: how long is the very first step, in units of the learning rate and for any constant slope, if you leave out the
 # correction for the start (*bias correction*)? What does that say about the usual 0.9 and 0.999?
-# ```python
-# assert abs(first_step(0.9, 0.99) - 1.0) < 1e-9
-# assert abs(first_step(0.9, 0.999) - 10**0.5) < 1e-9 and abs(first_step(0.5, 0.75) - 1.0) < 1e-9
-# ```
+#
 # **2.** Is weight decay the same as adding ½ · decay · (sum of the squared weights) to the loss? For plain gradient descent it is. Write
 # `penalized(weight, slope)`, the weight after one Adam step at rate 0.1 on the loss with a penalty of decay 0.1, and compare it with
 # AdamW's. How does each treat a weight with large slopes and one with small slopes?
-# ```python
-# for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
-#     p = torch.tensor([[weight]], requires_grad=True)
-#     reference = torch.optim.Adam([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
-#     p.grad = torch.tensor([[slope]])
-#     reference.step()
-#     assert abs(penalized(weight, slope) - p.item()) < 1e-6
-# ```
-# **3.** Make patient C yourself: forget `zero_grad`. Write `forgetful(steps)`, the losses of the small GPT in a loop without
-# that line, at AdamW's rate 1e-2. Why don't its steps explode, and why does the run fail all the same?
-# ```python
-# losses = forgetful(150)
-# healthy = short_run(AdamW, 1e-2, 150)
-# assert losses[0] == healthy[0] and losses[1] == healthy[1] and losses[2] != healthy[2]
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def first_step(beta1, beta2):
-    return (1 - beta1) / (
-        1 - beta2
-    ) ** 0.5  # m is (1 - beta1) slope, v is (1 - beta2) slope²
-
-
-assert abs(first_step(0.9, 0.99) - 1.0) < 1e-9
-assert (
-    abs(first_step(0.9, 0.999) - 10**0.5) < 1e-9
-    and abs(first_step(0.5, 0.75) - 1.0) < 1e-9
-)
-first_step(0.9, 0.999)
-
-# %% [markdown]
-# With 0.9 and 0.99 the two errors happen to cancel on the first step. With 0.9 and 0.999 the first step
-# would be more than three times too long, at the moment when the model knows least about where to go.
-
-
-# %% jupyter={"source_hidden": true}
-def penalized(weight, slope):
-    p = torch.tensor([[weight]], requires_grad=True)
-    optimizer = AdamW([p], 0.1, weight_decay=0.0)
-    p.grad = torch.tensor([[slope + 0.1 * weight]])
-    optimizer.step()
-    return p.item()
-
-
-for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
-    p = torch.tensor([[weight]], requires_grad=True)
-    reference = torch.optim.Adam([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
-    p.grad = torch.tensor([[slope]])
-    reference.step()
-    assert abs(penalized(weight, slope) - p.item()) < 1e-6
-
-# %% [markdown]
-# In the loss, the penalty becomes part of the slope, and Adam divides the slope by its own size. A weight
-# with large slopes then hardly decays at all, and one with tiny slopes decays at full speed. AdamW shrinks
-# all of them by the same share.
-
-
-# %% jupyter={"source_hidden": true}
-def forgetful(steps):
-    model, losses = small_gpt(), []
-    optimizer, stream = AdamW(model.parameters(), 1e-2), batches(train_ids)
-    for _ in range(steps):
-        inputs, targets = next(stream)
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-losses = forgetful(150)
-healthy = short_run(AdamW, 1e-2, 150)
-assert losses[0] == healthy[0] and losses[1] == healthy[1] and losses[2] != healthy[2]
-at_the_end(losses), at_the_end(healthy)
-
-# %% [markdown]
-# All gradients since the first step add up, so each step follows the average slope of the whole past. Adam
-# divides by the size of that sum, so the steps don't explode; they just point in the wrong direction, and
-# the run ends worse than it began.
+#
+# **3.** Make patient C yourself: forget `zero_grad`. Write `forgetful(model, optimizer, batches)`, the losses of a loop without
+# that line, and let it loose on the small GPT, at AdamW's rate 1e-2. Why don't its steps explode, and why does the run fail all the same?

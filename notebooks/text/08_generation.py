@@ -752,54 +752,15 @@ for sample in (tokenizer.decode(ours[0]), best["sample"]):
 
 # %% [markdown]
 # ## Exercises
-# **1.** Does the model know how unsure it is? Write `own_loss(temperature)`: let it write 2,000 characters
-# and evaluate it on its own text, as we do with Shakespeare's. If its probabilities are honest, its text at
-# temperature 1 should surprise it about as much as his does. What happens at 0.5?
-# ```python
-# assert abs(own_loss(1.0) - val_loss) < 0.2
-# assert own_loss(0.5) < own_loss(1.0) - 0.2
-# ```
+# `make learn CHAPTER=08` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/08_generation.ipynb) have a notebook of their own.
+#
+# **1.** Does the model know how unsure it is? What does text cost the model that wrote it, if it was drawn at
+# some temperature? Write `own_cost(logits, temperature)`: the expected cost, in nats, of one token that is drawn
+# from these logits at this temperature and judged, as always, at temperature 1. Then let the model write 2,000
+# characters and `evaluate` it on its own text. If its probabilities are honest, its text at temperature 1
+# should surprise it about as much as Shakespeare's does. What happens at 0.5?
+#
 # **2.** *Min-p* (Nguyen et al., 2024) cuts the tail in yet another way: it keeps every token that has at
 # least the share $m$ of the likeliest token's probability. Write `min_p(probabilities, m)`, which gives the
 # probabilities that are left, for a batch. When does it keep more tokens than top-p?
-# ```python
-# both = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2]])
-# kept = torch.tensor([[0.0, 5 / 7, 0.0, 2 / 7, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]])
-# assert torch.allclose(min_p(both, 0.4), kept)
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def own_loss(temperature):
-    generator = torch.Generator().manual_seed(0)
-    start = tokenizer.encode("\n" * 8)[:, None]
-    own = generate(model, start, 250, temperature=temperature, generator=generator)
-    return sum(evaluate(model, row) for row in own) / len(own)
-
-
-assert abs(own_loss(1.0) - val_loss) < 0.2
-assert own_loss(0.5) < own_loss(1.0) - 0.2
-own_loss(1.0), own_loss(0.5), val_loss
-
-# %% [markdown]
-# Roughly honest: its own text costs it a tenth of a nat less than Shakespeare's, so it is a little too sure
-# of itself. At temperature 0.5 its text is much more to its own taste, which is no sign of better text.
-
-
-# %% jupyter={"source_hidden": true}
-def min_p(probabilities, m):
-    enough = probabilities >= m * probabilities.amax(-1, keepdim=True)
-    return (probabilities * enough) / (probabilities * enough).sum(-1, keepdim=True)
-
-
-both = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2]])
-kept = torch.tensor([[0.0, 5 / 7, 0.0, 2 / 7, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]])
-assert torch.allclose(min_p(both, 0.4), kept)
-min_p(both, 0.4)
-
-# %% [markdown]
-# Where the model hesitates between equals, as in the second row, min-p keeps all of them. Top-p with 0.75
-# has to draw its line somewhere and drops one of the five, for no reason but the order.

@@ -59,7 +59,7 @@ def same(got, want, atol: float = 1e-5) -> bool:
             isinstance(got, Tensor)
             and got.shape == want.shape
             and got.is_floating_point() == want.is_floating_point()
-            and torch.allclose(got.double(), want.double(), atol=atol, rtol=1e-4)
+            and torch.allclose(got.double(), want.double(), 1e-4, atol, equal_nan=True)
         )
     if isinstance(want, tuple | list):
         return (
@@ -68,6 +68,8 @@ def same(got, want, atol: float = 1e-5) -> bool:
             and all(same(g, w, atol) for g, w in zip(got, want, strict=True))
         )
     if isinstance(want, float):
+        if isinstance(got, Tensor):
+            got = got.detach()
         try:
             return abs(float(got) - want) <= atol + 1e-4 * abs(want)
         except (TypeError, ValueError, RuntimeError):

@@ -175,3 +175,84 @@ def evaluate(my):
     model.train()
     got = my.evaluate(model, ids, 4)
     expect(type(got), float, "What kind of thing is returned:")
+
+
+# --- Exercises ---
+
+
+def gradient(my):
+    for n in (5, 1):
+        logits = normal(n, 7).requires_grad_()
+        targets = torch.tensor([3, 1, 4, 1, 5])[:n]
+        F.cross_entropy(logits, targets).backward()
+        bare = logits.detach()
+        with untouched(logits=bare, targets=targets):
+            got = my.gradient(bare, targets)
+        p = bare.softmax(1)
+        expect(
+            got,
+            logits.grad,
+            f"Random logits ({n}, 7), against torch's backward.",
+            {
+                "The loss is a mean over the rows: each has an N-th of the slope.": logits.grad
+                * n,
+                "That is what was predicted: take away what came.": [p, p / n],
+                "The other way round: predicted minus came.": -logits.grad,
+                "The softmax goes over each row.": (
+                    bare.softmax(0) - F.one_hot(targets, 7)
+                )
+                / n,
+            },
+        )
+
+
+def gradient_lengths(my):
+    model, reference = Table(), Table()
+    ids = torch.randint(5, (4, 3, 6), generator=torch.Generator().manual_seed(0))
+    batches, want, tables, largest = [(x[:, :-1], x[:, 1:]) for x in ids], [], [], []
+    theirs = torch.optim.SGD(reference.parameters(), lr=2.0)
+    for x, y in batches:
+        theirs.zero_grad()
+        F.cross_entropy(reference(x).flatten(0, 1), y.flatten()).backward()
+        want.append(reference.table.grad.norm().item())
+        largest.append(reference.table.grad.abs().max().item())
+        tables.append(reference.table.norm().item())
+        theirs.step()
+    ours = torch.optim.SGD(model.parameters(), lr=2.0)
+    got = my.gradient_lengths(model, ours, iter(batches))
+    got = [float(each) for each in got] if isinstance(got, list) else got
+    expect(
+        got,
+        want,
+        "Four batches for a table (5, 5), SGD at rate 2.",
+        {
+            "That is the length of the table, not of its gradient.": [tables],
+            "The length is the root of the sum of the squares.": [
+                [length**2 for length in want],
+                largest,
+            ],
+        },
+    )
+    expect(model.table.detach(), reference.table.detach(), "The table afterwards:")
+
+
+def occurring(my):
+    for text in ("abab", "hello", "aaaa", "to be or not to be"):
+        for k in (1, 2, 3):
+            found, V = (
+                {text[i : i + k] for i in range(len(text) - k + 1)},
+                len(set(text)),
+            )
+            expect(
+                my.occurring(text, k),
+                len(found) / V**k,
+                f'occurring("{text}", {k})',
+                {
+                    "Equal pieces count once.": (len(text) - k + 1) / V**k,
+                    "The last piece is left out.": (
+                        len({text[i : i + k] for i in range(len(text) - k)}) / V**k
+                    ),
+                    "V choices at each of k places make V ** k.": len(found) / (V * k),
+                    "The characters of *this* text, not 65.": len(found) / 65**k,
+                },
+            )

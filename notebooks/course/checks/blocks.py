@@ -218,3 +218,97 @@ def Block_forward(my):
                 {"Only the addition does, never the stream.": True},
                 atol=1e-4,
             )
+
+
+# --- Exercises ---
+
+
+def either(my):
+    four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+    with torch.no_grad():
+        layer = my.either()
+        third = layer(four)[:, 2]
+    expect(
+        third,
+        torch.tensor([0.0, 1, 1, 0]),
+        "The third number, for none, the first, the second and both.",
+        {
+            "That fires for both, too: each detector has to be silenced by the other number.": [
+                torch.tensor([0.0, 1, 1, 1]),
+                torch.tensor([0.0, 1, 1, 2]),
+            ],
+            "That is one of the two detectors.": [
+                torch.tensor([0.0, 1, 0, 0]),
+                torch.tensor([0.0, 0, 1, 0]),
+            ],
+            "That fires for both alone: it is chapter 05's `t and h`.": torch.tensor(
+                [0.0, 0, 0, 1]
+            ),
+        },
+    )
+
+
+def quiet(my):
+    from tinygpt_lib.blocks import Block
+
+    block, x = shaken(Block(16, 2)), normal(2, 6, 16)
+    before = {name: p.detach().clone() for name, p in block.named_parameters()}
+    got = my.quiet(block)
+    expect(
+        block(x).detach(),
+        x,
+        "quiet(block), and then block(x).",
+        {"It still adds something to the stream.": True},
+    )
+    changed = {n for n, p in block.named_parameters() if not torch.equal(p, before[n])}
+    expect(
+        len(changed),
+        4,
+        "How many parameters were changed.",
+        {
+            "Fewer are enough: which one is the last before the stream?": len(changed)
+            > 4
+        },
+    )
+    block(x).pow(2).sum().backward()
+    moves = {
+        n
+        for n, p in block.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
+    expect(
+        set(got) if isinstance(got, list | tuple) else got,
+        moves,
+        "The names of the parameters with a slope.",
+        {
+            "Those in front get none: their slope passes through a matrix of zeros.": isinstance(
+                got, set
+            )
+            and got > moves
+        },
+    )
+
+
+def contribution(my):
+    from tinygpt_lib.blocks import Block
+
+    block, x = shaken(Block(16, 2)), normal(2, 6, 16)
+    with torch.no_grad(), untouched(x=x):
+        want = block.attention(block.attention_norm(x))
+        for scale in (1, 10):
+            expect(
+                my.contribution(block, scale * x),
+                block.attention(block.attention_norm(scale * x)),
+                f"A block with random weights, a stream (2, 6, 16) times {scale}.",
+                {
+                    "Attention reads the stream through its norm.": block.attention(
+                        scale * x
+                    ),
+                    "Only what is added, without the stream.": scale * x + want,
+                    "That is what the whole block adds.": block(scale * x) - scale * x,
+                    "Attention has a norm of its own.": block.attention(
+                        block.feed_forward_norm(scale * x)
+                    ),
+                },
+                atol=1e-4,
+            )

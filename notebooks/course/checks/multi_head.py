@@ -134,3 +134,86 @@ def MultiHeadAttention_forward(my):
             "The input is added: that comes in chapter 05.": want + x,
         },
     )
+
+
+# --- Exercises ---
+
+
+def without(my):
+    q, k, v = (normal(2, 4, 5, 8, seed=seed) for seed in range(3))
+    kept = attention(q, k, v)
+
+    def attend(*given):
+        return kept
+
+    for heads in ([0], [1, 3], [], [0, 1, 2, 3]):
+        less = my.without(attend, heads)
+        expect(callable(less), True, "Is what comes back a function?")
+        with untouched(found=kept):
+            got = less(q, k, v)
+        want, places, rest = kept.clone(), kept.clone(), torch.zeros_like(kept)
+        want[:, heads] = 0.0
+        places[:, :, heads] = 0.0
+        rest[:, heads] = kept[:, heads]
+        expect(
+            got,
+            want,
+            f"Four heads, without {heads}.",
+            {
+                "Those are positions: the heads are the second dimension.": places,
+                "Only those are left that should be missing.": rest,
+                "Nothing is missing.": kept,
+            },
+        )
+
+
+def by_hand(my):
+    positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    value = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    layer = my.by_hand()
+    for word in ("abba", "baba", "aaab", "bb", "ab"):
+        letters = torch.tensor([value[c] for c in word])
+        with torch.no_grad():
+            y = layer(torch.cat([letters, positions[: len(word)]], dim=1)[None])[0]
+        expect(
+            y[1:],
+            torch.cat([letters[1:], letters[:-1]], dim=1),
+            f"The word {word}: what its letters put out, from the second on.",
+            {
+                "The two halves have changed places: first its own letter.": (
+                    torch.cat([letters[:-1], letters[1:]], dim=1)
+                ),
+                "Both heads look at the token itself.": torch.cat(
+                    [letters[1:], letters[1:]], dim=1
+                ),
+                "The turn goes the wrong way, into the future, where nobody may look.": (
+                    same_halves(y[1:], letters[1:])
+                ),
+            },
+            atol=0.01,
+        )
+
+
+def same_halves(y, letters):
+    return bool(torch.allclose(y[:, :2], letters, atol=0.01) and y[:, 2:].std() > 0)
+
+
+def moved_by_last(my):
+    class Careless(my.MultiHeadAttention):
+        def merge(self, y):
+            B, H, T, D = y.shape
+            return self.output(y.reshape(B, T, H * D))
+
+    for n, heads in ((10, 4), (6, 2), (8, 8), (5, 1), (3, 6)):
+        layer, x = Careless(8 * heads, heads), normal(1, n, 8 * heads)
+        changed = x.clone()
+        changed[:, -1] += 1.0
+        with torch.no_grad():
+            moves = (layer(changed) - layer(x)).abs().amax((0, 2)) > 1e-6
+        got = my.moved_by_last(n, heads)
+        expect(
+            list(got) if isinstance(got, tuple | set) else got,
+            moves.nonzero().flatten().tolist(),
+            f"moved_by_last({n}, {heads}), against what moves in such a layer.",
+            {"Without the transpose it is not the last output alone.": [[n - 1]]},
+        )

@@ -1,5 +1,7 @@
 """What chapter 01 asks of its holes."""
 
+from math import log
+
 import torch
 
 from course.checks import Wrong, expect, untouched
@@ -171,3 +173,97 @@ def get_batch(my):
         )
     torch.manual_seed(0)
     expect(my.get_batch(ids, 2, 4)[0].shape, torch.Size([2, 4]), "No generator at all.")
+
+
+# --- Exercises ---
+
+TEXTS = ["abababab", "to be or not to be, that is the question", "aaaa", "abc"]
+
+
+def starts(my):
+    for text in TEXTS:
+        for T in (1, 2, 3):
+            expect(
+                my.starts(text, T),
+                len(text) - T,
+                f'starts("{text}", {T})',
+                {
+                    "The last window needs a target, too: one more token.": len(text)
+                    - T
+                    + 1,
+                    "That is one too few: the last token of the text can be a target.": (
+                        len(text) - T - 1
+                    ),
+                },
+            )
+
+
+def different(my):
+    for text in TEXTS:
+        for T in (1, 2, 3):
+            want = len({text[i : i + T] for i in range(len(text) - T)})
+            expect(
+                my.different(text, T),
+                want,
+                f'different("{text}", {T})',
+                {
+                    "These are all windows: count equal ones once.": len(text) - T,
+                    "The last window has no target: it does not start there.": (
+                        len({text[i : i + T] for i in range(len(text) - T + 1)})
+                    ),
+                },
+            )
+
+
+def LowerTokenizer_from_text(my):
+    got = my.LowerTokenizer.from_text("To Be, or not")
+    expect(
+        getattr(got, "characters", got),
+        sorted(set("to be, or not")),
+        'LowerTokenizer.from_text("To Be, or not").characters',
+        {
+            "There are capitals in it: lower the text first.": sorted(
+                set("To Be, or not")
+            )
+        },
+    )
+    expect(type(got), my.LowerTokenizer, "What kind of tokenizer that is:")
+
+
+def LowerTokenizer_encode(my):
+    lower = my.LowerTokenizer([" ", "c", "e", "f", "i", "n", "r", "s", "t", "z"])
+    for text in ("First Citizen", "fist", "TTT"):
+        got = lower.encode(text)
+        want = torch.tensor([lower.characters.index(c) for c in text.lower()])
+        expect(
+            got,
+            want,
+            f'The characters are " cefinrstz"; encode("{text}").',
+            {"A list is not enough: models need a tensor.": [want.tolist()]},
+        )
+
+
+def bound(my):
+    pairs = ("abracadabra", "abba"), ("aab", "ab"), ("To be, or not", "not to be or")
+    for past, new in pairs:
+        share = {c: past.count(c) / len(past) for c in past}
+        own = {c: new.count(c) / len(new) for c in new}
+        want = sum(-log(share[c]) for c in new) / len(new)
+        expect(
+            my.bound(past, new),
+            want,
+            f'bound("{past}", "{new}")',
+            {
+                "These are bits: the natural logarithm gives nats.": want / log(2),
+                "Nobody knows the shares of the second text beforehand: count in the first.": (
+                    sum(-log(own[c]) for c in new) / len(new)
+                ),
+                "That is the sum: divide by the length.": want * len(new),
+                "That is knowing nothing: some characters are more common than others.": (
+                    log(len(share))
+                ),
+                "What has to be paid for is the second text.": (
+                    sum(-log(share[c]) for c in past) / len(past)
+                ),
+            },
+        )
