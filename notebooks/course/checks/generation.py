@@ -324,7 +324,7 @@ def min_p(my):
             [0.9, 0.1, 0.0, 0.0, 0.0],
         ]
     )
-    for m in (0.4, 0.1, 0.0, 1.0):
+    for m in (0.22, 0.4, 0.0, 1.0):
         enough = both * (both >= m * both.amax(-1, keepdim=True))
         with untouched(probabilities=both):
             got = my.min_p(both, m)

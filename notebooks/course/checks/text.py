@@ -222,9 +222,9 @@ def LowerTokenizer_from_text(my):
         sorted(set("to be, or not")),
         'LowerTokenizer.from_text("To Be, or not").characters',
         {
-            "There are capitals in it: lower the text first.": sorted(
-                set("To Be, or not")
-            )
+            "There are capitals in it: lower the text first.": [
+                sorted(set("To Be, or not"))
+            ]
         },
     )
     expect(type(got), my.LowerTokenizer, "What kind of tokenizer that is:")
