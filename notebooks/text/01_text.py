@@ -152,6 +152,7 @@ class CharTokenizer:
 
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
+        #| hole: a tokenizer (`cls` makes one) of all characters in the text, sorted
         return cls(sorted(set(text)))
 
     @property
@@ -159,13 +160,31 @@ class CharTokenizer:
         return len(self.characters)
 
     def encode(self, text: str) -> Tensor:
+        #| hole: the id of each character, as a tensor (N,) of int64
         return torch.tensor([self.number[c] for c in text], dtype=torch.int64)
 
     def decode(self, ids) -> str:
+        #| hole: the text of ids (N,), a tensor or a list
         return "".join(self.characters[i] for i in ids)
 
 
 # %% [markdown]
+# <!-- hints: CharTokenizer.from_text
+# `set(text)` holds each character once, in no order. The ids must be the same tomorrow.
+#
+# `cls` is the class itself, so `cls(characters)` makes a tokenizer.
+# -->
+#
+# <!-- hints: CharTokenizer.encode
+# `self.number` maps a character to its id. Make a list of the ids, as in the five lines.
+#
+# `torch.tensor(a_list, dtype=torch.int64)` makes a tensor of whole numbers, of an empty list too.
+# -->
+#
+# <!-- hints: CharTokenizer.decode
+# `self.characters[i]` is the character with the id i, and `"".join(...)` glues strings together.
+# -->
+#
 # You will find the five lines in there, one by one, and the same word gives the same ids:
 
 # %% tags=["nbval-check-output"]
@@ -238,6 +257,7 @@ def split(ids: Tensor | str, fraction: float = 0.9) -> tuple:
     """The first `fraction` of ids (N,), or of a text, and the rest: to validate on."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must lie between 0 and 1")
+    #| hole: the two parts
     cut = int(fraction * len(ids))
     return ids[:cut], ids[cut:]
 
@@ -285,13 +305,24 @@ def get_batch(
             f"the text has {len(ids)} tokens; a window of block_size {block_size} "
             f"and its targets need at least {block_size + 1}"
         )
+    #| hole: random places to start at, a column (B, 1), drawn with the generator
     last = len(ids) - block_size - 1
     starts = torch.randint(last + 1, (batch_size, 1), generator=generator)
+    #| hole: the windows that start there, and their targets
     places = starts + torch.arange(block_size)  # (B, T)
     return ids[places], ids[places + 1]
 
 
 # %% [markdown]
+# <!-- hints: get_batch
+# `torch.randint(n, (batch_size, 1), generator=generator)` draws whole numbers from 0 to n - 1. How many
+# places are there to start at, if the targets reach one further than the inputs?
+#
+# A column plus the row 0, 1, ..., T - 1 is a table of places. `ids[table]` looks all of them up.
+#
+# The targets are what stands at the same places, one further on.
+# -->
+#
 # `torch.randint(n, ...)` draws whole numbers from $0$ to $n - 1$, so the last start can come up.
 # `arange` is the row 0, 1, ..., $T - 1$. The `generator` is a source of random numbers: started from
 # the same number, its *seed*, it draws the same batches again.
@@ -510,93 +541,16 @@ show_ladder("counting characters", unigram, "bzip2")
 
 # %% [markdown]
 # ## Exercises
-# Each exercise ends with asserts that your cell has to pass. My solutions follow, folded away.
+# `make learn CHAPTER=01` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/01_text.ipynb) have a notebook of their own.
 #
 # **1.** In how many places can a window of $T$ tokens start, and how many *different* windows come
 # out? Write both as functions of a text and $T$. Then look at the second number for $T = 8$ on the
 # training text, and compare it with the number of starts. What does that tell you about the text?
-# ```python
-# assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-# assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-# ```
+#
 # **2.** Write a tokenizer without capitals: it lowers every letter before it looks it up. What does
 # counting characters cost on the lower-cased text? Is that a better model?
-# ```python
-# lower = LowerTokenizer.from_text(text)
-# assert lower.vocab_size == 39
-# assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-# assert lower_loss < unigram - 0.1
-# ```
+#
 # **3.** The compressors got far below 3.35. Shuffle the characters of the training text, and those
 # of the validation text (`random.sample(s, len(s))`), and let the compressors try again. Before you
-# run it: which number can none of them get below now, and why? Call it `bound`, and the dictionary of
-# the new losses `shuffled`.
-# ```python
-# for name in compressors:
-#     assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def starts(text, T):
-    return len(text) - T
-
-
-def different(text, T):
-    return len({text[i : i + T] for i in range(starts(text, T))})
-
-
-assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-
-# %% [markdown]
-# Little more than half of the windows are different, although 65⁸ = 3 · 10¹⁴ of them could be
-# written. Language repeats itself even over eight characters, and every repetition is something that
-# can be predicted.
-
-
-# %% jupyter={"source_hidden": true}
-class LowerTokenizer(CharTokenizer):
-    @classmethod
-    def from_text(cls, text):
-        return super().from_text(text.lower())
-
-    def encode(self, text):
-        return super().encode(text.lower())
-
-
-lower = LowerTokenizer.from_text(text)
-assert lower.vocab_size == 39
-assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-
-seen = Counter(train_text.lower())
-lower_loss = sum(-log(seen[c] / len(train_text)) for c in val_text.lower())
-lower_loss /= len(val_text)
-assert lower_loss < unigram - 0.1
-lower_loss
-
-# %% [markdown]
-# The loss is lower, but the task is another one. Anyone who sends the lower-cased text hasn't sent
-# the capitals, and the receiver can't put them back. Two losses can only be compared when both
-# models could restore the same text.
-
-# %% jupyter={"source_hidden": true}
-random.seed(1)
-mixed = [random.sample(part, len(part)) for part in (train_text, val_text)]
-mixed = ["".join(part) for part in mixed]
-bound = unigram
-shuffled = {
-    name: nats_per_character(compress, *mixed) for name, compress in compressors.items()
-}
-for name in compressors:
-    assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-shuffled
-
-# %% [markdown]
-# In shuffled text nothing is left but how common each character is, so nobody can do much better than
-# the unigram model, 3.35 nats. A compressor that adapts to the validation text's own shares could gain
-# a few thousandths, hence the 0.01 in the assert. All that the compressors gained before, they gained
-# from the *order* of the characters. That is what we are after.
+# run it: which number can none of them get below now, and why? Write it as a function of the two texts.

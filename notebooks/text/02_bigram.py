@@ -477,11 +477,13 @@ class SGD:
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step; backward would add to them."""
         for p in self.parameters:
+            #| hole
             p.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient, in place."""
+        #| hole: new velocities (they fade by `momentum`), then the move
         for p, v in zip(self.parameters, self.velocities, strict=True):
             if p.grad is not None:
                 v.mul_(self.momentum).add_(p.grad)
@@ -517,15 +519,27 @@ def training_step(
     model: nn.Module, optimizer, inputs: Tensor, targets: Tensor
 ) -> float:
     """Predict, measure, differentiate, move; the loss before the move, in nats."""
+    #| hole: predict and measure
     logits = model(inputs)  # (B, T, V)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    #| hole: the gradients of this batch alone
     optimizer.zero_grad()
     loss.backward()
+    #| hole: move; return the loss as a number
     optimizer.step()
     return loss.item()
 
 
 # %% [markdown]
+# <!-- hints: training_step
+# Four lines of the loop that you have seen by hand: logits, loss, gradients, step.
+#
+# `F.cross_entropy` wants a list of rows and a list of targets: `logits.flatten(0, 1)` and
+# `targets.flatten()`. `backward` *adds* to the gradients that are there, so clear them first.
+#
+# `.item()` makes a number of a tensor with one entry. Which loss is asked for, before or after?
+# -->
+#
 # A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
 # 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only one in 65 of them, on
 # average, uses any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
@@ -597,10 +611,21 @@ def evaluate(
     total = 0.0
     with evaluating(model):
         for x, y in windows_of(model, ids, block_size, tokens_at_once):
+            #| hole: add up the losses of all tokens of this batch
             logits = model(x).flatten(0, 1).float()
             total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
+    #| hole: their mean
     return total / (len(ids) - 1)
 
+
+# %% [markdown]
+# <!-- hints: evaluate
+# The last window is shorter. So a mean of means would count its tokens too much: add up, divide once.
+#
+# `F.cross_entropy(..., reduction="sum")` adds up. How many of the N tokens are predicted?
+# -->
+#
+# However it is cut, the same number comes out:
 
 # %%
 assert abs(evaluate(model, val_ids, 64) - learned_val) < 1e-5
@@ -823,88 +848,19 @@ show_ladder("bigram", bigram_val, "7-grams")
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
+#
 # **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape
 # `(N, V)`, without `backward`. Mind that the loss is a *mean*.
-# ```python
-# logits = torch.randn(5, V, requires_grad=True)
-# targets = torch.tensor([3, 1, 4, 1, 5])
-# F.cross_entropy(logits, targets).backward()
-# assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-# ```
-# **2.** Record the length of the gradient, the root of the sum of its squares (`model.table.grad.norm()`
-# after each step), while a fresh `Bigram` trains for 300 steps at a constant learning rate of 20, without
-# momentum. It shrinks, but not to zero. Then let each batch have eight times as many windows. What happens to
-# the part that is left, and what does that say about where it comes from?
-# ```python
-# few, many = lengths(windows=16), lengths(windows=128)
-# assert sum(few[-50:]) < 0.8 * sum(few[:50])
-# assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-# ```
-# **3.** What share of all $65^k$ possible histories of $k$ characters occurs in the training text?
-# What does that say about tables?
-# ```python
-# assert occurring(1) == 1
-# assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def gradient(logits, targets):
-    slopes = log_softmax(logits).exp()
-    slopes[torch.arange(len(targets)), targets] -= 1
-    return slopes / len(targets)
-
-
-logits = torch.randn(5, V, requires_grad=True)
-targets = torch.tensor([3, 1, 4, 1, 5])
-F.cross_entropy(logits, targets).backward()
-assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-
-# %% [markdown]
-# Each row is *predicted minus came*, and the mean gives every row an equal, small share. That share
-# is why the learning rate had to be so large.
-
-
-# %% jupyter={"source_hidden": true}
-def lengths(windows):
-    model, found = Bigram(V), []
-    optimizer = SGD(model.parameters(), learning_rate=20.0)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(300):
-        batch = get_batch(train_ids, windows, 64, draws)
-        training_step(model, optimizer, *batch)
-        found.append(model.table.grad.norm().item())
-    return found
-
-
-few, many = lengths(windows=16), lengths(windows=128)
-assert sum(few[-50:]) < 0.8 * sum(few[:50])
-assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-few[0], few[-1], many[-1]
-
-# %% [markdown]
-# Most of what is left is noise: each batch points somewhere else. A mean over eight times as many
-# tokens should have $\sqrt 8 = 2.8$ times less of it. We see a factor of 2.4, because after so few
-# steps a part of the gradient is still real. Either one takes larger batches, or one shrinks the
-# learning rate at the end, as we did.
-
-
-# %% jupyter={"source_hidden": true}
-def occurring(k):
-    histories = {train_text[i : i + k] for i in range(len(train_text) - k)}
-    return len(histories) / V**k
-
-
-assert occurring(1) == 1
-assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-[f"{occurring(k):.3g}" for k in range(1, 6)]
-
-# %% [markdown]
-# Each further character divides the share by more: by 3, 8, 15 and 24. Nearly all of a large table would stay
-# empty.
+#
+# **2.** Record the length of the gradient after each step (the root of the sum of its squares,
+# `.norm()`), for a model with one table. Then let a fresh `Bigram` train for 300 steps at a constant learning
+# rate of 20, without momentum. The gradient shrinks, but not to zero. Let each batch have eight times as
+# many windows. What happens to the part that is left, and what does that say about where it comes from?
+#
+# **3.** What share of all $V^k$ possible histories of $k$ characters occurs in a text with $V$ different
+# ones? Look at it for the training text. What does that say about tables?
 
 # %% [markdown]
 # ## Appendix: n-grams as a model

@@ -348,7 +348,9 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     Tq, Tk = q.shape[-2], k.shape[-2]
     if Tq > Tk:
         raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
+    #| hole: the scores, each query with each key, at the right size
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., Tq, Tk)
+    #| hole: who may be looked at, and the weights
     past = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
     return scores.masked_fill(~past, -math.inf).softmax(dim=-1)
 
@@ -358,10 +360,27 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     q (..., Tq, D), k and v (..., Tk, D) -> (..., Tq, D), as in `attention_weights`.
     """
+    #| hole
     return attention_weights(q, k) @ v
 
 
 # %% [markdown]
+# <!-- hints: attention_weights
+# You have written it for three tokens, above: scores, mask, softmax. What changes when there
+# is a batch in front, and when nobody says how many tokens there are?
+#
+# `k.mT` turns the last two dimensions around and leaves the batch alone, and the softmax goes
+# over the last dimension, `dim=-1`. How large is a sum of D products, and what brings it back
+# to size 1?
+#
+# `tril(n)` moves the triangle n places to the right. By how many, when the last Tq of Tk tokens
+# ask? The mask belongs on `q.device`, and minus infinity is `-math.inf`.
+# -->
+#
+# <!-- hints: attention
+# You have the weights, a row for each token that looks. What mixes the rows of `v` by them?
+# -->
+#
 # First, check against earlier results. Without preferences the mean of the past comes back. And so
 # does the paper example, if we multiply its queries by the $\sqrt 2$ that the function divides by.
 
@@ -663,58 +682,17 @@ show_ladder("one head", new, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# **1.** Set the weights by hand. Write `q` and `k` for 5 tokens such that each token looks (almost)
-# only at the one before it. The first has none and looks at itself.
-# ```python
-# weights = attention_weights(q, k)
-# assert (weights[1:].diagonal() > 0.99).all() and weights[0, 0] == 1
-# ```
-# **2.** Without the mask the training loss is a lie. Train a `SingleHead` whose attention is
-# unmasked for 500 steps. Compare its training loss with its loss on the last place of each window,
-# the only one whose answer doesn't stand in the input. Which of the two would you notice in a run?
-# ```python
-# assert cheating_loss < min(finals["one head"]) - 0.3
-# assert honest_loss > max(finals["no looking back"]) + 0.3
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-# %% jupyter={"source_hidden": true}
-places = torch.eye(6)
-q, k = 50 * places[:5], places[1:6]  # token t asks for place t, and is place t + 1
-weights = attention_weights(q, k)
-assert (weights[1:].diagonal() > 0.99).all() and weights[0, 0] == 1
-weights.round(decimals=2)
-
-# %% [markdown]
-# A head that copies the previous token is the first half of an *induction head* (Olsson et al., 2022):
-# with a second one behind it, a model can continue whatever it has seen before. Chapter 17 looks for
-# such heads.
-
-
-# %% jupyter={"source_hidden": true}
-class Unmasked(SingleHead):
-    def forward(self, ids):
-        x = self.embed(ids)
-        q, k, v = self.to_query(x), self.to_key(x), self.to_value(x)
-        return self.head((q @ k.mT / math.sqrt(64)).softmax(-1) @ v)
-
-
-torch.manual_seed(0)
-cheat = Unmasked()
-cheating_loss = sum(learn(cheat, 0, 500, learning_rate=0.3)[-100:]) / 100
-x, y = get_batch(val_ids, 2000, 32, generator)
-with torch.no_grad():
-    honest_loss = F.cross_entropy(cheat(x)[:, -1], y[:, -1]).item()
-assert cheating_loss < min(finals["one head"]) - 0.3
-assert honest_loss > max(finals["no looking back"]) + 0.3
-cheating_loss, honest_loss
-
-# %% [markdown]
-# The model has learned to read the answer off the next place, and where there is no next place it
-# does worse than counting characters, 3.35. In a run you would only see the first number, and it looks
-# like a triumph. A loss that falls much faster than expected is a reason to check the mask.
+# `make learn CHAPTER=03` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/03_single_head.ipynb) have a notebook of their own.
+#
+# **1.** Set the weights by hand. Write `previous(n)`: queries and keys for $n$ tokens, such that each
+# token looks (to 0.99) only at the one before it. The first has none and looks at itself.
+#
+# **2.** Which masks leak? Write `leaks(attend)`: all pairs $(i, j)$ with $j$ later than $i$ for which the
+# output of token $i$ moves when token $j$ changes, for any function `attend(q, k, v)` and six tokens. Then
+# train a `SingleHead` whose attention is unmasked for 500 steps. Compare its training loss with its loss
+# on the last place of each window, the only one whose answer doesn't stand in the input. Which of the two
+# would you notice in a run?
 
 # %% [markdown]
 # ## Appendix: fewer queries than keys

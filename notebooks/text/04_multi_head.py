@@ -270,6 +270,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Tq, Tk = q.shape[-2], k.shape[-2]
     if Tq > Tk:
         raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
+    #| hole: with `F.scaled_dot_product_attention`, where 1 <= Tq <= Tk
     if Tq == 1 or Tq == Tk:
         return F.scaled_dot_product_attention(q, k, v, is_causal=Tq > 1)
     allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
@@ -282,6 +283,13 @@ for Tq in (1, 4, 10):
     assert torch.allclose(attention(last, k, v), fused_attention(last, k, v), atol=1e-6)
 
 # %% [markdown]
+# <!-- hints: fused_attention
+# With as many queries as keys, `is_causal=True` is the whole mask. When is that mask wrong?
+#
+# A single query, the newest token's, may see every key. For several there is
+# `attn_mask=allowed`: True where looking is allowed, with the triangle moved by Tk - Tq.
+# -->
+#
 # The same numbers.
 #
 # ## Multi-head attention
@@ -313,6 +321,7 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every head, each (B, H, T, D)."""
+        #| hole: one product, cut into three times n_head pieces
         B, T, C = x.shape
         qkv = self.to_qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         return qkv.permute(2, 0, 3, 1, 4).unbind()
@@ -323,13 +332,29 @@ class MultiHeadAttention(nn.Module):
 
     def merge(self, y: Tensor) -> Tensor:
         """Heads (B, H, T, D) side by side and mixed: (B, T, C)."""
+        #| hole
         return self.output(y.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: the three methods, one after the other
         return self.merge(self.attend(*self.project(x)))
 
 
 # %% [markdown]
+# <!-- hints: MultiHeadAttention.project
+# `self.to_qkv(x)` is (B, T, 3C): first all queries, then all keys, then all values; and in each
+# the first D numbers are head 0's. In which order must `view` name the pieces of 3C?
+#
+# `.view(B, T, 3, H, D)` cuts; `permute` brings the axes into the order (3, B, H, T, D), and
+# `unbind()` takes the first one apart.
+# -->
+#
+# <!-- hints: MultiHeadAttention.merge
+# Each position needs its H pieces side by side. Is that how they lie in (B, H, T, D)?
+#
+# Swap H and T first; then `flatten(2)` joins H and D; then the output matrix mixes.
+# -->
+#
 # Given the stacked weights, it has to be the list of heads, and the future must not leak:
 
 # %%
@@ -634,109 +659,23 @@ show_ladder("four heads", new, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# **1.** Which head does the model need most? Write `loss_without(heads)`: the validation loss of the
-# trained `model` when the heads in that list find nothing, only zeros. Before you run it, bet on one
-# of them.
-# ```python
-# assert abs(loss_without([]) - again) < 1e-4
-# assert loss_without([0, 1, 2, 3]) > 3.3
-# assert min(loss_without([h]) for h in range(4)) > again + 0.1
-# ```
+# `make learn CHAPTER=04` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/04_multi_head.ipynb) have a notebook of their own.
+#
+# **1.** Which head does the model need most? Write `without(attend, heads)`: a function like `attend`, but
+# what the heads in that list find is all zeros. With `model.attention.attend = without(attention, [0])` the
+# trained model has to do without head 0. What does each cost on the validation text? Bet on one of them first.
+#
 # **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand, so that it does what `two_heads` did
-# at the beginning. Its input is a letter, `a` or `b`, beside a position, and the positions are quarter
-# turns of a circle. Each token should put out its own letter and the letter before it. The first
-# token has none before it.
-# ```python
-# positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-# for word in ("abba", "baba", "aaab"):
-#     letters = torch.stack([value[c][:2] for c in word])
-#     y = layer(torch.cat([letters, positions], dim=1)[None])[0]
-#     expected = torch.cat([letters[1:], letters[:-1]], dim=1)
-#     assert torch.allclose(y[1:], expected, atol=1e-3)
-# ```
+# at the beginning. Its input is a letter, `a` (1, 0) or `b` (0, 1), beside a position, and the four positions
+# are quarter turns of a circle: (1, 0), (0, 1), (−1, 0), (0, −1). Each token should put out its own letter and
+# the letter before it. The first token has none before it.
+#
 # **3.** Merging has a trap of its own. `Careless` forgets the transpose. When only the *last* of `n`
-# tokens changes, which outputs move? Write `predicted(n, heads)`.
+# tokens changes, which outputs move? Write `moved_by_last(n, heads)`.
 # ```python
 # class Careless(MultiHeadAttention):
 #     def merge(self, y):
 #         B, H, T, D = y.shape
 #         return self.output(y.reshape(B, T, H * D))
-#
-# for n, heads in ((10, 4), (6, 2), (8, 8)):
-#     layer, x = Careless(8 * heads, heads), torch.randn(2, n, 8 * heads)
-#     assert moved(layer, x, n - 1) == predicted(n, heads)
 # ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def loss_without(heads):
-    def attend(q, k, v):
-        found = attention(q, k, v)
-        found[:, heads] = 0.0  # (B, H, T, D): the heads in the list find nothing
-        return found
-
-    model.attention.attend = attend  # stands before the class's method until deleted
-    loss = evaluate(model, val_ids, T)
-    del model.attention.attend
-    return loss
-
-
-alone = [loss_without([h]) for h in range(4)]
-assert abs(loss_without([]) - again) < 1e-4
-assert loss_without([0, 1, 2, 3]) > 3.3
-assert min(alone) > again + 0.1
-alone
-
-# %% [markdown]
-# All four are needed. The one that looks at the token itself is missed most: without it the model
-# hardly knows where it stands. Without all of them only the bias of the output head is left, and no
-# constant guess gets below 3.3 nats.
-
-# %% jupyter={"source_hidden": true}
-quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # turns a position back by one
-layer = MultiHeadAttention(4, 2, bias=False)
-with torch.no_grad():
-    layer.to_qkv.weight.zero_()
-    queries, keys, values = layer.to_qkv.weight.split(4)
-    queries[:2, 2:] = 30 * torch.eye(2)  # head 0 looks for its own position
-    queries[2:, 2:] = 30 * quarter  # head 1 for the one before
-    keys[:2, 2:] = keys[2:, 2:] = torch.eye(2)
-    values[:2, :2] = values[2:, :2] = torch.eye(2)
-    layer.output.weight.copy_(torch.eye(4))
-
-    positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    for word in ("abba", "baba", "aaab"):
-        letters = torch.stack([value[c][:2] for c in word])
-        y = layer(torch.cat([letters, positions], dim=1)[None])[0]
-        expected = torch.cat([letters[1:], letters[:-1]], dim=1)
-        assert torch.allclose(y[1:], expected, atol=1e-3)
-
-# %% [markdown]
-# Positions as angles, and a matrix that turns them: *one back* is the same turn everywhere.
-# Chapter 10 builds its positions on this idea.
-
-
-# %% jupyter={"source_hidden": true}
-class Careless(MultiHeadAttention):
-    def merge(self, y):
-        B, H, T, D = y.shape
-        return self.output(y.reshape(B, T, H * D))
-
-
-def predicted(n, heads):
-    # Row n - 1 of each head moves. Read on in memory, it is row h * n + n - 1 of all,
-    # and the careless merge gives `heads` rows to each position.
-    return sorted({(h * n + n - 1) // heads for h in range(heads)})
-
-
-for n, heads in ((10, 4), (6, 2), (8, 8)):
-    layer, x = Careless(8 * heads, heads), torch.randn(2, n, 8 * heads)
-    assert moved(layer, x, n - 1) == predicted(n, heads)
-predicted(10, 4), predicted(8, 8)
-
-# %% [markdown]
-# With as many heads as positions, every output knows the last token. This is the same leak as above,
-# from the other end.

@@ -32,7 +32,6 @@
 # The number to beat is 2.20 nats.
 
 # %%
-import copy
 import json
 import math
 from collections import Counter
@@ -146,10 +145,15 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(4 * n_embd, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole
         return self.output(self.activation(self.widen(x)))
 
 
 # %% [markdown]
+# <!-- hints: FeedForward.forward
+# Three calls, in the order of the docstring.
+# -->
+#
 # Now the promise of chapter 04: one set by hand. A token is four numbers, of which the first two are
 # $t$ and $h$. A single detector adds them, subtracts 1, and writes what is left into the third; all
 # other weights are zero. Where in *With what contempt he wore the humble weed* will it fire?
@@ -345,13 +349,23 @@ def layer_norm(
 
     Ba, Kiros and Hinton, 2016. Written out; `LayerNorm` computes the same in one go.
     """
+    #| hole: bring each token's numbers to mean 0 and variance 1
     mean = x.mean(dim=-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+    #| hole: rescale and shift them; there may be no bias
     y = (x - mean) / torch.sqrt(variance + eps) * weight
     return y if bias is None else y + bias
 
 
 # %% [markdown]
+# <!-- hints: layer_norm
+# Mean and variance are taken over the last dimension. `keepdim=True` leaves them as columns, so that
+# each token is brought to its own scale.
+#
+# The variance is the mean of the squared distances from the mean: divide by C, not by C - 1 as
+# `x.var()` does. Where does eps go, inside the root or outside?
+# -->
+#
 # On paper: the mean of 2, 4, 6 and 8 is 5. The squared distances are 9, 1, 1 and 9, so the variance
 # is 5, and 2 becomes $(2 - 5)/\sqrt 5 = -1.34$.
 
@@ -511,6 +525,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        #| hole: keep each number with probability 1 - p, scaled up
         kept = torch.rand_like(x) >= self.p
         return x * kept / (1 - self.p)
 
@@ -521,6 +536,13 @@ dropout = Dropout(0.2)
 dropout(torch.ones(10))
 
 # %% [markdown]
+# <!-- hints: Dropout.forward
+# `torch.rand_like(x)` draws a number between 0 and 1 for each entry. With what probability is it
+# at least p?
+#
+# What is kept is divided by 1 - p, so that the mean stays what it was.
+# -->
+#
 # Check three things: the share of zeros, the scale against torch's, and that nothing is dropped when
 # the model is used.
 
@@ -564,11 +586,20 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: communication
         x = x + self.dropout(self.attention(self.attention_norm(x)))
+        #| hole: computation
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 # %% [markdown]
+# <!-- hints: Block.forward
+# Each part reads the stream through its norm, and what it says is added to the stream, through
+# the dropout. The stream itself passes untouched.
+#
+# Feed-forward reads the stream with the attention's addition in it.
+# -->
+#
 # With the same parts it must give the same numbers as the pre-norm stack. And the future must not reach
 # the past, now through several blocks in a row:
 
@@ -842,76 +873,16 @@ show_ladder("three blocks", mean(depths["block", 3]), "7-grams")
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=05` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/05_blocks.ipynb) have a notebook of their own.
+#
 # **1.** Set a `FeedForward(4, activation=F.relu)` by hand that writes 1 into the third number when
 # *exactly one* of the first two is 1, and 0 otherwise. One detector is not enough. Why?
-# ```python
-# four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-# assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-# ```
-# **2.** If the output matrices are small at the start, a block is almost the identity. Build a
-# `quiet_block` that is the identity exactly, by setting as few of its parameters as you can to zero.
-# Then: which of its parameters get a gradient that is not zero? Predict their names.
-# ```python
-# x = torch.randn(2, 10, 64)
-# assert torch.equal(quiet_block(x), x)
-# quiet_block(x).pow(2).sum().backward()
-# named = quiet_block.named_parameters()
-# assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-# ```
+#
+# **2.** If the output matrices are small at the start, a block is almost the identity. Write
+# `quiet(block)`, which makes it the identity exactly, by setting as few of its parameters as you can to
+# zero. Then: which parameters get a gradient that is not zero? It returns their names.
+#
 # **3.** What does a part of a pre-norm block notice of the scale of the stream? Write
-# `contribution(x)`, which returns what the attention of `block` adds to a stream `x`.
-# ```python
-# assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-# assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-# %% jupyter={"source_hidden": true}
-either = FeedForward(4, activation=F.relu)
-with torch.no_grad():
-    for p in either.parameters():
-        p.zero_()
-    either.widen.weight[:2, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    either.output.weight[2, :2] = 1
-four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-
-# %% [markdown]
-# One detector finds *the first without the second*, another *the second without the first*. A single one
-# rises or falls along one direction and cannot do both.
-
-# %% jupyter={"source_hidden": true}
-quiet_block = copy.deepcopy(block)
-for part in (quiet_block.attention.output, quiet_block.feed_forward.output):
-    nn.init.zeros_(part.weight)
-    nn.init.zeros_(part.bias)
-x = torch.randn(2, 10, 64)
-assert torch.equal(quiet_block(x), x)
-quiet_block.zero_grad()
-quiet_block(x).pow(2).sum().backward()
-predicted = {
-    f"{part}.output.{name}"
-    for part in ("attention", "feed_forward")
-    for name in ("weight", "bias")
-}
-named = quiet_block.named_parameters()
-assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-
-# %% [markdown]
-# Only the zeros themselves learn in the first step, since every other slope passes through them. Then
-# they are no longer zero, and the rest joins in. Chapter 12's model begins like this.
-
-
-# %% jupyter={"source_hidden": true}
-def contribution(x):
-    return block.attention(block.attention_norm(x))
-
-
-assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-
-# %% [markdown]
-# Nothing. A stream ten times as large gets the same addition, so in proportion it is changed by a tenth
-# as much. The larger a stream has become, the less a later layer can change it.
+# `contribution(block, x)`, which returns what the attention of a block adds to a stream `x`. Then let the
+# stream be ten times as large.

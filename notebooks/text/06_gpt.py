@@ -149,6 +149,7 @@ GPTConfig(vocab_size=65)
 @torch.no_grad()
 def draw_weights(model: "GPT") -> None:
     """A stream that keeps its scale from the start, and logits near zero."""
+    #| hole: embeddings of variance 1, matrices of variance 1 / in_features, biases of 0
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
@@ -156,13 +157,27 @@ def draw_weights(model: "GPT") -> None:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    #| hole: the last matrix of each part (`output`) smaller, for 2L additions
     for block in model.blocks:  # all 2L additions together weigh as much as one
         for part in (block.attention, block.feed_forward):
             part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
+    #| hole: the head, five times smaller than other matrices
     nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)
 
 
 # %% [markdown]
+# <!-- hints: draw_weights
+# `model.modules()` gives every part of the model, however deep; `isinstance` tells embeddings
+# (`nn.Embedding`) from matrices (`nn.Linear`).
+#
+# `nn.init.normal_(weight, std=...)` draws. The standard deviation is the root of the variance. A
+# `bias` may be None.
+#
+# In each block the last matrices are `block.attention.output` and `block.feed_forward.output`.
+# `mul_` makes a tensor smaller in place; L is `len(model.blocks)`. The head comes last, or the first
+# step would overwrite it: 0.2 times the deviation of the others.
+# -->
+#
 # The factor $1/\sqrt{2L}$ is GPT-2's (Radford et al., 2019). The rest of its start is different: it draws its
 # matrices with standard deviation 0.02, whatever their width, and its head *is* the matrix of token
 # embeddings, used a second time (*weight tying*). With embeddings of variance 1, as ours have it, a shared
@@ -187,6 +202,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         c = self.config = config
+        #| hole: token_embedding, position_embedding, dropout, blocks, norm, head
         self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
         self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = Dropout(c.dropout)
@@ -195,6 +211,7 @@ class GPT(nn.Module):
         )
         self.norm = LayerNorm(c.n_embd, c.bias)
         self.head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
+        #| end
         draw_weights(self)
 
     def places(self, start: int, end: int) -> Tensor:
@@ -208,13 +225,16 @@ class GPT(nn.Module):
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """What each token is plus where it stands: ids (B, T) -> (B, T - start, C)."""
+        #| hole
         return self.token_embedding(ids[:, start:]) + self.places(start, ids.shape[1])
 
     def read_out(self, x: Tensor) -> Tensor:
         """What the stream says of the next token: (B, T, C) -> (B, T, vocab_size)."""
+        #| hole
         return self.head(self.norm(x))
 
     def forward(self, ids: Tensor) -> Tensor:
+        #| hole: the stream, past all blocks, read out
         x = self.dropout(self.embed(ids))  # (B, T, C)
         for block in self.blocks:
             x = block(x)
@@ -222,10 +242,35 @@ class GPT(nn.Module):
 
     def n_parameters(self) -> int:
         """How many numbers the model learns."""
+        #| hole
         return sum(p.numel() for p in self.parameters())
 
 
 # %% [markdown]
+# <!-- hints: GPT.__init__
+# From top to bottom of the picture: two tables (`nn.Embedding`), of vocab_size and of block_size rows; a
+# `Dropout`; the blocks; a `LayerNorm`; a matrix without bias (`nn.Linear`) from C to vocab_size.
+#
+# The blocks must be an `nn.ModuleList`: torch does not see the parameters of those in a plain list.
+# `Block(n_embd, n_head, dropout, bias)` makes one.
+# -->
+#
+# <!-- hints: GPT.embed
+# What each token is: `self.token_embedding` of the ids from `start` on. Where it stands: `self.places`.
+# -->
+#
+# <!-- hints: GPT.read_out
+# Through the last norm, then to the logits.
+# -->
+#
+# <!-- hints: GPT.forward
+# `embed` makes the stream and dropout thins it; then one block after the other, in a loop.
+# -->
+#
+# <!-- hints: GPT.n_parameters
+# `self.parameters()` gives every tensor that is learned, and `numel()` counts its numbers.
+# -->
+#
 # That is a GPT, all of it. Here is a real batch on its way through `forward`, with the shape after each line:
 
 # %% tags=["nbval-check-output"]
@@ -630,93 +675,17 @@ f"{loss:.3f} nats, and ln 65 is {math.log(V):.3f}"
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=06` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/06_gpt.ipynb) have a notebook of their own.
+#
 # **1.** What share of a block's parameters is in its feed-forward part? Write it as a function of `C`. What
 # does it come to when `C` is large?
-# ```python
-# for C in (4, 32, 512):
-#     block = Block(C, n_head=4)
-#     measured = sum(p.numel() for p in block.feed_forward.parameters())
-#     assert share(C) == measured / sum(p.numel() for p in block.parameters())
-# ```
+#
 # **2.** Find the suspect. Suppose the paper's authors used the right formula with a wrong vocabulary. Write
-# `fits(vocab_size)`: does the formula, rounded to millions, give all four of the paper's figures? Which
-# vocabularies fit? The first GPT (Radford et al., 2018) had one of 40,478 tokens.
-# ```python
-# suspects = [v for v in range(30_000, 60_000) if fits(v)]
-# assert suspects == list(range(40_468, 40_813)) and not fits(50_257)
-# ```
+# `fits(vocab_size, shapes)`: does the formula, with one matrix for both ends and 1,024 positions, rounded to
+# millions, give all of the figures in a list of (layers, width, millions)? Which vocabularies from 30,000 to
+# 60,000 fit the paper's four? The first GPT (Radford et al., 2018) had one of 40,478 tokens.
+#
 # **3.** A floating-point operation (FLOP) is one multiplication or addition. Write `flops(config)`: how
 # many does a forward pass over one window of `block_size` tokens take in its matrix products with weights?
-# Torch counts them as they happen: `mm` is a matrix product, and `addmm` one with a bias. If the backward
-# pass takes twice as many, how many FLOPs does training cost for each parameter and token?
-# ```python
-# from torch.utils.flop_counter import FlopCounterMode
-#
-# for config in (GPTConfig(65), GPTConfig(100, 32, n_layer=2, n_head=2, n_embd=48)):
-#     counter = FlopCounterMode(display=False)
-#     with torch.no_grad(), counter:
-#         GPT(config)(torch.zeros(1, config.block_size, dtype=torch.int64))
-#     counted = counter.get_flop_counts()["Global"]
-#     assert flops(config) == counted[torch.ops.aten.mm] + counted[torch.ops.aten.addmm]
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def share(C):
-    return (8 * C**2 + 5 * C) / (12 * C**2 + 13 * C)
-
-
-for C in (4, 32, 512):
-    block = Block(C, n_head=4)
-    measured = sum(p.numel() for p in block.feed_forward.parameters())
-    assert share(C) == measured / sum(p.numel() for p in block.parameters())
-share(4), share(512)
-
-# %% [markdown]
-# It tends to two thirds. Attention gives the Transformer its fame, but most of its numbers sit in the part
-# that looks at each token alone.
-
-
-# %% jupyter={"source_hidden": true}
-def fits(vocab_size):
-    for n_layer, C, _, paper in family.values():
-        total = n_layer * (12 * C**2 + 13 * C) + (vocab_size + 1024 + 2) * C
-        if round(total / 1e6) != paper:
-            return False
-    return True
-
-
-suspects = [v for v in range(30_000, 60_000) if fits(v)]
-assert suspects == list(range(40_468, 40_813)) and not fits(50_257)
-40_478 in suspects, len(suspects)
-
-# %% [markdown]
-# Of the 30,000 vocabularies only 345 fit, and the old one is among them. So the paper's figures look like
-# those of GPT-2's shapes with GPT-1's vocabulary. That is evidence and no proof.
-
-
-# %% jupyter={"source_hidden": true}
-from torch.utils.flop_counter import FlopCounterMode
-
-
-def flops(config):
-    C, L, V = config.n_embd, config.n_layer, config.vocab_size
-    return 2 * config.block_size * (L * 12 * C**2 + V * C)
-
-
-for config in (GPTConfig(65), GPTConfig(100, 32, n_layer=2, n_head=2, n_embd=48)):
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        GPT(config)(torch.zeros(1, config.block_size, dtype=torch.int64))
-    counted = counter.get_flop_counts()["Global"]
-    assert flops(config) == counted[torch.ops.aten.mm] + counted[torch.ops.aten.addmm]
-f"{flops(GPTConfig(65)) / 64 / model.n_parameters():.2f} FLOPs for each parameter and token"
-
-# %% [markdown]
-# Each weight of a matrix takes part in one multiplication and one addition for each token: two FLOPs
-# forward, four backward, six in all. (1.94 and not 2, because embeddings, norms and biases are parameters
-# that take part in no product.) *Six times parameters times tokens* is the rule by which the cost of
-# any GPT is estimated. Attention between the tokens comes on top; these two operations don't contain it.
+# If the backward pass takes twice as many, how many FLOPs does training cost for each parameter and token?
