@@ -112,5 +112,5 @@ assert torch.allclose(contribution(block, 10 * x), contribution(block, x), atol=
 # What does a part read, in a pre-norm block: the stream, or something made of it?
 # -->
 #
-# Nothing. A stream ten times as large gets the same addition, ten times less of it. So the louder a
-# stream has become, the less a later layer can change.
+# Nothing. A stream ten times as large gets the same addition, so in proportion it is changed by a tenth
+# as much. The larger a stream has become, the less a later layer can change it.
