@@ -440,14 +440,15 @@ echoes
 # 2. In the second, a head at the new `A` looks for a token that says *before me stood an `A`*, finds `B`,
 #    and passes on what it is.
 #
-# Here are the scores of the heads of both blocks, for looking one back and for looking after the last
-# time:
+# Here are the scores of the heads of both blocks, four in a row, for looking at the token itself, one back
+# and after the last time:
 
 # %%
 with torch.no_grad():
     maps = attention_maps(copier, repeated(torch.arange(32), 13, 64))
 one_back, after_last = looks_back(maps, 1), looks_back(maps, 12, since=13)
-for name, scores in {"one back": one_back, "after the last time": after_last}.items():
+looks = {"at itself": looks_back(maps, 0), "one back": one_back}
+for name, scores in {**looks, "after the last time": after_last}.items():
     for block, row in enumerate(scores.tolist(), 1):
         print(f"{name:20} block {block}", *(f"{score:6.2f}" for score in row))
 
@@ -521,7 +522,12 @@ with torch.no_grad():
             )
 
 # %% [markdown]
-# CIRCUIT
+# The prediction for the lost *name* holds. The first block can repair nearly all of it, and most of that
+# comes from the two heads that look back most. The second block repairs all of it, shared among its four
+# heads.
+#
+# The prediction for the lost *answer* holds for the second block and fails for the first. It repairs a third,
+# where we expected nothing. At which places?
 
 # %%
 places = {"old A": at, "B": at + 1, "after B": at + 2, "new A": 13 + at}
@@ -532,7 +538,11 @@ with torch.no_grad():
         assert shares.pop("B") > 3 * max(shares.values())
 
 # %% [markdown]
-# PLACES
+# At `B` only, in both cases. With the name gone, that is the proposal: the first block writes the name into
+# the stream of the token behind it. And the third of the answer? It comes from the same place. No head looks
+# one back only. What the heads take in from the token itself says *I am `B`*, and in the sound text they wrote
+# that down as well. Our prediction had forgotten it. This is what an intervention is good for: a picture of the
+# weights would have let us tell the story without the third that doesn't fit.
 #
 # ## One vector for a whole text
 # For a question about a speech or a session, there must be one vector for all of it. The simplest is the
