@@ -201,7 +201,7 @@ def library():
             "What `from tinygpt_lib import ...` finds. Each lesson's module comes from the "
             "chapter of its name; `basics` below them and `runs` above are written by hand.",
             "",
-            "| | |",
+            "| name | what it is or does |",
             "|---|---|",
             *rows,
             "",

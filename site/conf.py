@@ -3,16 +3,21 @@
 import dataclasses
 import inspect
 import re
+from pathlib import Path
+
+LIVE = Path(__file__).resolve().parent / "live"
 
 project = "tiny-gpt-from-scratch"
 html_title = project
 html_copy_source = False
 html_show_copyright = False
 html_theme = "furo"
+pygments_dark_style = "a11y-high-contrast-dark"  # the theme's own is too pale
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 mathjax_path = "django-static-mathjax/tex-svg.js"  # put there by site/build.py
+mathjax3_config = {"options": {"enableMenu": False}}  # else Tab stops at each formula
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -22,7 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["beside"]
 smartquotes = False
-highlight_language = "none"
+highlight_language = "text"
 
 # Notebooks, as they were executed
 nb_execution_mode = "off"
@@ -45,6 +50,18 @@ def add_fields(app, what, name, thing, options, lines):
         lines += ["", *(f":param {field}: {comment}" for field, comment in comments)]
 
 
+def mend_navigation(app, page, template, context, doctree):
+    """The captions' level, which the theme leaves out; the live page, if there is one."""
+    tree = context["furo_navigation_tree"]
+    tree = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if LIVE.exists():
+        href = context["pathto"]("live/index.html", resource=True)
+        link = f'<a class="reference internal" href="{href}">Play with a GPT</a>'
+        tree = f'<ul><li class="toctree-l1">{link}</li></ul>{tree}'
+    context["furo_navigation_tree"] = tree
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", add_fields)
-    return {"parallel_read_safe": True}
+    app.connect("html-page-context", mend_navigation, priority=900)  # after the theme's
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
