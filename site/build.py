@@ -2,9 +2,9 @@
 
     build.py [FOLDER]    the pages, by default in build/site
 
-No cell is run. The pages ask no other host for anything, open from a disk as well as from
-a server, and lie under any path. Links into the place where the repository is hosted
-(Colab's) are made where GITHUB_REPOSITORY is set to its owner/name, as its workflows do.
+No cell is run. The pages ask no other host for anything, open from a disk as well as
+from a server, and may lie under any path. Links to Colab are made where
+GITHUB_REPOSITORY is the owner/name of the repository, as in a workflow of its host.
 """
 
 import importlib
@@ -31,8 +31,8 @@ BY_HAND = sorted(
     for part in ("basics", "runs")
     for path in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py")
 )
-# What pages carry of other packages, with their licences. MathJax draws formulas as SVG:
-# a font would not be loaded by every browser from a disk.
+# What pages carry of other packages, with their licences. MathJax draws formulas as
+# SVG: a font would not be loaded by every browser from a disk.
 OF_OTHERS = {
     "django-static-mathjax": "mathjax/static/mathjax/es5/tex-svg.js",
     "furo": "",
@@ -57,7 +57,7 @@ def main(out=ROOT / "build" / "site"):
     size = sum(path.stat().st_size for path in files)
     n_pages = sum(path.suffix == ".html" for path in files)
     seconds = time.perf_counter() - started
-    print(f"{n_pages} pages, {size / 1e6:.1f} MB, {seconds:.0f} s: {out / 'index.html'}")
+    print(f"{out}: {n_pages} pages, {size / 1e6:.1f} MB, {seconds:.0f} s")
 
 
 def gather(pages):
@@ -65,8 +65,8 @@ def gather(pages):
     for pattern in ("CHANGELOG.md", "benchmarks/*.*", "notebooks/drawings/*.[sp][vn]g"):
         for path in ROOT.glob(pattern):
             copy(path, pages / path.relative_to(ROOT))
-    for package, files in OF_OTHERS.items():
-        for path in files_of(package, files):
+    for package, pattern in OF_OTHERS.items():
+        for path in files_of(package, pattern):
             copy(path, pages / "beside" / "_static" / package / path.name)
     live = ROOT / "site" / "live"
     if live.exists():
@@ -76,8 +76,8 @@ def gather(pages):
     for name in CHAPTERS:
         original = ROOT / "notebooks" / f"{name}.ipynb"
         copy(original, pages / "beside" / "notebooks" / original.name)
-        notebook = json.loads(original.read_text(encoding="utf-8"))
-        write(pages / "notebooks" / original.name, json.dumps(chapter(notebook, name, cut)))
+        notebook = chapter(json.loads(original.read_text(encoding="utf-8")), name, cut)
+        write(pages / "notebooks" / original.name, json.dumps(notebook))
     write(pages / "library" / "index.md", library())
     for name in BY_HAND + [noun(chapter) for chapter in CHAPTERS]:
         write(pages / "library" / f"{name}.md", module(name))
@@ -111,7 +111,7 @@ def front_page(live):
     """The README, with all pages in their order behind it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     if live:
-        link = '<a href="live/index.html">Play with a small GPT, here in the browser</a>'
+        link = '<a href="live/index.html">Play with a small GPT in the browser</a>'
         text = text.replace("\n\n![", f"\n\n{link}\n\n![", 1)
     at = CHAPTERS.index(PART_TWO)
     nouns = [f"notebooks/{name}" for name in CHAPTERS]
@@ -198,8 +198,9 @@ def library():
     return "\n".join(
         [
             "# The library",
-            "What `from tinygpt_lib import ...` finds. Each lesson's module comes from the "
-            "chapter of its name; `basics` below them and `runs` above are written by hand.",
+            "What `from tinygpt_lib import ...` finds. Each lesson's module comes from "
+            "the chapter of its name; `basics` below them and `runs` above are written "
+            "by hand.",
             "",
             "| name | what it is or does |",
             "|---|---|",

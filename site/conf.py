@@ -46,12 +46,13 @@ autodoc_inherit_docstrings = False
 def add_fields(app, what, name, thing, options, lines):
     """A dataclass's fields, with the comments behind them, as what they are about."""
     if dataclasses.is_dataclass(thing):
-        comments = re.findall(r"^ {4}(\w+): .*  # (.+)$", inspect.getsource(thing), re.M)
+        code = inspect.getsource(thing)
+        comments = re.findall(r"^ {4}(\w+): .*  # (.+)$", code, re.MULTILINE)
         lines += ["", *(f":param {field}: {comment}" for field, comment in comments)]
 
 
 def mend_navigation(app, page, template, context, doctree):
-    """The captions' level, which the theme leaves out; the live page, if there is one."""
+    """The level of the captions, which the theme forgets; the live page, if there."""
     tree = context["furo_navigation_tree"]
     tree = tree.replace('role="heading"', 'role="heading" aria-level="2"')
     if LIVE.exists():

@@ -20,7 +20,9 @@ NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 800}
 # A page of each kind, for what costs seconds on each.
-KINDS = "index library/gpt commands search notebooks/03_single_head benchmarks/LOG".split()
+KINDS = (
+    "index library/gpt commands search notebooks/03_single_head benchmarks/LOG".split()
+)
 
 
 @pytest.fixture(scope="session")
@@ -79,21 +81,25 @@ def browser():
         except Error as error:
             if os.environ.get("CI") == "true":
                 raise
-            pytest.skip(f"no browser: install chromium ({error.message.splitlines()[0]})")
+            pytest.skip(
+                f"no browser: install chromium ({error.message.splitlines()[0]})"
+            )
         yield chromium
         chromium.close()
 
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a page; whatever it asks another host for, or complains of, is a failure."""
+    """Opens a page; what it asks another host for, or complains of, is a failure."""
     faults, contexts = [], []
 
     def open_page(viewport=WIDE, **settings):
         context = browser.new_context(viewport=viewport, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: local(request.url) or faults.append(request.url))
+        page.on(
+            "request", lambda request: local(request.url) or faults.append(request.url)
+        )
         page.on("requestfailed", lambda request: faults.append(request.url))
         page.on("pageerror", lambda error: faults.append(f"{page.url}: {error}"))
         page.on("console", lambda said: heard(page, said))
@@ -127,7 +133,9 @@ def test_every_inner_link_and_anchor_leads_somewhere(site, pages):
             there = Path(os.path.normpath(there))
             anchors = pages[there].anchors if there in pages else set()
             inside = there.is_relative_to(site) and there.is_file()
-            if not inside or (parts.fragment and unquote(parts.fragment) not in anchors):
+            if not inside or (
+                parts.fragment and unquote(parts.fragment) not in anchors
+            ):
                 lost.append(f"{path.relative_to(site)}: {link}")
     assert lost == []
 
@@ -145,9 +153,11 @@ def test_each_chapter_is_there_as_it_was_executed(site, pages):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = notebook["cells"]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
-        images = [output["data"].get("image/png") for output in outputs if "data" in output]
-        assert {base64.b64decode(image) for image in images if image} <= drawn
+        figures = [o for o in outputs if "image/png" in o.get("data", {})]
+        assert {base64.b64decode(o["data"]["image/png"]) for o in figures} <= drawn
         page = pages[site / "notebooks" / f"{path.stem}.html"]
+        words = {o["metadata"]["image/png"]["alt"] for o in figures}
+        assert words <= {image["alt"] for image in page.images}
         code = [cell for cell in cells if cell["cell_type"] == "code"]
         assert page.counts["cell_input"] == len(code)
         hidden = [cell for cell in code if cell["metadata"].get("jupyter")]
@@ -179,10 +189,13 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
 
 # --- In a browser ---
 
-SET = "MathJax.startup.promise.then(() => document.querySelectorAll('mjx-container').length)"
+SET = """MathJax.startup.promise.then(
+    () => document.querySelectorAll("mjx-container").length)"""
 
 
-def test_no_page_complains_or_scrolls_sideways_and_formulas_are_set(site, pages, open_page):
+def test_no_page_complains_or_scrolls_sideways_and_formulas_are_set(
+    site, pages, open_page
+):
     page, too_wide = open_page(), []
     for path, read in pages.items():
         page.set_viewport_size(WIDE)
