@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 PART_TWO = "09_tokenizers"
+AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/drawings/*.svg site/*.png
+    notebooks/drawings/*.png""".split()
 # By hand, below and above the lessons; the commands have a page of their own.
 BY_HAND = sorted(
     f"{part}.{path.stem}"
@@ -62,7 +64,7 @@ def main(out=ROOT / "build" / "site"):
 
 def gather(pages):
     """What Sphinx reads; and in `beside` what lies between its pages as it is."""
-    for pattern in ("CHANGELOG.md", "benchmarks/*.*", "notebooks/drawings/*.[sp][vn]g"):
+    for pattern in AS_THEY_ARE:
         for path in ROOT.glob(pattern):
             copy(path, pages / path.relative_to(ROOT))
     for package, pattern in OF_OTHERS.items():

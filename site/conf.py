@@ -13,6 +13,7 @@ html_copy_source = False
 html_show_copyright = False
 html_theme = "furo"
 pygments_dark_style = "a11y-high-contrast-dark"  # the theme's own is too pale
+html_favicon = "static/favicon.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]

@@ -7,5 +7,8 @@ function reachable() {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
 }
-addEventListener("load", reachable);
+addEventListener("load", () => {
+  reachable();
+  window.MathJax?.startup.promise.then(reachable);
+});
 addEventListener("resize", reachable);
