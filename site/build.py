@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is here
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 PART_TWO = "09_tokenizers"
@@ -154,7 +154,7 @@ def chapter(notebook, name, cut):
 def bar(name, cut):
     links = [f'<a href="{name}.ipynb" download>Download this notebook</a>']
     if name in cut:
-        there = f"../workbooks/{cut[name]}"
+        there = f"../workbooks/{name}.ipynb"
         links.append(f'<a href="{there}" download>Download this workbook</a>')
     if REPOSITORY:
         place = f"github/{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
@@ -175,12 +175,16 @@ def source(module):
 
 
 def workbooks(folder):
-    """Cuts the workbooks, where the course can: file names, by the chapters' names."""
-    tool = ROOT / "tools" / "learn.py"
-    if not tool.exists():
-        return {}
-    subprocess.run([sys.executable, tool, "--out", folder], check=True)
-    return {path.stem: path.name for path in folder.glob("*.ipynb")}
+    """Cuts the workbooks, where the course can; the chapters that have one."""
+    if not (ROOT / "tools" / "learn.py").exists():
+        return set()
+    learn = importlib.import_module("tools.learn")
+    folder.mkdir(parents=True)
+    lessons = [lesson for lesson in learn.read_lessons() if lesson.holes]
+    for lesson in lessons:
+        path = folder / f"{lesson.name}.ipynb"
+        learn.write_workbook(path, learn.make_workbook(lesson))
+    return {lesson.name for lesson in lessons}
 
 
 # --- The library ---

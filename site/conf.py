@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from functools import partial
 from pathlib import Path
 
 LIVE = Path(__file__).resolve().parent / "live"
@@ -52,6 +53,11 @@ def add_fields(app, what, name, thing, options, lines):
         lines += ["", *(f":param {field}: {comment}" for field, comment in comments)]
 
 
+def skip_partial(app, what, name, thing, skip, options):
+    """Another function with some arguments given: its docstring is not ours."""
+    return True if isinstance(thing, partial) else None
+
+
 def mend_navigation(app, page, template, context, doctree):
     """The level of the captions, which the theme forgets; the live page, if there."""
     tree = context["furo_navigation_tree"]
@@ -65,5 +71,6 @@ def mend_navigation(app, page, template, context, doctree):
 
 def setup(app):
     app.connect("autodoc-process-docstring", add_fields)
+    app.connect("autodoc-skip-member", skip_partial)
     app.connect("html-page-context", mend_navigation, priority=900)  # after the theme's
     return {"parallel_read_safe": True, "parallel_write_safe": True}
