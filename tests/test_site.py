@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import tinygpt_lib
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -158,6 +160,7 @@ def test_each_chapter_is_there_as_it_was_executed(site, pages):
         words = {o["metadata"]["image/png"]["alt"] for o in figures}
         assert words <= {image["alt"] for image in page.images}
         code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert page.counts["prev-page"] == page.counts["next-page"] == 1
         assert page.counts["cell_input"] == len(code)
         hidden = [cell for cell in code if cell["metadata"].get("jupyter")]
         assert page.counts.get("hide", 0) == len(hidden)
@@ -167,6 +170,15 @@ def test_each_chapter_is_there_as_it_was_executed(site, pages):
         assert links <= {*page.links}
         host = "https://colab.research.google.com/github/owner/name"
         assert f"{host}/blob/main/notebooks/{path.name}" in page.links
+
+
+def test_every_public_name_and_every_command_is_explained(site, pages):
+    anchors = set().union(*(page.anchors for page in pages.values()))
+    things = [getattr(tinygpt_lib, name) for name in tinygpt_lib.__all__]
+    names = [f"{t.__module__}.{t.__qualname__}" for t in things if callable(t)]
+    assert len(names) > 50 and {*names} <= anchors
+    commands = pages[site / "commands.html"].anchors
+    assert {"tinygpt-train", "tinygpt-detect-fit", "tinygpt-sample---top-p"} <= commands
 
 
 def test_it_is_small(site):
