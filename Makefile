@@ -19,7 +19,7 @@ endif
 export TINYGPT_DATA
 endif
 
-.PHONY: help run test learn check lab notebooks text export bench clean env corpus
+.PHONY: help run test learn check lab notebooks text export bench site clean env corpus
 .NOTPARALLEL:
 
 help: ## print this list
@@ -59,6 +59,9 @@ bench: corpus $(PEERS) ## measure against peers (20 minutes): NANOGPT=path MINBP
 	$(PY) benchmarks/bench.py $(if $(NANOGPT),--nanogpt "$(NANOGPT)") \
 	$(if $(MINBPE),--minbpe "$(MINBPE)") $(if $(ONLY),--only $(ONLY)) \
 	$(if $(REPEATS),--repeats $(REPEATS))
+
+site: env ## build the course as static pages, in build/site
+	$(PY) site/build.py
 
 clean: ## remove the environment and caches; keep runs/, learn/, notebooks, the corpus
 	@if [ -f $(STAMP) ]; then echo "removing $(VENV)"; rm -rf $(VENV); fi
