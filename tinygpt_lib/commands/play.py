@@ -38,7 +38,7 @@ def run_play(options) -> int:
     size = write_page(options.folder, out)
     print(f"{out}: {size / 1e6:.1f} MB, the model and all that runs it", flush=True)
     if not options.no_open and not opened(out.resolve().as_uri()):
-        print(f"no browser was found: open it yourself, {out.resolve().as_uri()}")
+        print(f"no browser was found; open it yourself: {out.resolve().as_uri()}")
     return 0
 
 

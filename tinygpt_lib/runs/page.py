@@ -21,7 +21,9 @@ from tinygpt_lib.runs.detectors import AnomalyDetector
 from tinygpt_lib.runs.models import full_config
 
 LIVE = Path(__file__).parent / "live"
-LARGEST = 200_000_000  # bytes of weights: the largest page that Chromium was seen to run
+LARGEST = (
+    200_000_000  # bytes of weights: the largest page that Chromium was seen to run
+)
 MARK = '<meta name="generator" content="tinygpt_lib play">'
 TYPES = {torch.float32: "f32", torch.float16: "f16"}  # others become float32
 
@@ -49,7 +51,9 @@ def page_of(folder: Path) -> bytes:
     run["models"], weights = packed(models)
     data = json.dumps(run).replace("<", r"\u003c")  # ASCII; nothing that ends a script
     text = (LIVE / "page.html").read_text(encoding="utf-8")
-    text = text.replace("<title></title>", f"{MARK}\n<title>{html.escape(name)}</title>")
+    text = text.replace(
+        "<title></title>", f"{MARK}\n<title>{html.escape(name)}</title>"
+    )
     text = inlined(text)
     head, foot = text.split("<!-- the run -->")
     return b"".join(

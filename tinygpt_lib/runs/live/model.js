@@ -50,7 +50,7 @@ function erf(x) {
 }
 
 const ACTIVATIONS = {
-  gelu: (x) => 0.5 * x * (1 + Math.tanh(0.7978845608028654 * (x + 0.044715 * x ** 3))),
+  gelu: (x) => x / (1 + Math.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x))),
   gelu_exact: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
   relu: (x) => Math.max(x, 0),
   relu2: (x) => Math.max(x, 0) ** 2,
@@ -134,21 +134,25 @@ class GPT {
       const block = `blocks.${i}`, add = (y) => y.forEach((v, k) => (x[k] += v));
       const maps = watch && Array.from({ length: this.config.n_head }, () => []);
       watch?.maps.push(maps);
-      add(this.attend(i, this.norm(x, `${block}.attention_norm`), start, memory, maps));
+      // Of the last layer only what the last token takes in is asked for.
+      const from = i === this.config.n_layer - 1 && !every ? T - 1 : 0;
+      const heard = this.attend(i, this.norm(x, `${block}.attention_norm`), start, from, memory, maps);
+      x = x.subarray(from * C);
+      add(heard);
       add(this.think(`${block}.feed_forward`, this.norm(x, `${block}.feed_forward_norm`)));
     }
     watch?.states.push(x);
     memory.ids = ids.slice();
-    return this.readOut(every ? x : x.subarray((T - 1) * C));
+    return this.readOut(x);
   }
 
-  /** Communication: what the heads of layer i bring to tokens x (T, C), mixed. */
-  attend(i, x, start, memory, maps) {
+  /** Communication: what the heads of layer i bring to tokens x (T, C), the first `from` left out. */
+  attend(i, x, start, from, memory, maps) {
     const { n_embd: C, n_head: H, window, position, qk_norm } = this.config;
     const { D, kvHeads: K } = this, T = x.length / C, name = `blocks.${i}.attention`;
     const keys = memory.keys[i], values = memory.values[i], rows = memory.rows;
     const qkv = this.linear(x, `${name}.to_qkv`, T), wide = (H + 2 * K) * D;
-    const y = new Float32Array(T * C), scores = new Float64Array(start + T);
+    const y = new Float32Array((T - from) * C), scores = new Float64Array(start + T);
     for (let t = 0; t < T; t++) {
       // 1. Queries and keys as the switches want them; the key and value are remembered.
       const place = start + t, row = qkv.subarray(t * wide, (t + 1) * wide);
@@ -159,6 +163,7 @@ class GPT {
       }
       keys.set(row.subarray(C, C + K * D), (place % rows) * K * D);
       values.set(row.subarray(C + K * D), (place % rows) * K * D);
+      if (t < from) continue;
       // 2. Each head asks every place in sight, and takes in a mean of what they say.
       const first = window ? Math.max(0, place + 1 - window) : 0;
       for (let h = 0; h < H; h++) {
@@ -173,13 +178,13 @@ class GPT {
         for (let j = first; j <= place; j++) total += scores[j] = Math.exp(scores[j] - highest);
         for (let j = first; j <= place; j++) {
           const weight = (scores[j] /= total);
-          for (let k = 0, o = t * C + q, p = (j % rows) * K * D + kv; k < D; k++)
+          for (let k = 0, o = (t - from) * C + q, p = (j % rows) * K * D + kv; k < D; k++)
             y[o + k] += weight * values[p + k];
         }
         maps?.[h].push(Float32Array.from(scores.subarray(0, place + 1), (w, j) => (j < first ? 0 : w)));
       }
     }
-    return this.linear(y, `${name}.output`, T);
+    return this.linear(y, `${name}.output`, T - from);
   }
 
   /** Turns each pair (k, k + D/2) of a head by an angle that grows with the place. */
