@@ -15,7 +15,6 @@ SITE = Path(__file__).resolve().parent
 sys.path.insert(0, str(SITE.parent / "notebooks"))
 
 from course import models  # noqa: E402
-
 from tinygpt_lib import (  # noqa: E402
     CharTokenizer,
     evaluate,
