@@ -1,8 +1,8 @@
-"""Trains the model of the site's live page: chapter 07's GPT, kept as float16 in `model`.
+"""Trains the model of the site's live page, chapter 07's, and keeps it in float16.
 
     python site/model.py
 
-takes the run of chapter 07 where it is there, else some minutes. Its loss over the whole
+takes chapter 07's run where it is there, else some minutes. Its loss over the whole
 validation text, after rounding to float16, is printed and noted in model/config.json.
 """
 
@@ -35,7 +35,7 @@ def main():
     )
     model = model.half()
     loss = evaluate(model.float(), data[1])
-    about = {"preset": "cpu, chapter 07's", "nats per character": round(loss, 4)}
+    about = {"name": "The GPT of chapter 07", "nats per character": round(loss, 4)}
     save_checkpoint(SITE / "model", model.half(), tokenizer, about)
     size = sum(path.stat().st_size for path in (SITE / "model").iterdir())
     print(f"{loss:.4f} nats per character over the whole validation text")

@@ -1,4 +1,4 @@
-"""The live page, in a browser: the same numbers and text as torch's, and safe with any."""
+"""The live page in a browser: numbers and text as torch's, and no text that acts."""
 
 import base64
 import errno
@@ -24,7 +24,7 @@ from tinygpt_lib.runs.detectors import AnomalyDetector
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.page import page_of, write_page
 from tinygpt_lib.runs.sampling import generate
-from tinygpt_lib.speed import FastConfig, FastGPT
+from tinygpt_lib.speed import FastConfig, FastGPT, NGramEmbedding
 from tinygpt_lib.text import CharTokenizer
 from tinygpt_lib.tokenizers import BPETokenizer, ByteTokenizer, WordTokenizer
 
@@ -43,6 +43,11 @@ def random_model(seed=0, config=TINY, loud=1.0):
             if module is not None:
                 module.weight.mul_(loud)
     return model
+
+
+def number(percent):
+    """What is shown as 12% or <0.1%."""
+    return float(percent.strip("<%"))
 
 
 class Page:
@@ -89,7 +94,7 @@ class Page:
         )
 
     def bars(self):
-        """What the bars show: {token: (share drawn, share by the model)}, in percent."""
+        """What the bars show: {token: (percent drawn, percent by the model)}."""
         labels = self.tab.locator("#bars button").evaluate_all(
             "all => all.map((e) => e.getAttribute('aria-label'))"
         )
@@ -98,13 +103,13 @@ class Page:
             name, rest = label.rsplit(": ", 1)
             drawn, by_model = rest.split(", by the model ")
             by_model = by_model.split(";")[0]
-            found[name] = float(drawn[:-1]), float(by_model[:-1])
+            found[name] = number(drawn), number(by_model)
         return found
 
 
 @pytest.fixture(scope="module")
 def opened(browser, tmp_path_factory):
-    """Opens the page of a folder, or of a model and a tokenizer: opened(...) -> Page."""
+    """Opens the page of a folder, or of a model and a tokenizer."""
     opened_pages = []
 
     def open_page(model, tokenizer=None, name="run", **settings):
@@ -186,7 +191,10 @@ ALL_AT_ONCE = """(models, weights, ids) => unpacked(models, weights).map((model)
 })"""
 
 
-def test_logits_states_and_attention_are_torchs_for_every_switch(site_page):
+def test_logits_states_and_attention_are_torchs_for_every_switch(
+    site_page, monkeypatch
+):
+    monkeypatch.setattr(NGramEmbedding, "ROWS", 97)  # it takes time to hand them over
     configs = [replace(TINY, **given) for given in [*BY_ITSELF, *drawn_together(30)]]
     models = [random_model(i, config) for i, config in enumerate(configs)]
     models.append(random_model(99, GPTConfig(29, 16, 2, 4, 24)).double())
@@ -220,13 +228,16 @@ def test_float16_becomes_the_same_numbers(site_page):
     assert found == tensors["special"].tolist()
 
 
-NEXT_ONES = """(models, weights, texts, n) => unpacked(models, weights).map((model, i) => {
+NEXT_ONES = """(models, weights, texts, n) =>
+  unpacked(models, weights).map((model, i) => {
     const places = [...texts[i].keys()].slice(n);
     return places.map((t) => {
-      const logits = model.after(texts[i].slice(0, t)), [first, second] = ranked(logits);
-      return [pick(chances(logits, { temperature: 0 })), logits[first] - logits[second]];
+      const logits = model.after(texts[i].slice(0, t));
+      const [first, second] = ranked(logits);
+      const picked = pick(chances(logits, { temperature: 0 }));
+      return [picked, logits[first] - logits[second]];
     });
-})"""
+  })"""
 PAST_THE_WINDOW = [
     {},
     {"embedding": "ngrams", "tie_weights": True},
@@ -239,7 +250,7 @@ PAST_THE_WINDOW = [
 
 
 def test_greedy_text_is_generates_past_the_windows_end(site_page):
-    """As long as the likeliest is ahead by more than any rounding: the seeds see to it."""
+    """The likeliest is ahead by more than any rounding: the seed sees to it."""
     configs = [replace(TINY, **given) for given in PAST_THE_WINDOW]
     models = [random_model(4, config) for config in configs]
     begin = torch.randint(29, (1, 7), generator=torch.Generator().manual_seed(2))
@@ -308,11 +319,12 @@ NASTY = [
     "<img src=x onerror=\"alert('taken')\">",
     "\u202eevil\u202c \u0627\u0644\u0633\u0644\u0627\u0645 \u05e9\u05dc\u05d5\u05dd",
     "\ufeffx\ufeff \x00\x1b[2J\x85\x1c \u2028\u2029",
-    "na\u00efve cafe\u0301 \U0001f44d\U0001f3fd \U0001d7d8 \u0663\u00bd\u2167 \u6f22\u5b57",
+    "na\u00efve cafe\u0301 \U0001f44d\U0001f3fd \U0001d7d8 \u0663\u00bd\u2167 \u6f22",
     "I'll  we've\t\n\n  they'd 'tis _x_ 3.14  ",
     "",
 ]
-POOL = "aZ\u00e9\u03b29\u0663\u00bd'stlve  \t\n\r\x85\x1c\xa0\ufeff\u3000_-<.\u0301\u6f22\U0001f44d"
+POOL = "aZ\u00e9\u03b29\u0663\u00bd'stlve  \t\n\r\x85\x1c\xa0\ufeff\u3000_-<."
+POOL += "\u0301\u6f22\U0001f44d"
 
 
 def some_texts():
@@ -337,7 +349,8 @@ BOTH_WAYS = """(data, texts, lists) => {
     const tokenizer = new TOKENIZERS[data.type](data);
     const ids = texts.map((text) => tokenizer.encode(text));
     const names = [...Array(tokenizer.size).keys()].map((id) => tokenizer.name(id));
-    return { ids, names, size: tokenizer.size, back: lists.map((list) => tokenizer.decode(list)) };
+    const back = lists.map((list) => tokenizer.decode(list));
+    return { ids, names, size: tokenizer.size, back };
 }"""
 
 
@@ -380,10 +393,13 @@ def test_a_page_of_each_tokenizer_shows_and_writes(opened, kind):
     wanted = generate(model, ids[None], 5, temperature=0.0)[0]
     page.type("aZ 9")
     shown = tokenizer.decode(wanted).replace("\r\n", "\n").replace("\r", "\n")
-    assert page.write(5, temperature=0) == shown  # a text field has no other line ends
+    assert (
+        page.write(5, temperature=0) == shown
+    )  # text fields have one kind of line end
     api = """(text) => {
-        const ids = tinygpt.encode(text), logits = tinygpt.logits(ids).map((x) => [...x]);
-        return [ids, tinygpt.decode(ids), logits, tinygpt.attention(ids).length];
+        const ids = tinygpt.encode(text), layers = tinygpt.attention(ids).length;
+        const logits = tinygpt.logits(ids).map((row) => [...row]);
+        return [ids, tinygpt.decode(ids), logits, layers];
     }"""
     mine, text, logits, layers = page.run(api, "aZ 9")
     assert (mine, text, layers) == (ids.tolist(), tokenizer.decode(ids), 2)
@@ -483,7 +499,7 @@ def test_each_layer_says_what_its_state_read_out_says(site_page):
     for i, state in enumerate(states):
         best = model.read_out(state)[0, -1].softmax(-1).topk(1)
         cell = rows.nth(i).locator("td").first.inner_text()
-        assert float(cell.rsplit(" ", 1)[1][:-1]) == pytest.approx(
+        assert number(cell.rsplit(" ", 1)[1]) == pytest.approx(
             100 * best.values.item(), abs=0.51
         )
 
@@ -592,7 +608,7 @@ def test_a_detector_explains_as_in_python(opened, detector, tmp_path):
                 expected.split("\n"), report.expected, strict=True
             ):
                 assert told.startswith(name)
-                shown = float(told.rsplit(" ", 1)[1][:-1])
+                shown = number(told.rsplit(" ", 1)[1])
                 assert shown == pytest.approx(100 * share, abs=0.51)
         verdict = page.tab.inner_text("#verdict")
         assert ("never came" in verdict) == any("<script>" in line for line in lines)

@@ -30,6 +30,7 @@ TYPES = {torch.float32: "f32", torch.float16: "f16"}  # others become float32
 
 def page_of(folder: Path) -> bytes:
     """The page of a run, a checkpoint or a detector; ValueError for one too large."""
+    name = folder.resolve().name
     if (folder / "detector.safetensors").exists():
         detector = AnomalyDetector.load(folder)
         models, tokenizer = detector.members, detector.tokenizer
@@ -37,8 +38,9 @@ def page_of(folder: Path) -> bytes:
     else:
         model, tokenizer = load_checkpoint(folder)
         models, noted = [model], read_json(folder / "config.json").get("about")
-        ours = isinstance(noted, dict) and noted.get("text") is None
-        about = {"prompt": "ROMEO:" if ours else ""}
+        noted = noted if isinstance(noted, dict) else {}
+        name = str(noted.get("name", name))
+        about = {"prompt": "ROMEO:" if noted.get("text") is None else ""}
     size = sum(t.nbytes for m in models for t in m.state_dict().values())
     if size > LARGEST:
         raise ValueError(
@@ -46,7 +48,6 @@ def page_of(folder: Path) -> bytes:
             f"{LARGEST / 1e6:,.0f} MB, about {LARGEST // 4 / 1e6:,.0f} million "
             "parameters in float32"
         )
-    name = folder.resolve().name
     run = {"name": name, "tokenizer": tokenizer.to_dict(), **about}
     run["models"], weights = packed(models)
     data = json.dumps(run).replace("<", r"\u003c")  # ASCII; nothing that ends a script

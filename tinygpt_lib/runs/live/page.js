@@ -16,7 +16,8 @@ const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
 /** A token as one can see it: no space without a sign, nothing that acts on the text. */
 const visible = (text) =>
   text.replace(/[\p{C}\p{Z}]/gu, (c) => SIGNS[c] ?? "\\u{" + c.codePointAt(0).toString(16) + "}");
-const percent = (share) => (100 * share).toFixed(share < 0.0995 ? 1 : 0) + "%";
+const percent = (share) =>
+  share > 0 && share < 0.0005 ? "<0.1%" : (100 * share).toFixed(share < 0.0995 ? 1 : 0) + "%";
 
 /** The numbers of all models in the file: {name: {shape, data}} for each. */
 function unpacked(models, text) {
@@ -112,18 +113,20 @@ function showText(model, tokenizer, run) {
     const count = Math.min(10000, Math.max(1, +$("count").value || 1)), before = performance.now();
     let n = 0, pause = before;
     while (writing && n < count) {
-      ids.push(pick(chances(model.after(ids), settings())));
+      const logits = model.after(ids);
+      ids.push(pick(chances(logits, settings())));
       n++;
       if (performance.now() - pause < 30 && n < count) continue;
       showWritten();
-      drawBars(null);
+      drawBars(null, logits);
       await new Promise((go) => setTimeout(go)); // clicks are heard, the page is drawn
       pause = performance.now();
     }
     writing = false;
     $("write").textContent = "Write on";
     const rate = (1000 * n) / (performance.now() - before);
-    $("speed").textContent = `${n} tokens, ${rate.toFixed(rate < 10 ? 1 : 0)} per second`;
+    const full = ids.length > model.room ? `; beyond ${block_size} tokens it reads all it sees anew for each` : "";
+    $("speed").textContent = `${n} tokens, ${rate.toFixed(rate < 10 ? 1 : 0)} per second${full}`;
     showWritten();
     look();
   }
@@ -164,15 +167,15 @@ function showText(model, tokenizer, run) {
     [...$("tokens").children].forEach((chip, j) => {
       chip.setAttribute("aria-selected", j === t);
       chip.classList.toggle("later", j > t);
-      chip.style.setProperty("--weight", percent(weights[j] ?? 0));
+      chip.style.setProperty("--weight", `${100 * (weights[j] ?? 0)}%`);
       chip.title = j <= t ? `looked at: ${percent(weights[j])}` : "comes later: not seen from there";
     });
     $("tokens").setAttribute("aria-activedescendant", `token-${t}`);
     drawBars(t);
     drawLens(t);
     $("head-hint").textContent =
-      `A picture for each head: a row for each token, bright where it looks. The tokens above are lit by layer ` +
-      `${layer + 1}, head ${head + 1}: how much “${nameAt(t)}” looks at each. Point at another head.`;
+      `A picture for each head, with a row for each token: coloured where it looks. The tokens above are coloured ` +
+      `by layer ${layer + 1}, head ${head + 1}: how much “${nameAt(t)}” looks at each. Point at another head.`;
     [...$("heads").querySelectorAll("button")].forEach((button) => {
       const chosen = +button.dataset.layer === layer && +button.dataset.head === head;
       button.setAttribute("aria-pressed", chosen);
@@ -203,15 +206,14 @@ function showText(model, tokenizer, run) {
 
   // --- What comes next ---
 
-  /** The ten likeliest tokens behind place t; while it writes (null), behind the text. */
-  function drawBars(t) {
-    const logits = t === null ? model.after(ids.slice()) : shown.rows[t];
+  /** The ten likeliest tokens behind place t; while it writes (t is null), by logits. */
+  function drawBars(t, logits = shown.rows[t]) {
     const plain = softmax(logits), drawn = chances(logits, settings());
     const rows = [...ranked(logits).subarray(0, 10)].map((id) => {
       const name = visible(tokenizer.name(id));
       const model_bar = element("i", { class: "model" }), drawn_bar = element("i", { class: "drawn" });
-      model_bar.style.width = percent(plain[id]);
-      drawn_bar.style.width = percent(drawn[id]);
+      model_bar.style.width = `${100 * plain[id]}%`;
+      drawn_bar.style.width = `${100 * drawn[id]}%`;
       const label = `${name}: ${percent(drawn[id])}, by the model ${percent(plain[id])}; put it there`;
       const button = element(
         "button",
@@ -223,6 +225,8 @@ function showText(model, tokenizer, run) {
       button.addEventListener("click", () => writing || take(id, t));
       return element("li", {}, button);
     });
+    const longest = Math.max(...rows.map((row) => [...row.querySelector(".token").textContent].length));
+    $("bars").style.setProperty("--names", `${Math.min(14, longest + 1)}ch`);
     $("bars").replaceChildren(...rows);
     if (t === null) return;
     const next = shown.ids[t + 1], what = next === undefined ? "the text" : `“${nameAt(t)}”, the token looked at`;
@@ -243,7 +247,7 @@ function showText(model, tokenizer, run) {
 
   function drawHeads() {
     const n = Math.min(shown.ids.length, 96), from = shown.ids.length - n;
-    const glow = getComputedStyle(document.body).getPropertyValue("--glow");
+    const glow = getComputedStyle(document.body).getPropertyValue("--map");
     const rows = shown.maps.map((heads, layer) => {
       const buttons = heads.map((rows, head) => {
         const canvas = element("canvas", { width: n, height: n, "aria-hidden": "true" });
@@ -278,12 +282,13 @@ function showText(model, tokenizer, run) {
       const best = [...ranked(shares).subarray(0, 4)].map((id) =>
         element("td", {}, element("bdi", {}, visible(tokenizer.name(id))), ` ${percent(shares[id])}`),
       );
-      const name = layer === 0 ? "before the first" : layer === L ? `after layer ${L}, the last` : `after layer ${layer}`;
+      const name = layer === 0 ? "at first" : `layer ${layer}`;
       return element("tr", {}, element("th", { scope: "row" }, name), ...best);
     });
     $("lens").replaceChildren(...rows);
     $("lens-hint").textContent =
-      `The stream behind “${nameAt(t)}”, read out before its time by the model's own last norm and head.`;
+      `What would come after “${nameAt(t)}” if the model stopped thinking early: each layer's state, read out by the ` +
+      "model's own last norm and head. “At first” is the token's own vector. The last layer's word is the model's.";
   }
 
   // --- Everything comes together ---
