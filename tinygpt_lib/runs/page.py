@@ -96,6 +96,7 @@ def what_it_knows(detector: AnomalyDetector) -> dict:
     return {
         "price": detector.price,
         "score": detector.score_name,
+        "rate": detector.false_alarms,
         "masks": detector.about.get("masks") or {},
         # By each member, how many normal sessions it was tried on, and the oddest.
         "tried": [len(scores) for scores in detector.held_out[True]],

@@ -64,7 +64,7 @@ function showText(model, tokenizer, run) {
   let mine = ""; // what the reader wrote
   let shown = null; // what the model makes of the tokens that it sees
   let pinned = { token: null, head: [L - 1, 0] }, hovered = {};
-  let writing = false;
+  let writing = false, typing = 0; // typing: the timer that ends in `takeText`
 
   const view = (what) => hovered[what] ?? pinned[what];
   const place = () => view("token") ?? shown.ids.length - 1;
@@ -77,6 +77,8 @@ function showText(model, tokenizer, run) {
   // --- The text ---
 
   function takeText() {
+    clearTimeout(typing);
+    typing = 0;
     const text = $("text").value, known = tokenizer.known(text);
     const missing = [...new Set([...text].filter((c) => !known.includes(c)))];
     $("left-out").textContent = missing.length
@@ -106,11 +108,12 @@ function showText(model, tokenizer, run) {
 
   // --- Writing ---
 
-  async function write() {
+  async function write(count) {
     if (writing) return void (writing = false);
+    if (typing) takeText();
     writing = true;
     $("write").textContent = "Stop";
-    const count = Math.min(10000, Math.max(1, +$("count").value || 1)), before = performance.now();
+    const before = performance.now();
     let n = 0, pause = before;
     while (writing && n < count) {
       const logits = model.after(ids);
@@ -127,9 +130,12 @@ function showText(model, tokenizer, run) {
     const rate = (1000 * n) / (performance.now() - before);
     const full = ids.length > model.room ? `; beyond ${block_size} tokens it reads all it sees anew for each` : "";
     $("speed").textContent = `${n} tokens, ${rate.toFixed(rate < 10 ? 1 : 0)} per second${full}`;
+    if (typing) return; // the reader's text counts
     showWritten();
     look();
   }
+
+  const wanted = () => Math.min(10000, Math.max(1, Math.floor(+$("count").value) || 1));
 
   function showWritten() {
     $("text").value = tokenizer.decode(ids);
@@ -167,7 +173,7 @@ function showText(model, tokenizer, run) {
     [...$("tokens").children].forEach((chip, j) => {
       chip.setAttribute("aria-selected", j === t);
       chip.classList.toggle("later", j > t);
-      chip.style.setProperty("--weight", `${100 * (weights[j] ?? 0)}%`);
+      chip.style.setProperty("--weight", `${100 * Math.sqrt(weights[j] ?? 0)}%`); // small ones are seen, too
       chip.title = j <= t ? `looked at: ${percent(weights[j])}` : "comes later: not seen from there";
     });
     $("tokens").setAttribute("aria-activedescendant", `token-${t}`);
@@ -222,7 +228,7 @@ function showText(model, tokenizer, run) {
         element("span", { class: "track" }, model_bar, drawn_bar),
         element("span", { class: "share" }, percent(drawn[id])),
       );
-      button.addEventListener("click", () => writing || take(id, t));
+      button.addEventListener("click", () => writing || typing || take(id, t));
       return element("li", {}, button);
     });
     const longest = Math.max(...rows.map((row) => [...row.querySelector(".token").textContent].length));
@@ -255,7 +261,7 @@ function showText(model, tokenizer, run) {
         pen.fillStyle = glow;
         for (let t = 0; t < n; t++)
           for (let j = 0; j <= t; j++) {
-            pen.globalAlpha = Math.sqrt(rows[from + t][from + j]); // small weights are seen, too
+            pen.globalAlpha = Math.sqrt(rows[from + t][from + j]);
             pen.fillRect(j, t, 1, 1);
           }
         const name = `layer ${layer + 1}, head ${head + 1}`;
@@ -295,21 +301,20 @@ function showText(model, tokenizer, run) {
 
   $("text-page").hidden = false;
   $("top-k").max = $("top-k").value = Math.min(V, 100);
-  let waiting = 0;
   $("text").addEventListener("input", () => {
     writing = false;
-    clearTimeout(waiting);
-    waiting = setTimeout(takeText, 100);
+    clearTimeout(typing);
+    typing = setTimeout(takeText, 100);
   });
   $("text").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write(wanted());
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") writing = false;
   });
-  $("write").addEventListener("click", write);
+  $("write").addEventListener("click", () => write(wanted()));
   $("back").addEventListener("click", () => {
-    writing = false;
+    if (writing) return void (writing = false);
     $("text").value = mine;
     takeText();
   });
@@ -318,6 +323,7 @@ function showText(model, tokenizer, run) {
   $("text").value = tokenizer.known(run.prompt) === run.prompt ? run.prompt : "";
   showSettings();
   takeText();
+  if (!$("text").value) write(60); // so that there is something to see
 }
 
 function startPage() {

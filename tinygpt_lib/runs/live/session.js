@@ -72,36 +72,45 @@ function showSession(models, tokenizer, detector) {
     show();
   }
 
+  // What all events begin with, as the name of a host, says nothing: it is shown as "…".
+  const names = tokenizer.names.slice(3), [example = ""] = names;
+  let same = example.length;
+  for (const name of names) while (!name.startsWith(example.slice(0, same))) same--;
+  const prefix = example.slice(0, same).replace(/[^ ]*$/, "");
+  const brief = (name) =>
+    visible(prefix && name.startsWith(prefix) ? "… " + name.slice(prefix.length) : name).replaceAll("␣", " ");
+
   function show() {
     const lines = $("session").value.split("\n").filter((line) => line.trim());
     const events = readSession(models, [BEGIN, ...lines.map(idOf), END], detector.price);
     if (!$("ended").checked) events.pop();
     const highest = Math.max(1, ...events.map((event) => event.surprisal));
-    const head = ["event", "nats", "", "rank", "expected instead"].map((name) => element("th", { scope: "col" }, name));
-    const rows = events.map(({ id, surprisal, rank, expected }, t) => {
+    const head = ["event", "nats", "", "", "what it expected"];
+    const rows = events.map(({ id, nats, surprisal, rank, expected }, t) => {
       const bar = element("i");
       bar.style.width = `${0.1 + (6 * surprisal) / highest}em`;
       const likely = expected.map(([k, share]) =>
-        element("div", {}, element("bdi", {}, visibleEvent(k)), ` ${percent(share)}`));
-      const cells = [lines[t] ?? tokenizer.name(END), surprisal.toFixed(2), bar, id ? rank : "unknown"];
-      const made = cells.map((cell, i) => element("td", i ? {} : { class: "event" }, cell));
-      const odd = surprisal === highest && surprisal > 1;
-      return element("tr", odd ? { class: "odd" } : {}, ...made, element("td", {}, ...likely));
+        element("div", {}, element("bdi", {}, brief(tokenizer.name(k))), ` ${percent(share)}`));
+      const event = brief(id === UNKNOWN ? lines[t] : tokenizer.name(id));
+      const cells = [event, surprisal.toFixed(2), bar, id ? `rank ${rank}` : "unknown"];
+      const odd = !id || (detector.score === "max" && isAlarm(pValue([{ nats }], detector)));
+      return element("tr", odd ? { class: "odd" } : {}, ...[...cells, likely].map((cell) => element("td", {}, ...[cell].flat())));
     });
-    $("events").replaceChildren(element("tr", {}, ...head), ...rows);
+    $("events").replaceChildren(element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name))), ...rows);
     $("verdict").textContent = events.length ? verdict(events) : "There is no event yet: put one in.";
   }
 
-  const visibleEvent = (k) => visible(tokenizer.name(k)).replaceAll("␣", " ").slice(0, 80);
+  /** By surprise alone. With "max" it is one of two reasons, and each has half of the rate. */
+  const isAlarm = ({ share }) => share <= detector.rate / (detector.score === "max" ? 2 : 1);
 
   function verdict(events) {
     const unknown = events.filter((event) => event.id === UNKNOWN).length;
     if (unknown) return `${unknown} of the events never came in normal sessions: that alone is an alarm.`;
-    const worst = Math.max(...events.map((event) => event.surprisal)), { share, orMore } = pValue(events, detector);
+    const worst = Math.max(...events.map((event) => event.surprisal)), found = pValue(events, detector);
     return (
-      `At its worst it is surprised by ${worst.toFixed(2)} nats. ${orMore ? "More than " : ""}` +
-      `${(100 * share).toPrecision(2)} % of the normal sessions that it was tried on were as odd by their surprise. ` +
-      "(detect score counts the events, too.)"
+      `At its worst it is surprised by ${worst.toFixed(2)} nats; a certain event has 0. By its surprise it is as odd as ` +
+      `${found.orMore ? "more than " : ""}${percent(found.share)} of the normal sessions: ` +
+      `${isAlarm(found) ? "that alone is an alarm" : "no alarm"}. (detect score counts the events, too.)`
     );
   }
 
@@ -110,7 +119,7 @@ function showSession(models, tokenizer, detector) {
     "An event on each line, as the log writes it or with its masks. Change the order, take one away, or paste a " +
     "session of your own.";
   $("event").append(
-    ...tokenizer.names.slice(3).map((name) => element("option", { value: name }, visible(name).replaceAll("␣", " ").slice(0, 80))),
+    ...names.map((name) => element("option", { value: name }, brief(name).slice(0, 80))),
   );
   $("session").addEventListener("input", show);
   $("ended").addEventListener("change", show);
