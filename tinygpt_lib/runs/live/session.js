@@ -85,14 +85,14 @@ function showSession(models, tokenizer, detector) {
     const events = readSession(models, [BEGIN, ...lines.map(idOf), END], detector.price);
     if (!$("ended").checked) events.pop();
     const highest = Math.max(1, ...events.map((event) => event.surprisal));
-    const head = ["event", "nats", "", "", "what it expected"];
+    const head = ["event", "nats", `0 to ${highest.toFixed(1)}`, "rank", "what it expected"];
     const rows = events.map(({ id, nats, surprisal, rank, expected }, t) => {
       const bar = element("i");
       bar.style.width = `${0.1 + (6 * surprisal) / highest}em`;
       const likely = expected.map(([k, share]) =>
         element("div", {}, element("bdi", {}, brief(tokenizer.name(k))), ` ${percent(share)}`));
       const event = brief(id === UNKNOWN ? lines[t] : tokenizer.name(id));
-      const cells = [event, surprisal.toFixed(2), bar, id ? `rank ${rank}` : "unknown"];
+      const cells = [event, surprisal.toFixed(2), bar, id ? rank : "unknown"];
       const odd = !id || (detector.score === "max" && isAlarm(pValue([{ nats }], detector)));
       return element("tr", odd ? { class: "odd" } : {}, ...[...cells, likely].map((cell) => element("td", {}, ...[cell].flat())));
     });
