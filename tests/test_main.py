@@ -105,7 +105,12 @@ def stopped(kept_stopped, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["sample"], ["evaluate"], ["detect", "fit"], ["detect", "score"]],
+    [
+        [],
+        *map(
+            str.split, "train|sample|evaluate|play|detect fit|detect score".split("|")
+        ),
+    ],
     ids=" ".join,
 )
 def test_help_has_an_example(cli, command):
