@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from tinygpt_lib.basics.ids import Ids
+
 
 def check_int(name: str, value, low: int, high: int | None = None) -> None:
     """ValueError unless value is a whole number in low..high (2**63 - 1 if None)."""
@@ -41,6 +43,10 @@ def check_bool(name: str, value) -> None:
 def check_ids(name: str, ids, dims: int, vocab_size: int | None) -> None:
     """ValueError unless ids are int64, of `dims` dimensions, and below vocab_size."""
     wanted = {1: "(N,)", 2: "(B, T)"}[dims]
+    if isinstance(ids, Ids):
+        if vocab_size and ids.largest() >= vocab_size:
+            check_ids(name, torch.tensor([ids.largest()]), 1, vocab_size)
+        return
     if not isinstance(ids, torch.Tensor):
         raise ValueError(
             f"{name} are a {type(ids).__name__}; they must be a torch.Tensor {wanted}"
