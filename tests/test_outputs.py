@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 from test_detect import SETTINGS, blank, quick
 
+from tinygpt_lib import commands
 from tinygpt_lib.basics.files import CheckpointError
 from tinygpt_lib.commands import main, parser
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
@@ -119,6 +120,7 @@ def test_every_command_has_a_row():
 def quick_and_same(monkeypatch, one_thread):
     """Detectors that learn nothing; the same arithmetic in all runs."""
     monkeypatch.setitem(SETTINGS, "learn", partial(quick, learn=blank))
+    monkeypatch.setattr(commands, "parser", cache(parser))  # it is what takes longest
     before = {number: signal.getsignal(number) for number in STOPS}
     for number in STOPS:  # as in the foreground, wherever the tests run
         signal.signal(number, signal.default_int_handler)
@@ -197,7 +199,6 @@ class Watch:
     def __init__(self):
         self.folder = self.act = None
         sys.addaudithook(self.hook)  # there is no way to remove one
-        self.sync = os.fsync
 
     def hook(self, event, args):
         if self.act is None or not args or not isinstance(args[0], str | Path):
@@ -220,14 +221,13 @@ class Watch:
         def fsync(fd):
             if self.act:
                 self.pass_moment("fsync", fd)
-            self.sync(fd)
 
         self.folder, self.act = folder, act
-        os.fsync = fsync
+        sync, os.fsync = os.fsync, fsync
         try:
             yield
         finally:
-            self.act, os.fsync = None, self.sync
+            self.act, os.fsync = None, sync
 
 
 WATCH = Watch()
