@@ -28,7 +28,13 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import check_free, filling
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, bounded_lines, read_lines
+from tinygpt_lib.basics.loglines import (
+    LONGEST_LINE,
+    MASKS,
+    bounded_lines,
+    patience,
+    read_lines,
+)
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
@@ -670,7 +676,7 @@ def add_detect(commands) -> None:
     fit = add_command(
         detect,
         "fit",
-        run_fit,
+        patience()(run_fit),
         "learn what is normal from logs of a time in which nothing was wrong",
         r"detect fit --normal auth.log.1 --out runs/gate --session-regex 'sshd\[(\d+)'",
     )
@@ -678,7 +684,7 @@ def add_detect(commands) -> None:
     score = add_command(
         detect,
         "score",
-        run_score,
+        patience()(run_score),
         "judge the sessions of logs, and show the lines that raise an alarm",
         "detect score runs/gate auth.log",
     )
