@@ -22,8 +22,7 @@
 # and trains about forty small models for seconds each and one larger model for a minute or two.*
 #
 # Where we are: chapter 06 built a whole GPT, and its first loss is the one it should have, ln 65 = 4.17
-# nats per character. 140 steps of gradient descent brought it to 2.55, far from what 0.8 million parameters
-# can do.
+# nats per character. It has learned nothing yet.
 #
 # This chapter adds three things to the loop: a step that doesn't depend on the slope's size, a plan for the
 # learning rate, and protection against a bad batch. And one habit: to distrust every curve until you can explain
