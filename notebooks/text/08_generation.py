@@ -801,8 +801,9 @@ assert own_loss(0.5) < own_loss(1.0) - 0.2
 own_loss(1.0), own_loss(0.5), val_loss
 
 # %% [markdown]
-# Roughly honest: its own text costs it 1.69, which lies between the training text (1.63) and the validation text
-# (1.80), with names that it has never seen. At temperature 0.5 its text is much more to its own taste, which is no sign of better text.
+# Roughly honest: its own text costs it 1.69, which lies between the end of the training text (1.63, chapter 07) and the
+# validation text (1.80), where there are names that it has never seen. At temperature 0.5 its text is much more to its
+# own taste, which is no sign of better text.
 
 
 # %% jupyter={"source_hidden": true}
