@@ -28,11 +28,10 @@ PART_TWO = "09_tokenizers"
 AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/drawings/*.svg site/*.png
     notebooks/drawings/*.png""".split()
 # By hand, below and above the lessons; the commands have a page of their own.
-BY_HAND = sorted(
-    f"{part}.{path.stem}"
+BY_HAND = {
+    part: sorted(p.stem for p in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py"))
     for part in ("basics", "runs")
-    for path in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py")
-)
+}
 # What pages carry of other packages, with their licences. MathJax draws formulas as
 # SVG: a font would not be loaded by every browser from a disk.
 OF_OTHERS = {
@@ -81,8 +80,13 @@ def gather(pages):
         notebook = chapter(json.loads(original.read_text(encoding="utf-8")), name, cut)
         write(pages / "notebooks" / original.name, json.dumps(notebook))
     write(pages / "library" / "index.md", library())
-    for name in BY_HAND + [noun(chapter) for chapter in CHAPTERS]:
-        write(pages / "library" / f"{name}.md", module(name))
+    for name in CHAPTERS:
+        explained = f"[Chapter {name[:2]}](../notebooks/{name}.ipynb) explains it · "
+        page = f"# {noun(name)}\n{explained}{module(noun(name))}"
+        write(pages / "library" / f"{noun(name)}.md", page)
+    for part, names in BY_HAND.items():
+        sections = [f"## {name}\n{module(f'{part}.{name}')}" for name in names]
+        write(pages / "library" / f"{part}.md", "\n".join([f"# {part}", *sections]))
     copy(ROOT / "site" / "commands.md", pages / "commands.md")
 
 
@@ -131,7 +135,8 @@ def front_page(live):
 
 
 def toctree(documents, *options):
-    return "\n".join(["```{toctree}", ":hidden:", *options, "", *documents, "```", ""])
+    options = [":hidden:", ":titlesonly:", *options]
+    return "\n".join(["```{toctree}", *options, "", *documents, "```", ""])
 
 
 def chapter(notebook, name, cut):
@@ -200,38 +205,20 @@ def library():
             does = thing.__doc__.split("\n\n")[0].replace("\n", " ")
             place = f"{thing.__module__}.{thing.__qualname__}"
             rows.append(f"| {{py:obj}}`{name} <{place}>` | {does} |")
-    lessons = [noun(name) for name in CHAPTERS]
-    return "\n".join(
-        [
-            "# The library",
-            "What `from tinygpt_lib import ...` finds. Each lesson's module comes from "
-            "the chapter of its name; `basics` below them and `runs` above are written "
-            "by hand.",
-            "",
-            "| name | what it is or does |",
-            "|---|---|",
-            *rows,
-            "",
-            toctree(lessons + BY_HAND),
-        ]
+    intro = (
+        "What `from tinygpt_lib import ...` finds. Each lesson's module comes from the "
+        "chapter of its name; `basics` below them and `runs` above are written by hand."
     )
+    head = ["# The library", intro, "", "| name | what it is or does |", "|---|---|"]
+    lessons = [noun(name) for name in CHAPTERS]
+    return "\n".join([*head, *rows, "", toctree([*lessons, *BY_HAND])])
 
 
 def module(name):
-    of = [chapter for chapter in CHAPTERS if noun(chapter) == name]
-    links = [f"[Chapter {c[:2]}](../notebooks/{c}.ipynb) explains it" for c in of]
-    links.append(f'<a href="{source(name)}">source</a>')
-    return "\n".join(
-        [
-            f"# {name}",
-            " · ".join(links),
-            "",
-            "```{eval-rst}",
-            f".. automodule:: tinygpt_lib.{name}",
-            "```",
-            "",
-        ]
-    )
+    """What a module's docstrings say."""
+    link = f'<a href="{source(name)}">source</a>'
+    rst = f".. automodule:: tinygpt_lib.{name}"
+    return "\n".join([link, "", "```{eval-rst}", rst, "```", ""])
 
 
 if __name__ == "__main__":
