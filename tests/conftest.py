@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -74,3 +75,25 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; where none can be had tests are skipped, but fail in CI."""
+    try:
+        from playwright import sync_api
+
+        names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+        program = next(filter(None, map(shutil.which, names)))
+        driver = sync_api.sync_playwright().start()
+    except (ImportError, StopIteration) as error:
+        missing = f"no browser to try it in: {error or 'Chromium is not installed'}"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    # A container has no room for the sandbox, and these pages are our own.
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+    chromium = driver.chromium.launch(executable_path=program, args=arguments)
+    yield chromium
+    chromium.close()
+    driver.stop()
