@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is h
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 PART_TWO = "09_tokenizers"
-AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/drawings/*.svg site/*.png
-    notebooks/drawings/*.png""".split()
+# What a page may link to, beside other pages, or show.
+FOLDERS = "benchmarks notebooks site tests tinygpt_lib tools".split()
+LINKED = {".py", ".js", ".json", ".svg", ".png"}
 # By hand, below and above the lessons; the commands have a page of their own.
 BY_HAND = {
     part: sorted(p.stem for p in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py"))
@@ -63,9 +64,11 @@ def main(out=ROOT / "build" / "site"):
 
 def gather(pages):
     """What Sphinx reads; and in `beside` what lies between its pages as it is."""
-    for pattern in AS_THEY_ARE:
-        for path in ROOT.glob(pattern):
-            copy(path, pages / path.relative_to(ROOT))
+    linked = [ROOT / "CHANGELOG.md", ROOT / "LICENSE", ROOT / "benchmarks" / "LOG.md"]
+    for folder in FOLDERS:
+        linked += [p for p in (ROOT / folder).rglob("*") if p.suffix in LINKED]
+    for path in linked:
+        copy(path, pages / path.relative_to(ROOT))
     for package, pattern in OF_OTHERS.items():
         for path in files_of(package, pattern):
             copy(path, pages / "beside" / "_static" / package / path.name)

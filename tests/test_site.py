@@ -207,8 +207,9 @@ CUT = """[...document.querySelectorAll(
     "article :is(p, li, dt, h1, h2, h3, img, pre, code, table, mjx-container)"
 )].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
   .filter(e => {
-    while (e && !/auto|scroll/.test(getComputedStyle(e).overflowX)) e = e.parentElement;
-    return !e;
+    for (; e.tagName !== "ARTICLE"; e = e.parentElement)
+      if (/auto|scroll/.test(getComputedStyle(e).overflowX)) return false;
+    return true;
   }).map(e => e.outerHTML.slice(0, 200))"""
 
 
