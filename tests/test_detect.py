@@ -280,7 +280,7 @@ def test_masks_of_ones_own_and_windows_of_time(cli, tmp_path, untaught):
     assert err.splitlines() == ["model 1 of 2", "model 2 of 2"]
     code, out, _ = cli("score", tmp_path / "run", tmp_path / "log")
     assert code == 0 and "60 sessions, alarms: 0," in out
-    assert "exists already" in fails(cli, *fit)
+    assert "exists and is not empty" in fails(cli, *fit)
 
 
 def test_lines_that_are_never_the_same_ask_for_a_mask(cli, tmp_path, untaught):

@@ -119,9 +119,9 @@ class TrainConfig:
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The rate of step 0, 1, ...: up in a line, level, then down to zero."""
     done = (step + 1) / config.steps
-    left = (config.steps - step) / config.steps
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
+    left = (config.steps - step) / config.steps
     if left < config.cooldown:
         shape = COOLDOWNS[config.cooldown_shape]
         return config.learning_rate * shape(left / config.cooldown)

@@ -206,16 +206,21 @@ class AdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient, in place."""
+        #| hole: count the step; the weights of what went into each average so far
         self.steps += 1
         beta1, beta2 = self.betas
         start1, start2 = 1 - beta1**self.steps, 1 - beta2**self.steps
+        #| end
         for p, m, v in zip(self.parameters, self.means, self.squares, strict=True):
             if p.grad is None:
                 continue
+            #| hole: both averages, in place
             m.lerp_(p.grad, 1 - beta1)
             v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            #| hole: matrices shrink
             if p.dim() >= 2:
                 p.mul_(1 - self.learning_rate * self.weight_decay)
+            #| hole: the move
             scale = (v / start2).sqrt_().add_(self.eps)
             p.addcdiv_(m, scale, value=-self.learning_rate / start1)
 
@@ -236,6 +241,17 @@ class AdamW:
 
 
 # %% [markdown]
+# <!-- hints: AdamW.step
+# The five lines that you checked by hand, for tensors. `self.steps` is t, `m` and `v` are the averages,
+# `p.grad` is the slope, and everything happens in place, because the model holds the same tensors.
+#
+# After t steps what went into an average weighs 1 - beta ** t in all. Divide by that when you use the
+# average, but do not write it back.
+#
+# Decay is for parameters with two or more dimensions, `p.dim() >= 2`, and multiplies them by
+# 1 - learning_rate * weight_decay. The move divides by sqrt(v) + eps: the eps stands outside the root.
+# -->
+#
 # Back to the ravine. Adam's $m$ is a kind of momentum, so chapter 02's momentum
 # takes part as well. Each walker gets the best of the same 26 rates.
 
@@ -409,10 +425,12 @@ class TrainConfig:
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The rate of step 0, 1, ...: up in a line, level, then down to zero."""
+    #| hole: up in a line, during the warm-up
     done = (step + 1) / config.steps
-    left = (config.steps - step) / config.steps
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
+    #| hole: down along its shape, during the cool-down; else level
+    left = (config.steps - step) / config.steps
     if left < config.cooldown:
         shape = COOLDOWNS[config.cooldown_shape]
         return config.learning_rate * shape(left / config.cooldown)
@@ -439,6 +457,14 @@ show(
 )
 
 # %% [markdown]
+# <!-- hints: learning_rate_at
+# Which share of the run is done after this step, and is it less than `config.warmup`? Then that share of the
+# full rate is due, so that the very first step does not stand still.
+#
+# Which share of the run is still left before this step, and is it less than `config.cooldown`?
+# `COOLDOWNS[config.cooldown_shape]` turns the share of the cool-down that is left into a share of the rate.
+# -->
+#
 # Do they help? Each plan gets three rates, since one that falls can afford a higher rate, and each pair
 # three seeds. We are about to *choose*, so the validation text is out of bounds, as in chapter 02. The
 # judge is the last 50,000 characters of the training text, which these runs don't read.
@@ -501,8 +527,10 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
 
     Returns the length before, over all parameters as one vector. Pascanu et al., 2012.
     """
+    #| hole: the length of all gradients together
     gradients = [p.grad for p in parameters if p.grad is not None]
     length = torch.stack([g.norm() for g in gradients]).norm().item()
+    #| hole: if that is too long, shorten them all in place
     if length > longest:
         for g in gradients:
             g.mul_(longest / length)
@@ -510,6 +538,13 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
 
 
 # %% [markdown]
+# <!-- hints: clip_gradients
+# The length of one long vector is the root of the sum of the squares of all its numbers: of all
+# parameters, not of each. A parameter without a gradient has `grad` None.
+#
+# Every gradient gets the same factor. `mul_` works in place. A gradient that is short enough stays.
+# -->
+#
 # The vector (3, 4) has length 5. Clipped to 10 it stays as it is; clipped to 1 it becomes (0.6, 0.8).
 
 # %% tags=["nbval-check-output"]
@@ -770,6 +805,7 @@ class Trainer:
 
     def take_step(self) -> None:
         """One turn of the loop. DivergedError when a number is no longer finite."""
+        #| hole: set the rate, draw a batch, learn from it; check and keep the loss
         self.optimizer.learning_rate = learning_rate_at(self.step, self.config)
         size = self.config.batch_size, self.context
         loss = self.learn(*get_batch(self.train_ids, *size, self.batches))
@@ -778,6 +814,7 @@ class Trainer:
 
     def learn(self, inputs: Tensor, targets: Tensor) -> float:
         """Learns from a batch of ids (B, T); returns the loss before that, in nats."""
+        #| hole: as in the bare loop, with `self.brake()` before the step
         logits = self.model(inputs)  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         self.optimizer.zero_grad()
@@ -805,6 +842,7 @@ def train(
     history = trainer.history
     model.train()
     while trainer.step < config.steps:
+        #| hole: a step; evaluate every `eval_every` steps, and after the last
         trainer.take_step()
         due = config.eval_every and trainer.step % config.eval_every == 0
         if due or trainer.step == config.steps:
@@ -815,6 +853,24 @@ def train(
 
 
 # %% [markdown]
+# <!-- hints: Trainer.take_step
+# `learning_rate_at(self.step, self.config)` is the rate of this step: `self.optimizer` has to know it
+# before it moves.
+#
+# `get_batch` draws with `self.batches`; the windows have `self.context` tokens. `self.learn` does the rest of
+# the work and returns the loss, which goes through `self.check_finite` and into `self.history.losses`.
+# -->
+#
+# <!-- hints: Trainer.learn
+# Predict, measure, clear the old gradients, go backward, brake, move.
+# -->
+#
+# <!-- hints: train
+# `trainer.step` has grown by one after `take_step`. `eval_every` may be 0: then only the end counts.
+#
+# `history.evaluations` takes pairs: the number of steps done, and the loss on `val_ids`.
+# -->
+#
 # `train` turns the loop and evaluates now and then. Same seed, same batches, same arithmetic: it should
 # give what the bare loop gave, to the last bit. (That holds for the usual betas; the bare loop doesn't read
 # those of the config.)
@@ -1063,95 +1119,15 @@ print(write(model, length=400))
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=07` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/07_training.ipynb) have a notebook of their own.
+#
 # **1.** Write `first_step(beta1, beta2)`: how long is the very first step, in units of the learning rate and for any constant slope, if you leave out the
 # correction for the start (*bias correction*)? What does that say about the usual 0.9 and 0.999?
-# ```python
-# assert abs(first_step(0.9, 0.99) - 1.0) < 1e-9
-# assert abs(first_step(0.9, 0.999) - 10**0.5) < 1e-9 and abs(first_step(0.5, 0.75) - 1.0) < 1e-9
-# ```
+#
 # **2.** Is weight decay the same as adding ½ · decay · (sum of the squared weights) to the loss? For plain gradient descent it is. Write
 # `penalized(weight, slope)`, the weight after one Adam step at rate 0.1 on the loss with a penalty of decay 0.1, and compare it with
 # AdamW's. How does each treat a weight with large slopes and one with small slopes?
-# ```python
-# for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
-#     p = torch.tensor([[weight]], requires_grad=True)
-#     reference = torch.optim.Adam([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
-#     p.grad = torch.tensor([[slope]])
-#     reference.step()
-#     assert abs(penalized(weight, slope) - p.item()) < 1e-6
-# ```
-# **3.** Make patient C yourself: forget `zero_grad`. Write `forgetful(steps)`, the losses of the small GPT in a loop without
-# that line, at AdamW's rate 1e-2. Why don't its steps explode, and why does the run fail all the same?
-# ```python
-# losses = forgetful(150)
-# healthy = short_run(AdamW, 1e-2, 150)
-# assert losses[0] == healthy[0] and losses[1] == healthy[1] and losses[2] != healthy[2]
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def first_step(beta1, beta2):
-    return (1 - beta1) / (
-        1 - beta2
-    ) ** 0.5  # m is (1 - beta1) slope, v is (1 - beta2) slope²
-
-
-assert abs(first_step(0.9, 0.99) - 1.0) < 1e-9
-assert (
-    abs(first_step(0.9, 0.999) - 10**0.5) < 1e-9
-    and abs(first_step(0.5, 0.75) - 1.0) < 1e-9
-)
-first_step(0.9, 0.999)
-
-# %% [markdown]
-# With 0.9 and 0.99 the two errors happen to cancel on the first step. With 0.9 and 0.999 the first step
-# would be more than three times too long, at the moment when the model knows least about where to go.
-
-
-# %% jupyter={"source_hidden": true}
-def penalized(weight, slope):
-    p = torch.tensor([[weight]], requires_grad=True)
-    optimizer = AdamW([p], 0.1, weight_decay=0.0)
-    p.grad = torch.tensor([[slope + 0.1 * weight]])
-    optimizer.step()
-    return p.item()
-
-
-for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
-    p = torch.tensor([[weight]], requires_grad=True)
-    reference = torch.optim.Adam([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
-    p.grad = torch.tensor([[slope]])
-    reference.step()
-    assert abs(penalized(weight, slope) - p.item()) < 1e-6
-
-# %% [markdown]
-# In the loss, the penalty becomes part of the slope, and Adam divides the slope by its own size. A weight
-# with large slopes then hardly decays at all, and one with tiny slopes decays at full speed. AdamW shrinks
-# all of them by the same share.
-
-
-# %% jupyter={"source_hidden": true}
-def forgetful(steps):
-    model, losses = small_gpt(), []
-    optimizer, stream = AdamW(model.parameters(), 1e-2), batches(train_ids)
-    for _ in range(steps):
-        inputs, targets = next(stream)
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-losses = forgetful(150)
-healthy = short_run(AdamW, 1e-2, 150)
-assert losses[0] == healthy[0] and losses[1] == healthy[1] and losses[2] != healthy[2]
-at_the_end(losses), at_the_end(healthy)
-
-# %% [markdown]
-# All gradients since the first step add up, so each step follows the average slope of the whole past. Adam
-# divides by the size of that sum, so the steps don't explode; they just point in the wrong direction, and
-# the run ends worse than it began.
+#
+# **3.** Make patient C yourself: forget `zero_grad`. Write `forgetful(model, optimizer, batches)`, the losses of a loop without
+# that line, and let it loose on the small GPT, at AdamW's rate 1e-2. Why don't its steps explode, and why does the run fail all the same?

@@ -216,9 +216,11 @@ def pick(
     the fewest that reach that probability together (Holtzman et al., 2019); with both,
     what both keep.
     """
+    #| hole: the likeliest at temperature 0; else the probabilities
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     probabilities = (logits / temperature).softmax(dim=-1)
+    #| hole: of these, what top_k and top_p keep; the rest gets zero
     if top_k is not None or top_p is not None:
         order = logits.argsort(dim=-1, descending=True, stable=True)
         ordered = probabilities.gather(-1, order)
@@ -228,12 +230,23 @@ def pick(
         if top_k is not None:
             ordered[:, top_k:] = 0.0
         probabilities = probabilities.scatter(-1, order, ordered)
+    #| end
     if generator is not None:
         probabilities = probabilities.to(generator.device)
     return torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
 
 
 # %% [markdown]
+# <!-- hints: pick
+# Temperature divides the logits, before the softmax. At 0 nothing is drawn: `argmax`, as a column (B, 1).
+#
+# Sort, cut, and put everything back in its place, as with the five above, but along `dim=-1` for each row.
+# Top-k keeps the first k columns of what is ordered.
+#
+# Top-p drops a token if those *before* it reach top_p already: `cumsum` less the token itself. So the
+# likeliest always stays. `multinomial` takes numbers that do not sum to one.
+# -->
+#
 # With both, `top_p` counts the probabilities as they were before top-k cut any. Hugging Face renormalizes in
 # between, so the same two numbers may keep fewer tokens there.
 #
@@ -352,6 +365,7 @@ class KVCache:
         B, H, T, D = k.shape
         if self.past[i] is None:
             self.past[i] = k.new_empty(2, B, H, self.room, D)
+        #| hole: the new ones behind the old; then all that are there, as k and v
         for kept, new in zip(self.past[i], (k, v), strict=True):
             kept.narrow(2, self.length, T).copy_(new)
         return self.past[i].narrow(3, 0, self.length + T).unbind()
@@ -361,8 +375,11 @@ class KVCache:
 
         Only what was not read before is computed. T is at most `room`.
         """
+        #| hole: the stream of what was not read before
         x = self.model.embed(ids, start=self.length)
+        #| end
         for i, block in enumerate(self.model.blocks):
+            #| hole: as `Block.forward` does, but with the old keys and values, too
             q, k, v = block.attention.project(block.attention_norm(x))
             heads = block.attention.attend(q, *self.join(i, k, v))
             x = x + block.attention.merge(heads)
@@ -372,6 +389,21 @@ class KVCache:
 
 
 # %% [markdown]
+# <!-- hints: KVCache.join
+# `self.past[i]` has room for a whole window; `self.length` of its places are filled. The T new ones go right
+# behind: into `kept[:, :, self.length : self.length + T]`, for keys and for values.
+#
+# What comes back are keys and values of all self.length + T tokens. Do not move `self.length` here: the next
+# block needs it as it is.
+# -->
+#
+# <!-- hints: KVCache.read
+# `self.model.embed(ids, start=...)` gives the stream of the new tokens alone, at their right places.
+#
+# For each block: `project` what the attention's norm reads; `join` the new keys and values to the old;
+# `attend` with the new queries; `merge`, and add. Then feed-forward, as always. Dropout is off.
+# -->
+#
 # A text that is read in pieces, of any size, has to lead to the same logits as one that is read whole:
 
 # %%
@@ -463,16 +495,25 @@ def generate(
     with evaluating(model):
         memory = None if cache is None else cache(model)
         for _ in range(n_tokens):
+            #| hole: logits (B, V) of what comes next, with the cache while it has room
             if memory and ids.shape[1] <= memory.room:
                 logits = memory.read(ids)
             else:  # past the window every position changes, and with it every key
                 logits = model(ids[:, -model.config.block_size :])[:, -1]
+            #| hole: pick one, and append it
             choice = pick(logits.float(), temperature, top_k, top_p, generator)
             ids = torch.cat([ids, choice], dim=1)
     return ids
 
 
 # %% [markdown]
+# <!-- hints: generate
+# The window is `model.config.block_size`. The cache has room for as many tokens; past that, the model reads
+# the last of them anew. Only the logits of the last place count.
+#
+# `pick` gives a column (B, 1), and `torch.cat(..., dim=1)` puts it behind the ids.
+# -->
+#
 # Programs should use `tinygpt_lib.generate(..., use_cache=True)`, which is this function behind a check of
 # every argument.
 #
@@ -711,54 +752,15 @@ for sample in (tokenizer.decode(ours[0]), best["sample"]):
 
 # %% [markdown]
 # ## Exercises
-# **1.** Does the model know how unsure it is? Write `own_loss(temperature)`: let it write 2,000 characters
-# and evaluate it on its own text, as we do with Shakespeare's. If its probabilities are honest, its text at
-# temperature 1 should surprise it about as much as his does. What happens at 0.5?
-# ```python
-# assert abs(own_loss(1.0) - val_loss) < 0.2
-# assert own_loss(0.5) < own_loss(1.0) - 0.2
-# ```
+# `make learn CHAPTER=08` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/08_generation.ipynb) have a notebook of their own.
+#
+# **1.** Does the model know how unsure it is? What does text cost the model that wrote it, if it was drawn at
+# some temperature? Write `own_cost(logits, temperature)`: the expected cost, in nats, of one token that is drawn
+# from these logits at this temperature and judged, as always, at temperature 1. Then let the model write 2,000
+# characters and `evaluate` it on its own text. If its probabilities are honest, its text at temperature 1
+# should surprise it about as much as Shakespeare's does. What happens at 0.5?
+#
 # **2.** *Min-p* (Nguyen et al., 2024) cuts the tail in yet another way: it keeps every token that has at
 # least the share $m$ of the likeliest token's probability. Write `min_p(probabilities, m)`, which gives the
 # probabilities that are left, for a batch. When does it keep more tokens than top-p?
-# ```python
-# both = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2]])
-# kept = torch.tensor([[0.0, 5 / 7, 0.0, 2 / 7, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]])
-# assert torch.allclose(min_p(both, 0.4), kept)
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def own_loss(temperature):
-    generator = torch.Generator().manual_seed(0)
-    start = tokenizer.encode("\n" * 8)[:, None]
-    own = generate(model, start, 250, temperature=temperature, generator=generator)
-    return sum(evaluate(model, row) for row in own) / len(own)
-
-
-assert abs(own_loss(1.0) - val_loss) < 0.2
-assert own_loss(0.5) < own_loss(1.0) - 0.2
-own_loss(1.0), own_loss(0.5), val_loss
-
-# %% [markdown]
-# Roughly honest: its own text costs it a tenth of a nat less than Shakespeare's, so it is a little too sure
-# of itself. At temperature 0.5 its text is much more to its own taste, which is no sign of better text.
-
-
-# %% jupyter={"source_hidden": true}
-def min_p(probabilities, m):
-    enough = probabilities >= m * probabilities.amax(-1, keepdim=True)
-    return (probabilities * enough) / (probabilities * enough).sum(-1, keepdim=True)
-
-
-both = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2]])
-kept = torch.tensor([[0.0, 5 / 7, 0.0, 2 / 7, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]])
-assert torch.allclose(min_p(both, 0.4), kept)
-min_p(both, 0.4)
-
-# %% [markdown]
-# Where the model hesitates between equals, as in the second row, min-p keeps all of them. Top-p with 0.75
-# has to draw its line somewhere and drops one of the five, for no reason but the order.

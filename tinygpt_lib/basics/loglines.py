@@ -2,10 +2,12 @@
 
 import gzip
 import re
+import signal
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Self
@@ -48,12 +50,77 @@ MASKS = {  # in this order: word that is put in -> pattern of what it stands for
 }
 
 
-def compiled(pattern: str, what: str) -> re.Pattern:
-    """A regular expression; ValueError, naming what it is, for one that is none."""
+class Bounded:
+    """A regular expression of people's own, or a stranger's: `patience` may end it.
+
+    There are some, such as (a+)+$, that take centuries for one line.
+    """
+
+    calls, busy = (
+        0,
+        None,
+    )  # of all of them: how many times one began, and which is at it
+
+    def __init__(self, pattern: str, what: str):
+        self.pattern, self.what = pattern, what
+        try:
+            self.compiled = re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{what} is no regular expression: {error}") from None
+
+    def search(self, text: str) -> re.Match | None:
+        """As of `re`."""
+        return self.watched(self.compiled.search, text)
+
+    def sub(self, word: str, text: str) -> str:
+        """As of `re`."""
+        return self.watched(self.compiled.sub, word, text)
+
+    def watched(self, function: Callable, *arguments):
+        Bounded.calls += 1
+        Bounded.busy = self
+        found = function(*arguments)
+        Bounded.busy = None
+        return found
+
+
+@contextmanager
+def patience(seconds: float = 2.0) -> Iterator[None]:
+    """Within, ValueError for a regular expression that takes longer for a line.
+
+    In the main thread only, and not on Windows: there is no clock to look at.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and hasattr(signal, "setitimer")):
+        yield
+        return
+    seen = -1
+
+    def look(number, frame):
+        nonlocal seen
+        if (at := Bounded.busy) and Bounded.calls == seen:
+            Bounded.busy = None
+            raise ValueError(
+                f"{at.what} takes more than {seconds:g} s for one line, as where "
+                "something repeated is repeated"
+            )
+        seen = Bounded.calls
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        Bounded.busy = None
+
+
+def compiled(pattern: str, what: str) -> re.Pattern | Bounded:
+    """A regular expression; ValueError, naming what it is, for one that is none."""
+    if pattern in (DATED, *MASKS.values()):
         return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{what} is no regular expression: {error}") from None
+    return Bounded(pattern, what)
 
 
 def read_lines(*paths: str) -> Iterator[str]:

@@ -26,12 +26,20 @@ from tinygpt_lib.anomalies import (
 )
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.files import check_free, filling
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, bounded_lines, read_lines
+from tinygpt_lib.basics.loglines import (
+    LONGEST_LINE,
+    MASKS,
+    bounded_lines,
+    patience,
+    read_lines,
+)
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 
+DECISIVE = "detector.safetensors"  # without it a folder holds no detector
 WINDOW = 60.0  # seconds, for lines that nothing else groups
 AT_ONCE = 10_000  # sessions that are judged together
 POLL = 0.2  # seconds between two looks at a file that grows
@@ -72,7 +80,7 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         help="logs of a time in which nothing was wrong; may be gzipped; - is stdin",
     )
     command.add_argument(
-        "--out", type=Path, required=True, help="folder for the detector; must be new"
+        "--out", type=Path, required=True, help="folder for the detector: new, or empty"
     )
     add_grouping(command, f"default: --seconds {WINDOW:g}")
     command.add_argument(
@@ -256,8 +264,7 @@ class Lines:
 
 def run_fit(options) -> int:
     """Fits a detector on normal logs and writes it."""
-    if options.out.exists():
-        raise ValueError(f"{options.out} exists already: choose a new folder")
+    check_free(options.out, DECISIVE)
     check_int("folds", options.folds, low=2)
     check_int("seed", options.seed, low=0)
     check_rate(options.false_alarms)
@@ -278,7 +285,8 @@ def run_fit(options) -> int:
         about={"sessions": rule, "masks": masks.patterns},
         progress=lambda text: print(text, file=sys.stderr),
     )
-    detector.save(options.out)
+    with filling(options.out, DECISIVE) as aside:
+        detector.save(aside)
     lengths = sorted(len(session.events) for session in sessions)
     kinds = len(detector.tokenizer.events)
     print(
@@ -668,7 +676,7 @@ def add_detect(commands) -> None:
     fit = add_command(
         detect,
         "fit",
-        run_fit,
+        patience()(run_fit),
         "learn what is normal from logs of a time in which nothing was wrong",
         r"detect fit --normal auth.log.1 --out runs/gate --session-regex 'sshd\[(\d+)'",
     )
@@ -676,7 +684,7 @@ def add_detect(commands) -> None:
     score = add_command(
         detect,
         "score",
-        run_score,
+        patience()(run_score),
         "judge the sessions of logs, and show the lines that raise an alarm",
         "detect score runs/gate auth.log",
     )
