@@ -1,6 +1,6 @@
 """What chapters 03 to 08 compare over several seeds or rates, too long there.
 
-    python benchmarks/part_one.py           # fifteen minutes of one core: part_one.json
+    python benchmarks/part_one.py           # half an hour of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
 
 Models and loops are the chapters' own: their definitions are read from notebooks/text,
@@ -12,7 +12,7 @@ import ast
 import importlib
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import torch
@@ -196,6 +196,26 @@ def sgd(rates=(0.03, 0.06, 0.12, 0.24, 0.48, 0.96, 1.92)):
     yield {"steps": plan.steps, "rate": rate, "loss": loss}
 
 
+def trials():
+    """Chapter 07: other shapes and rates for its run.
+
+    Judged by the end of the training text, which these runs don't read.
+    """
+    shape, plan = cpu_preset(TOKENIZER.vocab_size)
+    for changes in (
+        *({"seed": seed} for seed in range(2)),
+        *({"learning_rate": rate} for rate in (0.0025, 0.01)),
+        *({"n_layer": n, "n_embd": C} for n, C in ((2, 176), (4, 128))),
+    ):
+        in_shape = {k: v for k, v in changes.items() if k in asdict(shape)}
+        in_plan = {k: v for k, v in changes.items() if k not in in_shape}
+        torch.manual_seed(changes.get("seed", 0))
+        model = GPT(replace(shape, **in_shape))
+        config = replace(plan, eval_every=0, **in_plan)
+        train(model, TRAIN_IDS[:-50_000], VAL_IDS[:2], config, progress=False)
+        yield changes | {"loss": number(evaluate(model, TRAIN_IDS[-50_000:]))}
+
+
 def dropout():
     """Chapter 05: a text so short that it is memorized, with dropout and without."""
     data = TRAIN_IDS[:10_000], VAL_IDS[:20_000]
@@ -240,7 +260,7 @@ PARTS = {
     f.__name__: f
     for f in (
         *(undivided, heads, head_counts, stacks, depths, longer),
-        *(opinions, plans, sgd, tails, dropout),
+        *(opinions, plans, sgd, trials, tails, dropout),
     )
 }
 

@@ -897,7 +897,7 @@ def learn(self, inputs, targets):
     return float(loss.detach())
 ''',
     ),
-    "train": (
+    "train_simply": (
         [
             ("end is looked at, too", "due or trainer.step == config.steps", "due"),
             ("ZeroDivision", "config.eval_every and ", ""),
@@ -907,7 +907,7 @@ def learn(self, inputs, targets):
             ("evaluations", "if due or trainer.step == config.steps:", "if trainer.step == config.steps:"),
         ],
         '''
-def train(model, train_ids, val_ids, config):
+def train_simply(model, train_ids, val_ids, config):
     trainer = Trainer(model, train_ids, config)
     began = time.perf_counter()
     model.train()

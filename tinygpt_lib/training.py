@@ -24,7 +24,7 @@ __all__ = [
     "clip_gradients",
     "cpu_preset",
     "learning_rate_at",
-    "train",
+    "train_simply",
 ]
 
 # --- AdamW ---
@@ -145,6 +145,17 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
     return length
 
 
+# --- The run ---
+
+
+def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
+    return (
+        GPTConfig(vocab_size, block_size=64, n_layer=3, n_head=4, n_embd=144),
+        TrainConfig(steps=1400, learning_rate=5e-3, cooldown=0.4, eval_every=350),
+    )
+
+
 # --- A run that can be stopped ---
 
 
@@ -207,7 +218,7 @@ class Trainer:
             raise DivergedError(f"{what} is {number} at step {self.step}")
 
 
-def train(
+def train_simply(
     model: GPT, train_ids: Tensor, val_ids: Tensor, config: TrainConfig
 ) -> History:
     """Trains the model in place; returns what happened, and leaves it in eval mode."""
@@ -222,14 +233,3 @@ def train(
     history.seconds = time.perf_counter() - began
     model.eval()
     return history
-
-
-# --- The run ---
-
-
-def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
-    return (
-        GPTConfig(vocab_size, block_size=64, n_layer=3, n_head=4, n_embd=144),
-        TrainConfig(steps=1400, learning_rate=5e-3, cooldown=0.4, eval_every=350),
-    )

@@ -22,9 +22,9 @@
 # little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
 #
 # Where we are: counting characters costs 3.35 nats per character. That model never looks at what came
-# before. Now we look, at one single character, and we do it twice. The first time we count, and can
-# say exactly what the best possible loss is. The second time the same table is *learned*, with the
-# method that trains every network in this course, and we will see whether it finds the right answer.
+# before. Now we look, at one single character, and we do it twice. First we count, and can
+# say exactly what the best possible loss is. Then the same table is *learned*, with the
+# method that trains every network in this course. Will it find the right answer?
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
@@ -69,8 +69,8 @@ after_l[tokenizer.encode("lo")], hello.sum()
 
 # %% [markdown]
 # A million pairs take this loop a while. Torch does it in one call: `index_put_` puts a 1 at each
-# place `(now, following)`, and with `accumulate=True` the ones add up where a place comes up again.
-# (The underscore at the end is torch's sign for *this changes the tensor itself*.)
+# place `(now, following)`, and with `accumulate=True` the ones add up. (The underscore is torch's sign
+# for *this changes the tensor itself*.)
 
 
 # %% tags=["nbval-check-output"]
@@ -803,15 +803,14 @@ for k in (2, 4, 6):
 
 # %% [markdown]
 # Of the histories of six characters a fifth is new, and more than half were seen too rarely to say
-# much. A table has nothing to say about what it never held.
+# much.
 #
-# Still, counting with care reaches 1.59 nats with $n = 7$ (we read that $n$ off the curve; 6 and 8 lie
+# Still, counting with care reaches 1.59 nats with $n = 7$ (read off the curve; 6 and 8 lie
 # within 0.015), below
 # bzip2's 1.66 and close to the 1.57 of bzip2 in one block, in seconds and without a single step of
 # learning. **This is the opponent from now on.** Unlike a compressor it names its chances, so it can
 # be asked what our models are asked, and it is harder to beat than it looks. No model of Part I gets
-# there. A larger one in chapter 12 does. (The models start afresh in each window, the n-grams always
-# have their six characters: for them `block_size` doesn't matter.) Here is what it writes:
+# there. A larger one in chapter 12 does. Here is what it writes:
 
 # %%
 written = PROMPT
@@ -825,11 +824,11 @@ for _ in range(300):
 print(written)
 
 # %% [markdown]
-# Mostly words. What it can't do is carry anything further than six characters: no sentence knows
+# Mostly words. But it can't carry anything further than six characters: no sentence knows
 # how it began. And it has no notion of likeness. It saw `the king` and `the queen` in many places,
 # but what it learned after one never helps after the other, because to a table two histories that
-# differ in their last letter have nothing in common. The chapters that follow build a model whose
-# histories aren't rows of a table but points in a space, where neighbours can share what they know.
+# differ in their last letter have nothing in common. The next chapters build a model whose
+# histories are points in a space, where neighbours can share what they know.
 
 # %%
 show_ladder("bigram", bigram_val, "7-grams")

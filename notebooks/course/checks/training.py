@@ -380,7 +380,7 @@ def Trainer_learn(my):
     )
 
 
-def train(my):
+def train_simply(my):
     calls = []
 
     class Counting(_ours.Trainer):
@@ -394,7 +394,7 @@ def train(my):
         measured.append((len(calls), ids))
         return 2.0 + len(calls)
 
-    names = my.train.__globals__
+    names = my.train_simply.__globals__
     kept = {name: names[name] for name in ("Trainer", "evaluate")}
     names.update(Trainer=Counting, evaluate=evaluate)
     try:
@@ -403,7 +403,7 @@ def train(my):
             measured.clear()
             config = SimpleNamespace(**{**vars(PLAN), "eval_every": every})
             model = small()
-            history = my.train(model, IDS, IDS[:50], config)
+            history = my.train_simply(model, IDS, IDS[:50], config)
             tried = f"6 steps, eval_every={every}."
             expect(len(calls), 6, f"{tried} How many steps were taken:")
             expect(

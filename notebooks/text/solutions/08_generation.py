@@ -53,8 +53,9 @@ own_cost(logits, 1.0), own_cost(logits, 0.5)
 # -->
 #
 # With the chapter's model, 2,000 characters of its own cost 1.69 nats each at temperature 1, beside 1.80 for
-# Shakespeare's. So it is roughly honest, and a little too sure of itself. At temperature 0.5 its own text costs
-# it 1.25: much more to its own taste, which is no sign of better text.
+# the validation text, with names that it has never seen, and 1.63 for the training text. So it is roughly
+# honest. At temperature 0.5 its own text costs it 1.25: much more to its own taste, which is no sign of better
+# text.
 
 # %% [markdown]
 # ## 2. Min-p
