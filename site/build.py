@@ -72,10 +72,9 @@ def gather(pages):
     for package, pattern in OF_OTHERS.items():
         for path in files_of(package, pattern):
             copy(path, pages / "beside" / "_static" / package / path.name)
-    live = ROOT / "site" / "live"
-    if live.exists():
-        shutil.copytree(live, pages / "beside" / "live")
-    write(pages / "index.md", front_page(live.exists()))
+    live = importlib.import_module("tinygpt_lib.runs.page")
+    live.write_page(ROOT / "site" / "model", pages / "beside" / "live" / "index.html")
+    write(pages / "index.md", front_page())
     cut = workbooks(pages / "beside" / "workbooks")
     for name in CHAPTERS:
         original = ROOT / "notebooks" / f"{name}.ipynb"
@@ -116,12 +115,11 @@ def noun(chapter):
 # --- Pages ---
 
 
-def front_page(live):
+def front_page():
     """The README, with all pages in their order behind it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    if live:
-        link = '<a href="live/index.html">Play with a small GPT in the browser</a>'
-        text = text.replace("\n\n![", f"\n\n{link}\n\n![", 1)
+    link = '<a href="live/index.html">Play with a small GPT in the browser</a>'
+    text = text.replace("\n\n![", f"\n\n{link}\n\n![", 1)
     at = CHAPTERS.index(PART_TWO)
     nouns = [f"notebooks/{name}" for name in CHAPTERS]
     contents = {

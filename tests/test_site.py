@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,10 +18,9 @@ import tinygpt_lib
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 800}
 # A page of each kind, for what costs seconds on each.
-KINDS = "index notebooks/13_scaling_out library/gpt commands search".split()
+KINDS = "index notebooks/13_scaling_out library/gpt commands search live/index".split()
 
 
 @pytest.fixture(scope="session")
@@ -66,26 +64,6 @@ class Page(HTMLParser):
             self.counts[name] = self.counts.get(name, 0) + 1
 
     handle_startendtag = handle_starttag
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium or Chrome; where there is none the test is skipped, but never in CI."""
-    from playwright.sync_api import Error, sync_playwright
-
-    there = next(filter(None, map(shutil.which, BROWSERS)), None)
-    where = {"executable_path": there} if there else {"channel": "chrome"}
-    with sync_playwright() as driver:
-        try:
-            chromium = driver.chromium.launch(**where)
-        except Error as error:
-            if os.environ.get("CI") == "true":
-                raise
-            pytest.skip(
-                f"no browser: install chromium ({error.message.splitlines()[0]})"
-            )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
