@@ -37,6 +37,7 @@ from tinygpt_lib.basics.loglines import (
 )
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
+from tinygpt_lib.runs.checkpoints import first_line
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 
 DECISIVE = "detector.safetensors"  # without it a folder holds no detector
@@ -376,9 +377,11 @@ def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:
         if not rule.get("events"):
             SessionFinder(**rule)
         return rule, Masks(masks)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ValueError) and rule != kept:
+            raise  # it is of the command line
         raise ValueError(
-            f"{options.folder} has a rule that is none: {error}"
+            f"{options.folder} has a rule that is none: {first_line(error)}"
         ) from error
 
 

@@ -16,7 +16,12 @@ from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.logs import END, learn
-from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.checkpoints import (
+    fingerprint,
+    first_line,
+    load_checkpoint,
+    save_checkpoint,
+)
 from tinygpt_lib.speed import FastConfig
 
 SCORES = ("max", "mean")
@@ -190,7 +195,9 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                 f"{path} lacks {error}: no detector, or of another version; fit anew"
             ) from error
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is no detector: {error}") from error
+            raise CheckpointError(
+                f"{path} is no detector: {first_line(error)}"
+            ) from error
 
 
 def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> None:
