@@ -144,8 +144,14 @@ def test_each_chapter_is_there_as_it_was_executed(site, pages):
         noun = path.stem[3:]
         links = {path.name, f"../_modules/tinygpt_lib/{noun}.html", "#solutions"}
         assert links <= {*page.links}
+        workbook = site / "workbooks" / path.name
+        assert (f"../workbooks/{path.name}" in page.links) == workbook.exists()
         host = "https://colab.research.google.com/github/owner/name"
         assert f"{host}/blob/main/notebooks/{path.name}" in page.links
+
+
+def test_workbooks_come_along(site):
+    assert len([*site.glob("workbooks/*.ipynb")]) >= 8
 
 
 def test_every_public_name_and_every_command_is_explained(site, pages):
