@@ -1,6 +1,7 @@
 """Builds the course as static pages, from what is committed: `make site`.
 
-    build.py [FOLDER]    the pages, by default in build/site
+    build.py [FOLDER]            the pages, by default in build/site
+    build.py FOLDER linkcheck    the links to other hosts: do they answer?
 
 No cell is run. The pages ask no other host for anything, open from a disk as well as
 from a server, and may lie under any path. Links to Colab are made where
@@ -42,7 +43,7 @@ OF_OTHERS = {
 }
 
 
-def main(out=ROOT / "build" / "site"):
+def main(out=ROOT / "build" / "site", builder="html"):
     started, out = time.perf_counter(), Path(out).resolve()
     if out.exists() and not (out / "_static").exists():
         sys.exit(f"error: {out} is there and holds no site: name another folder")
@@ -51,7 +52,8 @@ def main(out=ROOT / "build" / "site"):
         pages, doctrees = Path(folder, "pages"), Path(folder, "doctrees")
         gather(pages)
         options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "site")]
-        failed = sphinx([*options, "-d", str(doctrees), str(pages), str(out)])
+        options += ["-b", builder, "-d", str(doctrees)]
+        failed = sphinx([*options, str(pages), str(out)])
         if failed:
             sys.exit(failed)
         shutil.copytree(pages / "beside", out, dirs_exist_ok=True)
