@@ -4,9 +4,6 @@ import dataclasses
 import inspect
 import re
 from functools import partial
-from pathlib import Path
-
-LIVE = Path(__file__).resolve().parent / "live"
 
 project = "tiny-gpt-from-scratch"
 html_title = project
@@ -59,13 +56,12 @@ def skip_partial(app, what, name, thing, skip, options):
 
 
 def mend_navigation(app, page, template, context, doctree):
-    """The level of the captions, which the theme forgets; the live page, if there."""
+    """The level of the captions, which the theme forgets; the live page."""
     tree = context["furo_navigation_tree"]
     tree = tree.replace('role="heading"', 'role="heading" aria-level="2"')
-    if LIVE.exists():
-        href = context["pathto"]("live/index.html", resource=True)
-        link = f'<a class="reference internal" href="{href}">Play with a GPT</a>'
-        tree = f'<ul><li class="toctree-l1">{link}</li></ul>{tree}'
+    href = context["pathto"]("live/index.html", resource=True)
+    link = f'<a class="reference internal" href="{href}">Play with a GPT</a>'
+    tree = f'<ul><li class="toctree-l1">{link}</li></ul>{tree}'
     context["furo_navigation_tree"] = tree
 
 

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import settings
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
 # Set before transformers is imported: a test must not ask the network for a model.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -79,21 +81,22 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium; where none can be had tests are skipped, but fail in CI."""
-    try:
-        from playwright import sync_api
+    """Chromium or Chrome; where there is none the test is skipped, but never in CI.
 
-        names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-        program = next(filter(None, map(shutil.which, names)))
-        driver = sync_api.sync_playwright().start()
-    except (ImportError, StopIteration) as error:
-        missing = f"no browser to try it in: {error or 'Chromium is not installed'}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    # A container has no room for the sandbox, and these pages are our own.
-    arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-    chromium = driver.chromium.launch(executable_path=program, args=arguments)
-    yield chromium
-    chromium.close()
-    driver.stop()
+    One for all files: a process can start the driver only once.
+    """
+    from playwright.sync_api import Error, sync_playwright
+
+    there = next(filter(None, map(shutil.which, BROWSERS)), None)
+    where = {"executable_path": there} if there else {"channel": "chrome"}
+    with sync_playwright() as driver:
+        try:
+            chromium = driver.chromium.launch(**where)
+        except Error as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(
+                f"no browser: install chromium ({error.message.splitlines()[0]})"
+            )
+        yield chromium
+        chromium.close()

@@ -44,9 +44,9 @@ def page_of(folder: Path) -> bytes:
     size = sum(t.nbytes for m in models for t in m.state_dict().values())
     if size > LARGEST:
         raise ValueError(
-            f"{folder} holds {size / 1e6:,.1f} MB of weights, and a browser takes a page "
-            f"of at most {LARGEST / 1e6:,.0f} MB ({LARGEST / 4e6:,.0f} million parameters "
-            "in float32)"
+            f"{folder} holds {size / 1e6:,.1f} MB of weights; a page takes at most "
+            f"{LARGEST / 1e6:,.0f} MB, which in float32 are {LARGEST / 4e6:,.0f} "
+            "million parameters"
         )
     run = {"name": name, "tokenizer": tokenizer.to_dict(), **about}
     run["models"], weights = packed(models)
