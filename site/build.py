@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is h
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 PART_TWO = "09_tokenizers"
-AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/drawings/*.svg site/*.png
+AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/course/*.py site/*.png
+    notebooks/drawings/*.svg
     notebooks/drawings/*.png""".split()
 # By hand, below and above the lessons; the commands have a page of their own.
 BY_HAND = sorted(
