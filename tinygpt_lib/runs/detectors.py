@@ -1,13 +1,15 @@
 """Chapter 16's detector, safe to use: checked, kept in a folder, judging as it goes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import EventReport, SessionReport, weigh
@@ -20,6 +22,7 @@ from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_chec
 from tinygpt_lib.speed import FastConfig
 
 SCORES = ("max", "mean")
+TOGETHER = 1000  # sessions whose new events are read at once
 
 
 def check_rate(false_alarms: float, n_normal: int | None = None) -> None:
@@ -61,6 +64,11 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         check_choice("score", settings.get("score", "max"), SCORES)
         check_rate(settings["false_alarms"])
         super().__init__(members, tokenizer, normal, far, held_out, **settings)
+
+    @property
+    def size(self) -> int:
+        """How many events the models see at once."""
+        return self.members[0].config.block_size
 
     @property
     def false_alarms(self) -> float:
@@ -211,6 +219,13 @@ def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> N
 # --- One event at a time ---
 
 
+def batched(things: Iterable, size: int) -> Iterator[list]:
+    """Things in lists of up to `size`."""  # itertools has it from Python 3.12 on
+    rest = iter(things)
+    while part := list(islice(rest, size)):
+        yield part
+
+
 @dataclass(slots=True)
 class Running:
     """A session that is not over, as far as it was read."""
@@ -258,6 +273,7 @@ class EventStream:
         self.count_ends = count_ends
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.device = device_of(detector.members[0])
+        self.at_begin: Tensor | None = None  # what is expected first, (K, V)
 
     @torch.no_grad()
     def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
@@ -265,11 +281,7 @@ class EventStream:
         self.expire(now)
         event = str(event)
         session = self.running.pop(name, None) or self.begin()
-        while len(self.running) >= self.max_sessions:
-            oldest = next(iter(self.running))
-            report = self.report(oldest)
-            del self.running[oldest]
-            self.on_close(oldest, report, False)
+        self.make_room(1)
         self.running[name] = session
         token = self.detector.tokenizer.encode_session([event])[1].item()
         report = self.weigh(session, token, event)
@@ -277,6 +289,103 @@ class EventStream:
         session.seen = now
         self.feed(session, token)
         return report
+
+    @torch.no_grad()
+    def push_many(self, arrived: Iterable[tuple[str, str]], now: float = 0.0) -> None:
+        """Takes in events of many sessions at once, as `push` does one by one.
+
+        The models read what is new of all of them together, equal windows once.
+        """
+        self.expire(now)
+        by_session: dict[str, list[str]] = {}
+        for name, event in arrived:
+            by_session.setdefault(name, []).append(event)
+        for names in batched(by_session, min(self.max_sessions, TOGETHER)):
+            sessions = [self.running.pop(name, None) or self.begin() for name in names]
+            self.make_room(len(names))
+            self.running.update(zip(names, sessions, strict=True))
+            self.read_on(sessions, [by_session[name] for name in names])
+            for session in sessions:
+                session.seen = now
+
+    def read_on(self, sessions: list[Running], events: list[list[str]]) -> None:
+        """Weighs the new events of sessions, each of which follows what was read."""
+        tokenizer, size = self.detector.tokenizer, self.detector.size
+        windows: dict[tuple[int, ...], int] = {}  # and their places
+        wanted: list[tuple[int, int]] = []  # windows and places that tell what comes
+        tokens = [tokenizer.encode_session(new)[1:-1].tolist() for new in events]
+        for session, new in zip(sessions, tokens, strict=True):
+            ids, places = session.ids, []
+            for token in new:
+                places.append(len(ids) - 1)
+                if len(ids) == size:
+                    window = windows.setdefault(tuple(ids), len(windows))
+                    wanted += [(window, place) for place in places]
+                    ids, places = ids[size // 2 :], []
+                ids = [*ids, token]
+            window = windows.setdefault(tuple(ids), len(windows))
+            wanted += [(window, place) for place in (*places, len(ids) - 1)]
+            session.ids, session.caches = ids, []
+        logits = self.logits_of(list(windows), wanted)
+        start = 0
+        for session, new, own in zip(sessions, events, tokens, strict=True):
+            session.logits = logits[:, start + len(new)]
+            self.add_all(session, new, own, logits[:, start : start + len(new)])
+            start += len(new) + 1
+
+    def logits_of(self, windows: list[tuple[int, ...]], wanted) -> Tensor:
+        """What each member expects behind places of windows: (K, N, V)."""
+        rows = [torch.tensor(window) for window in windows]
+        members, found = self.detector.members, []
+        order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+        vocab_size = self.detector.tokenizer.vocab_size
+        at_once = max(1, 2**22 // vocab_size // len(members) // self.detector.size)
+        chosen = iter(order)
+        pending = next(chosen, None)
+        for start in range(0, len(rows), at_once):
+            ids = pad_sequence(rows[start : start + at_once], batch_first=True)
+            ids, here = ids.to(self.device), []
+            while pending is not None and wanted[pending][0] < start + at_once:
+                here.append((wanted[pending][0] - start, wanted[pending][1]))
+                pending = next(chosen, None)
+            row, place = torch.tensor(here).T.to(self.device)
+            found.append(torch.stack([member(ids)[row, place] for member in members]))
+        back = torch.tensor(order).argsort().to(self.device)
+        return torch.cat(found, 1)[:, back]
+
+    def add_all(self, session: Running, events, tokens: list[int], logits) -> None:
+        """Adds new events (n) to a session's totals, by logits (K, n, V) before each."""
+        ids = torch.tensor(tokens, device=self.device)
+        reading = weigh(logits, ids, self.detector.price)
+        nats = reading.nats.cpu().double()
+        if self.detector.score_name == "max":
+            session.totals = torch.maximum(session.totals, nats.amax(1))
+        else:
+            session.totals = session.totals + nats.sum(1)
+        session.counts += torch.bincount(ids.cpu(), minlength=len(session.counts))
+        unknown = self.detector.tokenizer.unknown
+        t = tokens.index(unknown) if unknown in tokens else int(nats.mean(0).argmax())
+        place, session.n = session.n + t, session.n + len(tokens)
+        known, most = tokens[t] != unknown, nats[:, t].mean().item()
+        worst = session.worst
+        if not worst or (worst.known and (not known or most > worst.surprisal)):
+            session.worst = self.detector.report_event(events[t], reading, t, place)
+
+    def make_room(self, number: int) -> None:
+        """Closes those silent longest, until there is room for some more."""
+        while len(self.running) > self.max_sessions - number:
+            oldest = next(iter(self.running))
+            report = self.report(oldest)
+            del self.running[oldest]
+            self.on_close(oldest, report, False)
+
+    @torch.no_grad()
+    def look(self, name: str, event: str) -> EventReport:
+        """What it thinks of an event that comes next, without taking it in."""
+        session = self.running.get(name) or self.begin()
+        token = self.detector.tokenizer.encode_session([event])[1:2].to(self.device)
+        reading = weigh(session.logits[:, None], token, self.detector.price)
+        return self.detector.report_event(event, reading, 0, session.n)
 
     def report(self, name: str, as_ended: bool = False) -> SessionReport:
         """The report of a running session; KeyError if it is none.
@@ -329,16 +438,16 @@ class EventStream:
 
     def begin(self) -> Running:
         """A session of which only the begin was read."""
-        members, vocab_size = self.detector.members, self.detector.tokenizer.vocab_size
-        totals = torch.zeros(len(members), dtype=torch.float64)
-        session = Running([], [], torch.empty(0), torch.zeros(vocab_size), totals)
-        self.feed(session, self.detector.tokenizer.begin)
-        return session
+        vocab_size = self.detector.tokenizer.vocab_size
+        totals = torch.zeros(len(self.detector.members), dtype=torch.float64)
+        begin = self.detector.tokenizer.begin
+        if self.at_begin is None:
+            self.at_begin = self.logits_of([(begin,)], [(0, 0)])[:, 0]
+        return Running([begin], [], self.at_begin, torch.zeros(vocab_size), totals)
 
     def feed(self, session: Running, token: int) -> None:
         """Lets the members read a token, in a new window if the last one is full."""
-        members = self.detector.members
-        size = members[0].config.block_size
+        members, size = self.detector.members, self.detector.size
         if len(session.ids) == size:
             session.ids = session.ids[size // 2 :]
             session.caches = []
