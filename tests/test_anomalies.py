@@ -36,9 +36,9 @@ from tinygpt_lib.logs import (
 from tinygpt_lib.runs.detectors import (
     SCORES,
     AnomalyDetector,
-    EventStream,
     check_rate,
 )
+from tinygpt_lib.runs.streams import EventStream
 from tinygpt_lib.speed import FastGPT
 
 

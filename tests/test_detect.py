@@ -23,7 +23,8 @@ from tinygpt_lib.basics.loglines import MASKS
 from tinygpt_lib.commands import detect as _detect
 from tinygpt_lib.commands import main
 from tinygpt_lib.logs import learn
-from tinygpt_lib.runs.detectors import AnomalyDetector, EventStream
+from tinygpt_lib.runs.detectors import AnomalyDetector
+from tinygpt_lib.runs.streams import EventStream
 from tinygpt_lib.speed import FastGPT
 
 
