@@ -578,14 +578,15 @@ def test_many_events_at_once_are_as_one_by_one(kept, name):
     names, singly, together = list(left), kept.stream(), kept.stream()
     while left := {name: rest for name, rest in left.items() if rest}:
         numbers = {name: rng.randrange(20) for name in left}
-        part = [(name, e) for name, n in numbers.items() for e in left[name][:n]]
+        part = {name: left[name][:n] for name, n in numbers.items() if n}
+        pairs = [(name, event) for name, new in part.items() for event in new]
         left = {name: left[name][n:] for name, n in numbers.items()}
-        for pair in part:
+        for pair in pairs:
             assert singly.look(*pair) == singly.push(*pair)
         if rng.random() < 0.7:
             together.push_many(part)
         else:
-            for pair in part:
+            for pair in pairs:
                 together.push(*pair)
     for name in names:
         for ask in (EventStream.report, EventStream.close):

@@ -1,8 +1,8 @@
 """A detector's judgement of events as they come, one at a time or many at once."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
@@ -90,24 +90,21 @@ class EventStream:
         return report
 
     @torch.no_grad()
-    def push_many(self, arrived: Iterable[tuple[str, str]], now: float = 0.0) -> None:
-        """Takes in events of many sessions at once, as `push` does one by one.
+    def push_many(self, arrived: Mapping[str, Sequence[str]], now: float = 0.0) -> None:
+        """Takes in the next events of many sessions, as `push` does one by one.
 
         The models read what is new of all of them together, equal windows once.
         """
         self.expire(now)
-        by_session: dict[str, list[str]] = {}
-        for name, event in arrived:
-            by_session.setdefault(name, []).append(event)
-        for names in batched(by_session, min(self.max_sessions, TOGETHER)):
+        for names in batched(arrived, min(self.max_sessions, TOGETHER)):
             sessions = [self.running.pop(name, None) or self.begin() for name in names]
             self.make_room(len(names))
             self.running.update(zip(names, sessions, strict=True))
-            self.read_on(sessions, [by_session[name] for name in names])
+            self.read_on(sessions, [arrived[name] for name in names])
             for session in sessions:
                 session.seen = now
 
-    def read_on(self, sessions: list[Running], events: list[list[str]]) -> None:
+    def read_on(self, sessions: list[Running], events: list[Sequence[str]]) -> None:
         """Weighs the new events of sessions, each of which follows what was read."""
         tokenizer, size = self.detector.tokenizer, self.detector.size
         windows: dict[tuple[int, ...], int] = {}  # and their places
@@ -210,6 +207,42 @@ class EventStream:
             if now - session.seen <= self.max_age:
                 break
             self.on_close(name, self.close(name), self.count_ends)
+
+    def state(self) -> dict:
+        """The sessions that are running, as plain data."""
+        plain = {}
+        for name, session in self.running.items():
+            often = session.counts.nonzero()[:, 0].tolist()
+            plain[name] = {
+                "ids": session.ids,
+                "counts": [(i, int(session.counts[i])) for i in often],
+                "totals": session.totals.tolist(),
+                "n": session.n,
+                "seen": session.seen,
+                "worst": asdict(session.worst),
+            }
+        return plain
+
+    @torch.no_grad()
+    def go_on(self, state: dict) -> None:
+        """Goes on with the sessions that `state` told; ValueError for nonsense."""
+        vocab_size = self.detector.tokenizer.vocab_size
+        for name, kept in state.items():
+            ids, worst = kept["ids"], EventReport(**kept["worst"])
+            if not 0 < len(ids) <= self.detector.size:
+                raise ValueError("sessions of no window")
+            if not all(isinstance(i, int) and 0 <= i < vocab_size for i in ids):
+                raise ValueError("events that are none")
+            session = self.begin()
+            session.ids, session.n, session.worst = ids, kept["n"], worst
+            session.seen = float(kept["seen"])
+            session.totals = torch.tensor(kept["totals"]).double()
+            if session.totals.shape != (len(self.detector.members),):
+                raise ValueError("totals of other models")
+            for i, number in kept["counts"]:
+                session.counts[i] = number
+            session.logits = self.logits_of([tuple(ids)], [(0, len(ids) - 1)])[:, 0]
+            self.running[name] = session
 
     def weigh(self, session: Running, token: int, event: str) -> EventReport:
         """The report of what came, and the session's totals with it."""

@@ -19,7 +19,7 @@ REGULAR = 20  # windows with an event, before its absence says something
 NEVER = 1e18  # windows: longer than any silence
 MARGIN = 1.0  # that a score must reach, however rare it is: see `Watch.score`
 
-Pair = tuple[float, str]  # when an event came, in seconds, and which
+Cells = Counter[tuple[int, str]]  # how often an event came in a window
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +51,21 @@ class Watch:
         )
 
     @classmethod
-    def fit(cls, pairs: Iterable[Pair], seconds: float | None = None) -> Self | None:
-        """From what came when in a normal log; None where that is hardly any time."""
-        pairs = list(pairs)
-        first = min((moment for moment, _ in pairs), default=0.0)
-        last = max((moment for moment, _ in pairs), default=0.0)
-        if last - first < 2 * LONG:
+    def fit(cls, cells: Cells, windows: int, seconds: float) -> Self | None:
+        """From how often what came in windows; None where these are hardly any."""
+        if windows < 2 * LONG:
             return None
-        often = Counter(event for _, event in pairs).most_common(COLUMNS - 1)
-        events = [ALL, *sorted(event for event, _ in often)]
-        seconds = seconds or span_of(last - first)
+        often: Counter[str] = Counter()
+        for (_, event), number in cells.items():
+            often[event] += number
+        del often[ALL]
+        common = [event for event, _ in often.most_common(COLUMNS - 1)]
+        events = [ALL, *sorted(common)]
         place = {event: column for column, event in enumerate(events)}
-        cells = Counter(
-            (int((moment - first) // seconds), place[event])
-            for moment, event in pairs
-            if event in place
-        )
-        counts = np.zeros((int((last - first) // seconds) + 1, len(events)), np.int32)
-        for cell, number in cells.items():
-            counts[cell] = number
-        for moment, _ in pairs:
-            counts[int((moment - first) // seconds), 0] += 1
+        counts = np.zeros((windows, len(events)), np.int32)
+        for (window, event), number in cells.items():
+            if event in place:
+                counts[window, place[event]] = number
         return cls.of_counts(counts, events, seconds)
 
     @classmethod
@@ -151,6 +145,27 @@ class Watch:
         return watch
 
 
+def cells_of(
+    pairs: Iterable[tuple[float, str]], seconds: float | None = None
+) -> tuple[Cells, int, float]:
+    """How often each event came in each window, the number of these, and their length.
+
+    `pairs` are times, in seconds, and events; of no length, a fitting one is taken.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        return Counter(), 0, seconds or SPANS[0]
+    first, last = (most(moment for moment, _ in pairs) for most in (min, max))
+    seconds = seconds or span_of(last - first)
+    cells: Cells = Counter()
+    for moment, event in pairs:
+        window = int((moment - first) // seconds)
+        cells[window, ALL] += 1
+        if event != ALL:
+            cells[window, event] += 1
+    return cells, int((last - first) // seconds) + 1, seconds
+
+
 def span_of(seconds: float) -> float:
     """How long windows are in a log of so many seconds."""
     fits = [span for span in SPANS if seconds / span >= WINDOWS]
@@ -198,7 +213,7 @@ class Watching:
     def take(self, moment: float, event: str, number: int) -> Iterator[Odd]:
         """Takes in a line; what is odd about the windows that are over by then."""
         yield from self.until(moment)
-        for name in (ALL, event):
+        for name in {ALL, event}:
             if name in self.place:
                 self.counts[self.place[name]] += 1
                 self.first.setdefault(name, number)
