@@ -802,7 +802,7 @@ def test_every_option_of_score_has_an_effect(
     assert set(SCORE) == options_of(capsys, "score")
     monkeypatch.chdir(tmp_path)
     write_days(Path("old"), [f"{i}0" for i in range(30)])
-    write_days(Path("new"), ["290", "7", "8", "7", "8"])
+    write_days(Path("new"), ["7", "290", "8", "7", "8", "270"])
     fit = ["--normal", "old", "--out", "run", "--session-regex", r"s(\d+)"]
     assert cli("fit", *fit, "--false-alarms", 0.1, "--folds", 2)[0] == 0
 
@@ -811,7 +811,7 @@ def test_every_option_of_score_has_an_effect(
         clock = Clock(*((3600.0 * hour / 9, line) for hour, line in hours))
         monkeypatch.setattr(_follow, "time", clock)
         feed(clock.lines())
-        return cli("score", "run", "new", *given)
+        return *cli("score", "run", "new", *given), Path("state").exists()
 
     for option, (base, value) in SCORE.items():
         plain = outcome(*base)
