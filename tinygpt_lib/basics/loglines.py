@@ -63,8 +63,7 @@ _IN_WORD = r"[^\s=,;:()\[\]{}<>\"'|]"  # what goes on within a value
 VALUES = re.compile(  # in a word: what can only be a value, unless it is one of few
     rf"(?<==){_IN_WORD}+"  # after an equals sign
     r"|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"  # IPv6, MAC
-    rf"|{_IN_WORD}*(?:[\d/\\@]|\.(?=\w)){_IN_WORD}*{_IN_WORD}(?<![.!?])"
-    rf"|(?:[\d/\\@])"
+    rf"|{_IN_WORD}*(?:[\d/\\@]|\.(?=\w))(?:{_IN_WORD}*{_IN_WORD}(?<![.!?]))?"
     r"|(?<=\")[^\"]+(?=\")|(?<=')[^']+(?=')"  # in quotation marks
     r"|(?<=\()(?=\))|(?<==)(?=[,;)\]]|$)"  # nothing, where something could be
 )
