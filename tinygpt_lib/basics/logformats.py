@@ -316,15 +316,16 @@ def _parts(rests: list[str]) -> list[int]:
     """Places of the PARTS that nearly all lines have after their time, in turn."""
     places: list[int] = []
     while rests and len(places) < 6:
-        for i, part in enumerate(PARTS):
-            matches = [part.match(rest) for rest in rests]
-            if sum(match is not None for match in matches) >= MOST * len(rests):
+        tried = ([part.match(rest) for rest in rests] for part in PARTS)
+        for i, matches in enumerate(tried):
+            ends = [match.end() for match in matches if match]
+            if len(ends) >= MOST * len(rests):
                 break
         else:
             break
         places.append(i)
-        pairs = zip(rests, matches, strict=True)
-        rests = [rest[match.end() :] for rest, match in pairs if match]
+        kept = (rest for rest, match in zip(rests, matches, strict=True) if match)
+        rests = [rest[end:] for rest, end in zip(kept, ends, strict=True)]
     return places
 
 

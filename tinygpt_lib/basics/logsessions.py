@@ -34,8 +34,8 @@ class Grouping:
 
     def __str__(self) -> str:
         return (
-            f"{self.regex!r} finds an id in {self.share:.0%} of the lines, "
-            f"{self.ids:,} different ones of {self.lines:g} lines each (median)"
+            f"an id in {self.share:.0%} of the lines, {self.ids:,} different ones of "
+            f"{self.lines:g} lines each (median)"
         )
 
 
@@ -76,8 +76,7 @@ def find_groupings(lines: Iterable[str]) -> list[Grouping]:
     return sorted(good, key=lambda g: (-round(g.share, 2), -g.lines, len(g.regex)))
 
 
-def window_of(lines: int, span: float) -> float:
-    """Seconds of windows that hold some ten lines each, of so many lines in a time."""
-    wanted = 10 * span / max(1, lines)
-    usual = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 21_600)
-    return float(next((s for s in usual if s >= wanted), 86_400))
+def window_of(seconds: float) -> float:
+    """The usual length of a window that is not longer than so many seconds."""
+    usual = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 21_600, 86_400)
+    return float(max(s for s in usual if s <= max(1, seconds)))

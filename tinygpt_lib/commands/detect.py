@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import math
 import os
 import queue
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,12 +29,12 @@ from tinygpt_lib.anomalies import (
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, bounded_lines, read_lines
+from tinygpt_lib.basics.loglines import LONGEST_LINE, bounded_lines, read_lines
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
+from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
+from tinygpt_lib.runs.reading import LineReader, LogReading
 
-WINDOW = 60.0  # seconds, for lines that nothing else groups
 AT_ONCE = 10_000  # sessions that are judged together
 POLL = 0.2  # seconds between two looks at a file that grows
 
@@ -74,13 +76,16 @@ def add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="folder for the detector; must be new"
     )
-    add_grouping(command, f"default: --seconds {WINDOW:g}")
+    add_grouping(command, "default: an id that comes again, else time")
+    command.add_argument(
+        "--field", metavar="NAME", help="that holds the message, in lines of fields"
+    )
     command.add_argument(
         "--mask",
         action="append",
         default=[],
         metavar="WORD=RE",
-        help="put WORD in place of what RE finds, besides the usual masks; repeatable",
+        help="put WORD in place of what RE finds, before all else; repeatable",
     )
     command.add_argument(
         "--open-ends",
@@ -91,9 +96,9 @@ def add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--false-alarms",
         type=float,
-        default=0.002,
         metavar="SHARE",
-        help="of normal sessions that may raise an alarm (default: 0.002)",
+        help="of normal sessions that may raise an alarm (default: 0.002, or what the "
+        "number of sessions can promise)",
     )
     command.add_argument(
         "--score",
@@ -184,34 +189,38 @@ def event_sessions(lines: Iterable[str]) -> Iterator[Session]:
             yield Session(str(number), events, [number])
 
 
-def sessions_of(lines: Iterable[str], rule: dict, masks: Masks) -> Iterator[Session]:
-    """Sessions of lines by a rule; ValueError if there is none."""
-    lines, number = iter(lines), 0
-    if rule.get("events"):
-        for session in event_sessions(lines):
-            number += 1
-            yield session
-    else:
-        for session in group_lines(lines, SessionFinder(**rule), masks).values():
-            number += 1
-            yield session
+def sessions_of(lines: Iterable[str], reading: LogReading | None) -> Iterator[Session]:
+    """Sessions of lines, a line each if there is no reading; ValueError for none."""
+    number = 0
+    sessions = event_sessions(lines) if reading is None else reading.sessions(lines)
+    for session in sessions:
+        number += 1
+        yield session
     if not number:
         raise ValueError("no session was found: there is no line with anything in it")
 
 
-def custom_masks(options) -> Masks:
-    """The usual masks, and in front of them those of the command line."""
+def check_kinds(sessions: Sequence[Session]) -> None:
+    """ValueError where most lines are of kinds that were seen once."""
+    seen = Counter(event for session in sessions for event in session.events)
+    once = [event for event, n in seen.items() if n == 1]
+    if len(once) > 20 and len(once) > seen.total() / 2:
+        raise ValueError(
+            f"{len(once):,} of {seen.total():,} lines are of a kind of their own, as "
+            f"{once[0][:100]!r} and {once[-1][:100]!r}: names or numbers vary in them "
+            "that were not found; give a --mask for them, or more lines"
+        )
+
+
+def own_masks(options) -> dict[str, str]:
+    """The masks of the command line."""
     own: dict[str, str] = {}
     for text in options.mask:
         word, equals, pattern = text.partition("=")
         if not (word and equals and pattern):
             raise ValueError(f"--mask {text!r} is not of the form WORD=RE")
         own[word] = f"(?:{own[word]})|(?:{pattern})" if word in own else pattern
-    usual = {
-        word: f"(?:{own.pop(word)})|{pattern}" if word in own else pattern
-        for word, pattern in MASKS.items()
-    }
-    return Masks({**own, **usual})
+    return own
 
 
 def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
@@ -254,31 +263,51 @@ class Lines:
         return file, number - self.starts[file]
 
 
+def usual_rate(sessions: int) -> float:
+    """A false-alarm rate of 0.002, or the least that so many sessions can promise."""
+    return min(max(0.002, math.ceil(2e4 / (sessions + 1)) / 1e4), 0.5)
+
+
 def run_fit(options) -> int:
     """Fits a detector on normal logs and writes it."""
     if options.out.exists():
         raise ValueError(f"{options.out} exists already: choose a new folder")
     check_int("folds", options.folds, low=2)
     check_int("seed", options.seed, low=0)
-    check_rate(options.false_alarms)
+    if options.false_alarms is not None:
+        check_rate(options.false_alarms)
     device = choose_device(options.device)
-    rule, masks = grouping(options, {"seconds": WINDOW}), custom_masks(options)
-    sessions = list(sessions_of(read_lines(*options.normal), rule, masks))
+    rule, masks = grouping(options, {}), own_masks(options)
+    about: dict = {"sessions": rule}
+    with rereadable(options.normal) as files:
+        reading, lines = None, Lines(files)
+        if not rule.get("events"):
+            least = math.ceil(2 / options.false_alarms) if options.false_alarms else 0
+            reading = LogReading.fit(lines, rule, masks, options.field, least)
+            about, rule = reading.to_dict(), reading.rule
+        sessions = list(sessions_of(lines, reading))
+        if reading is not None:
+            check_kinds(sessions)
     ended = [True] * len(sessions)
     if options.open_ends:
         ended = known_ends(sessions, rule)
+    rate = options.false_alarms
+    if rate is None:
+        rate = usual_rate(sum(ended))
     detector = AnomalyDetector.fit(
         [session.events for session in sessions],
         ended=ended,
-        false_alarms=options.false_alarms,
+        false_alarms=rate,
         score=options.score,
         folds=options.folds,
         seed=options.seed,
         device=device,
-        about={"sessions": rule, "masks": masks.patterns},
+        about=about,
         progress=lambda text: print(text, file=sys.stderr),
     )
     detector.save(options.out)
+    if reading is not None:
+        print(reading)
     lengths = sorted(len(session.events) for session in sessions)
     kinds = len(detector.tokenizer.events)
     print(
@@ -305,7 +334,7 @@ def run_score(options) -> int:
     detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     if options.false_alarms is not None:
         detector.false_alarms = options.false_alarms
-    rule, masks = rules_of(detector, options)
+    rule, reading = rules_of(detector, options)
     before = options.before
     if before and (options.follow or rule.get("events")):
         why = "--follow" if options.follow else "--events"
@@ -315,13 +344,13 @@ def run_score(options) -> int:
     if options.follow:
         if len(options.files) > 1:
             raise ValueError("--follow reads one file; start a process for each")
-        follow(detector, rule, masks, options)
+        follow(detector, reading, options)
         return 0
     names = [*before, *options.files]
     with rereadable(names) as files:
         lines = Lines(files)
         listing = Listing(lines, names)
-        sessions = sessions_of(lines, rule, masks)
+        sessions = sessions_of(lines, reading)
         if before:
             sessions = going_on(sessions, lines, len(before))
         while batch := list(itertools.islice(sessions, AT_ONCE)):
@@ -354,24 +383,28 @@ def going_on(
         raise ValueError("all lines with a session are in the files before")
 
 
-def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:
-    """The rule for sessions and the masks that the detector was fitted with."""
+def rules_of(detector: AnomalyDetector, options) -> tuple[dict, LogReading | None]:
+    """The rule for sessions, and the reading that the detector was fitted with.
+
+    Unless the command line gives another rule; there is none where lines are events.
+    """
     kept = detector.about.get("sessions", {})
-    masks = detector.about.get("masks", MASKS)
     rule = grouping(options, kept if isinstance(kept, dict) else {})
-    if not rule:
+    if rule.get("events"):
+        if "kinds" in detector.about:
+            raise ValueError(
+                f"{options.folder} knows lines; these are no ids of events"
+            )
+        return rule, None
+    if not rule or "kinds" not in detector.about:
         raise ValueError(
             f"{options.folder} does not say how lines become sessions: it was not made "
-            "by `detect fit`; give --session-regex, --seconds or --events"
+            "by `detect fit` of logs; give --events, or fit anew"
         )
     try:
-        if not rule.get("events"):
-            SessionFinder(**rule)
-        return rule, Masks(masks)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{options.folder} has a rule that is none: {error}"
-        ) from error
+        return rule, LogReading.from_dict({**detector.about, "sessions": rule})
+    except ValueError as error:
+        raise ValueError(f"{options.folder}: {error}") from error
 
 
 @contextmanager
@@ -496,16 +529,16 @@ def printable(text: str) -> str:
 # --- A file that grows ---
 
 
-def follow(detector: AnomalyDetector, rule: dict, masks: Masks, options) -> None:
+def follow(detector: AnomalyDetector, reading: LogReading | None, options) -> None:
     """Judges lines as they come, until standard input ends or Ctrl-C."""
     lines = growing(options.files[0])
-    if rule.get("events"):
+    if reading is None:
         for number, line in lines:
             if line and (events := line.split()):
                 report = detector.score([events], not options.open_ends)[0]
                 show_now(options, str(number), report, number, line)
         return
-    follower = Follower(detector, SessionFinder(**rule), masks, options)
+    follower = Follower(detector, reading.lines(), options)
     with held_interrupt() as pressed:  # not in the middle of an event
         for number, line in lines:
             follower.take(number, line)
@@ -518,8 +551,8 @@ def follow(detector: AnomalyDetector, rule: dict, masks: Masks, options) -> None
 class Follower:
     """Tells of sessions once they are anomalous; with --json also at their end."""
 
-    def __init__(self, detector, finder: SessionFinder, masks: Masks, options):
-        self.finder, self.masks, self.options = finder, masks, options
+    def __init__(self, detector, reader: LineReader, options):
+        self.reader, self.options = reader, options
         self.stream = detector.stream(
             max_sessions=options.max_sessions,
             max_age=options.idle,
@@ -537,9 +570,8 @@ class Follower:
         """The next line; None says that there is none yet."""
         now = time.monotonic()
         self.stream.expire(now)
-        name = None if line is None else self.finder(line)
-        event = self.masks(line) if name is not None else ""
-        if not event:
+        name, event = (None, "") if line is None else self.reader(line)
+        if name is None:
             return
         worst = self.stream.push(name, event, now)
         self.newest[name] = (number, line)
