@@ -1,6 +1,7 @@
 """The command `detect`: a detector for logs in files, fitted, used, and kept up."""
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,6 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.commands.detect_options import (
-    WINDOW,
     add_accept,
     add_fit,
     add_score,
@@ -18,13 +18,14 @@ from tinygpt_lib.commands.detect_options import (
 from tinygpt_lib.commands.follow import follow
 from tinygpt_lib.commands.reading import (
     Lines,
-    custom_masks,
+    check_kinds,
     going_on,
     grouping,
     known_ends,
+    own_masks,
+    read_log,
     rereadable,
     rules_of,
-    sessions_of,
     told_in_order,
 )
 from tinygpt_lib.commands.report import (
@@ -34,9 +35,9 @@ from tinygpt_lib.commands.report import (
     printable,
     session_data,
 )
-from tinygpt_lib.logs import Masks, Session
 from tinygpt_lib.runs.alarms import Alarms, Judge, Judged, Tally
 from tinygpt_lib.runs.detectors import AnomalyDetector, check_rate
+from tinygpt_lib.runs.reading import LogReading
 from tinygpt_lib.runs.status import History
 from tinygpt_lib.runs.upkeep import Normal, accept, fitted, replace_detector, undo
 from tinygpt_lib.runs.watch import cells_of
@@ -50,14 +51,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def read_normal(files: list[str], rule: dict, masks: Masks, options) -> Normal:
+def read_normal(
+    lines: Lines, reading: LogReading | None, rule: dict, options
+) -> Normal:
     """What is normal by some logs."""
-    lines = Lines(files, timed=not rule.get("events"))
-    sessions = list(sessions_of(lines, rule, masks))
+    sessions, times = read_log(lines, reading)
     ended = [True] * len(sessions)
     if options.open_ends:
         ended = known_ends(sessions, rule)
-    told = ((moment, event) for _, moment, event in told_in_order(lines, sessions))
+    if reading is not None:
+        check_kinds(sessions)
+    told = ((time, event) for _, time, event in told_in_order(times, sessions))
     return Normal([s.events for s in sessions], ended, *cells_of(told))
 
 
@@ -67,24 +71,34 @@ def run_fit(options) -> int:
         raise ValueError(f"{options.out} exists already: choose a new folder")
     check_int("folds", options.folds, low=2)
     check_int("seed", options.seed, low=0)
-    if options.false_alarms is not None:
-        check_rate(options.false_alarms)
+    rate = options.false_alarms
+    if rate is not None:
+        check_rate(rate)
     device = choose_device(options.device)
-    rule, masks = grouping(options, {"seconds": WINDOW}), custom_masks(options)
-    normal = read_normal(options.normal, rule, masks, options)
+    rule, masks = grouping(options, {}), own_masks(options)
+    about: dict = {"sessions": rule}
+    with rereadable(options.normal) as files:
+        reading, lines = None, Lines(files)
+        if not rule.get("events"):
+            least = math.ceil(2 / rate) if rate else 0
+            reading = LogReading.fit(lines, rule, masks, options.field, least)
+            about, rule = reading.to_dict(), reading.rule
+        normal = read_normal(lines, reading, rule, options)
     detector = fitted(
         normal,
-        false_alarms=options.false_alarms,
+        false_alarms=rate,
         tell=say,
         score=options.score,
         folds=options.folds,
         seed=options.seed,
         device=device,
-        about={"sessions": rule, "masks": masks.patterns, "seed": options.seed},
+        about={**about, "seed": options.seed},
         progress=say,
     )
     detector.save(options.out)
     normal.save(options.out)
+    if reading is not None:
+        print(reading)
     describe(options.out, normal, detector)
     return 0
 
@@ -123,7 +137,7 @@ def run_score(options) -> int:
     detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     if options.false_alarms is not None:
         detector.false_alarms = options.false_alarms
-    rule, masks = rules_of(detector, options)
+    rule, reading = rules_of(detector, options)
     before = options.before
     if before and (options.follow or rule.get("events")):
         why = "--follow" if options.follow else "--events"
@@ -136,21 +150,19 @@ def run_score(options) -> int:
     if options.follow:
         if len(options.files) > 1:
             raise ValueError("--follow reads one file; start a process for each")
-        alarms = follow(judge, rule, masks, options)
+        alarms = follow(judge, reading, options)
     else:
-        alarms = score_files(judge, rule, masks, options)
+        alarms = score_files(judge, reading, options)
     return ALARMED if options.fail_on_alarm and alarms.kinds else 0
 
 
-def score_files(judge: Judge, rule: dict, masks: Masks, options) -> Alarms:
+def score_files(judge: Judge, reading: LogReading | None, options) -> Alarms:
     """Judges the sessions of logs, and their windows."""
     names = [*options.before, *options.files]
     alarms, tally, windowed = Alarms(), Tally(judge), 0
     with rereadable(names) as files:
-        lines = Lines(files, timed=judge.watch is not None and not rule.get("events"))
-        sessions = sessions_of(lines, rule, masks)
-        if judge.watch is not None:
-            sessions = list(sessions)
+        lines = Lines(files)
+        sessions, times = read_log(lines, reading)
         chosen = sessions
         if options.before:
             chosen = going_on(iter(sessions), lines, len(options.before))
@@ -161,8 +173,9 @@ def score_files(judge: Judge, rule: dict, masks: Masks, options) -> Alarms:
                 alarms.add(alarm)
             if options.json:
                 print_session(judge, judged, lines, names)
-        if lines.moments:
-            watch_windows(judge, lines, sessions, len(options.before), alarms)
+        if judge.watch is not None:
+            told = told_in_order(times, sessions)
+            watch_windows(judge, told, lines.starts[len(options.before)], alarms)
         if not options.json:
             listing = Listing(lines, names, options.all)
             listing.show(alarms, tally, windowed)
@@ -199,15 +212,12 @@ def print_session(judge: Judge, judged: Judged, lines: Lines, names: list[str]) 
     print_json(data)
 
 
-def watch_windows(
-    judge: Judge, lines: Lines, sessions: list[Session], before: int, alarms: Alarms
-) -> None:
-    """Adds the alarms of the windows of a log, less those of the files before."""
+def watch_windows(judge: Judge, told, first: int, alarms: Alarms) -> None:
+    """Adds the alarms of the windows of a log after its first lines."""
     watching = judge.watching()
-    first = lines.starts[before]
-    for number, moment, event in told_in_order(lines, sessions):
+    for number, time, event in told:
         if number > first:
-            for odd in watching.take(moment, event, number):
+            for odd in watching.take(time, event, number):
                 alarms.add(judge.of_odd(odd))
 
 
@@ -216,14 +226,13 @@ def run_accept(options) -> int:
     if bool(options.event) == bool(options.files):
         raise ValueError("give either --event or --from, with what is normal")
     detector = AnomalyDetector.load(options.folder)
-    rule, masks = rules_of(detector, options)
+    _, reading = rules_of(detector, options)
+    events = list(options.event)
     if options.files:
-        sessions = sessions_of(Lines(options.files, timed=False), rule, masks)
+        sessions, _ = read_log(Lines(options.files), reading)
         events = [event for session in sessions for event in session.events]
-    elif rule.get("events"):
-        events = options.event
-    else:
-        events = [masks(event) for event in options.event]
+    elif reading is not None:
+        events = [event_in(reading, event) for event in events]
     unknown = [event for event in events if event not in detector.tokenizer]
     new = accept(options.folder, unknown)
     for event in new:
@@ -237,12 +246,20 @@ def run_accept(options) -> int:
     return 0
 
 
+def event_in(reading: LogReading, text: str) -> str:
+    """The event of a line; of what tells no time, as reports show events, itself."""
+    reader = reading.lines()
+    _, event = reader(text)
+    return event if reader.record.time is not None and event else text
+
+
 def run_update(options) -> int:
     """Fits a detector anew, on what it has learnt from and on more normal logs."""
     detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     old = Normal.load(options.folder)
-    rule, masks = rules_of(detector, options)
-    more = read_normal(options.files, rule, masks, options)
+    rule, reading = rules_of(detector, options)
+    with rereadable(options.files) as files:
+        more = read_normal(Lines(files), reading, rule, options)
     judge = Judge(detector)
     raised = sum(report.anomalous for report in detector.score(more.sessions))
     normal = old + more

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tinygpt_lib.runs.detectors import SCORES
 
-WINDOW = 60.0  # seconds, for lines that nothing else groups
 AS_FITTED = {  # options of grouping, where a detector's own is taken
     "session_regex": None,
     "seconds": None,
@@ -52,13 +51,16 @@ def add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="folder for the detector; must be new"
     )
-    add_grouping(command, f"default: --seconds {WINDOW:g}")
+    add_grouping(command, "default: an id that comes again, else time")
+    command.add_argument(
+        "--field", metavar="NAME", help="that holds the message, in lines of fields"
+    )
     command.add_argument(
         "--mask",
         action="append",
         default=[],
         metavar="WORD=RE",
-        help="put WORD in place of what RE finds, besides the usual masks; repeatable",
+        help="put WORD in place of what RE finds, before all else; repeatable",
     )
     command.add_argument(
         "--open-ends",
@@ -126,10 +128,9 @@ def add_score(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--idle",
         type=float,
-        default=600.0,
         metavar="S",
         help="with --follow: a session that is silent for S seconds is over "
-        "(default: 600)",
+        "(default: what `detect fit` found in the log, else 600)",
     )
     command.add_argument(
         "--max-sessions",

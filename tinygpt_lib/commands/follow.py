@@ -21,7 +21,7 @@ from tinygpt_lib.basics.growing import (
     is_stream,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.commands.reading import event_sessions, moment_of
+from tinygpt_lib.commands.reading import event_sessions
 from tinygpt_lib.commands.report import (
     alarm_data,
     described,
@@ -29,23 +29,24 @@ from tinygpt_lib.commands.report import (
     session_data,
     worst_data,
 )
-from tinygpt_lib.logs import Masks, Session, SessionFinder
+from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.alarms import Alarm, Alarms, Judge, Judged, Tally
 from tinygpt_lib.runs.detectors import weights_of
+from tinygpt_lib.runs.reading import LogReading
 from tinygpt_lib.runs.status import History
 from tinygpt_lib.runs.streams import TOGETHER
 
+IDLE = 600.0  # seconds after which a session is over, where the log doesn't tell
 SINGLY = 8  # lines that came at once and are judged one by one: quicker
 LATE = 10.0  # seconds that lines may come late, before a window is judged
 NOTED = 10.0  # seconds between two notes of what was judged
 SAVED = 2.0  # seconds between two states that are kept, where nothing is told
 
 
-def follow(judge: Judge, rule: dict, masks: Masks, options) -> Alarms:
+def follow(judge: Judge, reading: LogReading | None, options) -> Alarms:
     """Judges lines as they come, until standard input ends or Ctrl-C."""
     path = options.files[0]
-    finder = None if rule.get("events") else SessionFinder(**rule)
-    follower = Follower(judge, finder, masks, options)
+    follower = Follower(judge, reading, options)
     place = follower.go_on() if options.state else None
     file, batches = batches_of(path, place)
     with held_interrupt() as pressed:  # not in the middle of an event
@@ -72,16 +73,20 @@ def batches_of(
 class Follower:
     """Tells of causes of alarm at once; with --json of sessions at their end too."""
 
-    def __init__(self, judge: Judge, finder: SessionFinder | None, masks, options):
-        self.judge, self.finder, self.masks = judge, finder, masks
-        self.options = options
+    def __init__(self, judge: Judge, reading: LogReading | None, options):
+        self.judge, self.options = judge, options
+        self.reader = None if reading is None else reading.lines()
+        self.idle = options.idle
+        if self.idle is None:
+            silence = reading and reading.rule.get("silence")
+            self.idle = silence or IDLE
         self.stream = judge.detector.stream(
             max_sessions=options.max_sessions,
-            max_age=options.idle,
+            max_age=self.idle,
             count_ends=not options.open_ends,
             on_close=self.closed,
         )
-        self.watching = judge.watching() if finder else None
+        self.watching = judge.watching() if reading else None
         # The largest surprisal can only grow; any mean of a session that has just
         # begun is not like those of whole sessions, which the p-values are made of.
         self.grows = judge.detector.score_name == "max"
@@ -91,7 +96,6 @@ class Follower:
         self.arrived: dict[str, list[str]] = {}  # events that are not judged yet
         self.most = min(TOGETHER, options.max_sessions)  # sessions that they are of
         self.clock = self.pushed = 0.0  # by the log, and between two lines by ours
-        self.moment = float("nan")  # of the last line that tells its time
         self.looked = self.noted = self.saved = time.monotonic()
         self.drifted = self.told = False
 
@@ -103,7 +107,7 @@ class Follower:
         self.advance(self.clock + now - self.looked)
         self.looked = now
         for number, line in batch:
-            if self.finder is None:
+            if self.reader is None:
                 self.whole(number, line)
             else:
                 self.one(number, line)
@@ -116,20 +120,24 @@ class Follower:
     def advance(self, now: float) -> None:
         """Sets the clock, unless back, and closes sessions that are silent by then."""
         if now > self.clock:
-            if now - self.pushed > self.options.idle / 4:
+            if now - self.pushed > self.idle / 4:
                 self.push()
             self.clock = now
             self.stream.expire(now)
 
     def one(self, number: int, line: str) -> None:
         """Takes in a line, which is judged with others that come with it."""
-        name, event = self.finder(line), self.masks(line)
-        self.moment = moment_of(line, self.moment)
-        self.advance(self.moment)
-        if self.watching and self.moment == self.moment:
-            for odd in self.watching.take(self.moment, event, number):
+        name, event = self.reader(line)
+        if name is None:
+            return
+        moment = self.reader.record.time
+        if moment is not None:
+            self.advance(moment)
+            for odd in (
+                self.watching.take(moment, event, number) if self.watching else ()
+            ):
                 self.raise_(self.judge.of_odd(odd), line)
-        if name is None or not event or event in self.judge.accepted:
+        if event in self.judge.accepted:
             return
         if event not in self.judge.detector.tokenizer:
             self.news(name, number, line, event)
@@ -147,7 +155,7 @@ class Follower:
 
     def forget(self) -> None:
         """Closes sessions that are silent and in which all was new."""
-        running, late = self.stream.running, self.clock - self.options.idle
+        running, late = self.stream.running, self.clock - self.idle
         only_news = [name for name in self.open if name not in running]
         over = [name for name in only_news if self.open[name].seen < late]
         for name in over or only_news[: -self.options.max_sessions]:
@@ -182,6 +190,7 @@ class Follower:
                 for event in events:
                     self.stream.push(name, event, self.clock)
         for name, number in before.items():
+            self.open[name].last = arrived[name][-1]
             self.look_at(name, number)
 
     def look_at(self, name: str, before: int) -> None:
@@ -222,8 +231,8 @@ class Follower:
         at_end = report.worst.position == report.n_events
         number, line = known.newest if at_end else known.worst
         if report.anomalous and not known.told:
-            after = known.after(self.masks)
-            self.raise_(self.judge.of_report(name, report, number, after), line)
+            alarm = self.judge.of_report(name, report, number, known.last)
+            self.raise_(alarm, line)
         judged = Judged(Session(name, [], [number]), report, known.news)
         data = session_data(judged, self.judge)
         if not known.news:
@@ -249,7 +258,8 @@ class Follower:
     def end_of_news(self, name: str) -> None:
         """A session of which nothing was known is over."""
         judged = Judged(Session(name), None, self.open.pop(name).news)
-        self.over(judged, {**session_data(judged, self.judge), "ended": False})
+        ended = self.stream.count_ends
+        self.over(judged, {**session_data(judged, self.judge), "ended": ended})
 
     # --- What is kept ---
 
@@ -280,7 +290,7 @@ class Follower:
             "detector": self.fingerprint(),
             "place": (place or Place()).to_dict(),
             "clock": self.clock,
-            "moment": self.moment if self.moment == self.moment else None,
+            "ids": self.ids(),
             "sessions": self.stream.state(),
             "open": {name: known.state() for name, known in self.open.items()},
             "watching": self.watching.state() if self.watching else None,
@@ -288,6 +298,12 @@ class Follower:
             "tally": self.tally.state(),
         }
         write_atomically(self.options.state, json_file(data))
+
+    def ids(self) -> dict:
+        """When ids came last, and how often each was over: of the latest ones."""
+        if self.reader is None:
+            return {}
+        return dict(list(self.reader.latest.items())[-2 * self.options.max_sessions :])
 
     def fingerprint(self) -> str:
         """Which detector it is."""
@@ -310,8 +326,9 @@ class Follower:
                 )
                 return place
             self.clock = self.pushed = float(data["clock"])
-            if data["moment"] is not None:
-                self.moment = float(data["moment"])
+            if self.reader:
+                for name, (when, times) in data["ids"].items():
+                    self.reader.latest[name] = float(when), int(times)
             self.stream.go_on(data["sessions"])
             self.open = {name: Open.of(d) for name, d in data["open"].items()}
             if self.watching and data["watching"]:
@@ -331,21 +348,17 @@ class Open:
         self.arrived: list[tuple[int, str]] = []  # that are not judged yet
         self.newest = self.worst = (0, "")
         self.news: list[tuple[int, str, int]] = []
-        self.told, self.seen = False, 0.0
-
-    def after(self, masks: Masks) -> str:
-        """The event that came last."""
-        return masks(self.newest[1])
+        self.told, self.seen, self.last = False, 0.0, ""  # the event that came last
 
     def state(self) -> list:
         """All of it, as plain data."""
-        return [self.newest, self.worst, self.news, self.told]
+        return [self.newest, self.worst, self.news, self.told, self.last]
 
     @classmethod
     def of(cls, data: list) -> "Open":
         """What `state` told."""
         known = cls()
-        newest, worst, news, known.told = data
+        newest, worst, news, known.told, known.last = data
         known.newest, known.worst = tuple(newest), tuple(worst)
         known.news = [tuple(new) for new in news]
         return known

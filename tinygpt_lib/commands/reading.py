@@ -1,24 +1,20 @@
 """How `detect` reads logs: lines of several files, events, sessions, times."""
 
-import math
 import os
-import re
 import shutil
 import stat
 import sys
 import tempfile
-from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tinygpt_lib.anomalies import has_ended, longest_pauses
-from tinygpt_lib.basics import loglines
-from tinygpt_lib.basics.loglines import MASKS, read_lines, seconds_of
-from tinygpt_lib.logs import Masks, Session, SessionFinder, group_lines
+from tinygpt_lib.basics.loglines import read_lines
+from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.detectors import AnomalyDetector
-
-DATED = re.compile(loglines.DATED)
+from tinygpt_lib.runs.reading import LogReading
 
 
 def grouping(options, kept: dict) -> dict:
@@ -49,34 +45,41 @@ def event_sessions(lines: Iterable[str]) -> Iterator[Session]:
             yield Session(str(number), events, [number])
 
 
-def sessions_of(lines: Iterable[str], rule: dict, masks: Masks) -> Iterator[Session]:
-    """Sessions of lines by a rule; ValueError if there is none."""
-    lines, number = iter(lines), 0
-    if rule.get("events"):
-        for session in event_sessions(lines):
-            number += 1
-            yield session
-    else:
-        for session in group_lines(lines, SessionFinder(**rule), masks).values():
-            number += 1
-            yield session
-    if not number:
+def read_log(
+    lines: Iterable[str], reading: LogReading | None
+) -> tuple[list[Session], Sequence[float]]:
+    """The sessions of lines, and when each line was written, NaN for one of no time.
+
+    Without a reading each line is a session, of no time. ValueError for no session.
+    """
+    found = event_sessions(lines) if reading is None else reading.sessions(lines)
+    sessions = list(found)
+    if not sessions:
         raise ValueError("no session was found: there is no line with anything in it")
+    return sessions, () if reading is None else found.times
 
 
-def custom_masks(options) -> Masks:
-    """The usual masks, and in front of them those of the command line."""
+def check_kinds(sessions: Sequence[Session]) -> None:
+    """ValueError where most lines are of kinds that were seen once."""
+    seen = Counter(event for session in sessions for event in session.events)
+    once = [event for event, n in seen.items() if n == 1]
+    if len(once) > 20 and len(once) > seen.total() / 2:
+        raise ValueError(
+            f"{len(once):,} of {seen.total():,} lines are of a kind of their own, as "
+            f"{once[0][:100]!r} and {once[-1][:100]!r}: names or numbers vary in them "
+            "that were not found; give a --mask for them, or more lines"
+        )
+
+
+def own_masks(options) -> dict[str, str]:
+    """The masks of the command line."""
     own: dict[str, str] = {}
     for text in options.mask:
         word, equals, pattern = text.partition("=")
         if not (word and equals and pattern):
             raise ValueError(f"--mask {text!r} is not of the form WORD=RE")
         own[word] = f"(?:{own[word]})|(?:{pattern})" if word in own else pattern
-    usual = {
-        word: f"(?:{own.pop(word)})|{pattern}" if word in own else pattern
-        for word, pattern in MASKS.items()
-    }
-    return Masks({**own, **usual})
+    return own
 
 
 def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
@@ -99,34 +102,18 @@ def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
     ]
 
 
-def moment_of(line: str, before: float) -> float:
-    """When a line was written, in seconds; `before` if it doesn't tell."""
-    found = DATED.search(line, 0, 200)
-    moment = seconds_of(found.group()) if found else None
-    return before if moment is None else moment
-
-
 class Lines:
-    """The lines of several files in turn: where each one is, and when it was written.
+    """The lines of several files in turn, and in which of them each one is."""
 
-    `moments` are seconds, those of the line before for one that tells no time, and NaN
-    before any is told; of the first time that the lines are read.
-    """
-
-    def __init__(self, files: Sequence[str], timed: bool = True):
+    def __init__(self, files: Sequence[str]):
         self.files, self.starts = list(files), []
-        self.timed, self.moments = timed, array("d")
 
     def __iter__(self) -> Iterator[str]:
-        self.starts, number, moment = [], 0, math.nan
-        timed, self.timed = self.timed, False
+        self.starts, number = [], 0
         for file in self.files:
             self.starts.append(number)
             for line in read_lines(file):
                 number += 1
-                if timed:
-                    moment = moment_of(line, moment)
-                    self.moments.append(moment)
                 yield line
 
     def where(self, number: int) -> tuple[int, int]:
@@ -135,27 +122,17 @@ class Lines:
         return file, number - self.starts[file]
 
 
-def pairs_of(lines: Lines, sessions: Iterable[Session]) -> Iterator[tuple[float, str]]:
-    """When each event came, in the order of the log; lines without a time left out."""
-    for _, moment, event in told_in_order(lines, sessions):
-        yield moment, event
-
-
 def told_in_order(
-    lines: Lines, sessions: Iterable[Session]
+    times: Sequence[float], sessions: Iterable[Session]
 ) -> Iterator[tuple[int, float, str]]:
-    """Number, time and event of each line in its order; "" for one of no session."""
-    if not lines.moments:
-        return
-    events = [""] * len(lines.moments)
-    for session in sessions:
-        for number, event in zip(session.line_numbers, session.events, strict=False):
+    """Number, time and event of each line that has them, in the order of the log."""
+    events = [""] * len(times)
+    for session in sessions if len(times) else ():
+        for number, event in zip(session.line_numbers, session.events, strict=True):
             events[number - 1] = event
-    for number, (moment, event) in enumerate(
-        zip(lines.moments, events, strict=True), start=1
-    ):
-        if not math.isnan(moment):
-            yield number, moment, event
+    for number, (time, event) in enumerate(zip(times, events, strict=True), start=1):
+        if event and time == time:
+            yield number, time, event
 
 
 def going_on(
@@ -171,41 +148,28 @@ def going_on(
         raise ValueError("all lines with a session are in the files before")
 
 
-def rules_of(detector: AnomalyDetector, options) -> tuple[dict, Masks]:
-    """The rule for sessions and the masks that the detector was fitted with."""
+def rules_of(detector: AnomalyDetector, options) -> tuple[dict, LogReading | None]:
+    """The rule for sessions, and the reading that the detector was fitted with.
+
+    Unless the command line gives another rule; there is none where lines are events.
+    """
     kept = detector.about.get("sessions", {})
-    masks = detector.about.get("masks", MASKS)
-    kept = kept if isinstance(kept, dict) else {}
-    check_same_kind(options, kept)
-    rule = grouping(options, kept)
-    if not rule:
+    rule = grouping(options, kept if isinstance(kept, dict) else {})
+    if rule.get("events"):
+        if "kinds" in detector.about:
+            raise ValueError(
+                f"{options.folder} knows lines; these are no ids of events"
+            )
+        return rule, None
+    if not rule or "kinds" not in detector.about:
         raise ValueError(
             f"{options.folder} does not say how lines become sessions: it was not made "
-            "by `detect fit`; give --session-regex, --seconds or --events"
+            "by `detect fit` of logs; give --events, or fit anew"
         )
     try:
-        if not rule.get("events"):
-            SessionFinder(**rule)
-        return rule, Masks(masks)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{options.folder} has a rule that is none: {error}"
-        ) from error
-
-
-def check_same_kind(options, kept: dict) -> None:
-    """ValueError if other events are asked for than those that were learnt."""
-    by_lines = options.session_regex is not None or options.seconds is not None
-    if kept and options.events and "events" not in kept:
-        raise ValueError(
-            "--events is for lines of event ids, and this detector has learnt the "
-            "events that it makes of whole lines: it would know none of them"
-        )
-    if "events" in kept and by_lines:
-        raise ValueError(
-            "this detector has learnt lines of event ids (--events), and would know no "
-            "event of whole lines"
-        )
+        return rule, LogReading.from_dict({**detector.about, "sessions": rule})
+    except ValueError as error:
+        raise ValueError(f"{options.folder}: {error}") from error
 
 
 @contextmanager

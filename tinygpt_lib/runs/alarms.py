@@ -15,6 +15,7 @@ SESSIONS = 2 / 3  # of the promised rate, for sessions; the rest is for windows
 CAUSES = 10_000  # that are remembered
 KEPT = 20_000  # reports of sessions that are kept, for those that are equal
 RECENT = 1000  # sessions, among which drift is looked for
+FEW = 100  # sessions that say nothing of it
 LOW = 0.1  # p-values below this are rare, and drift makes them common first
 
 Line = tuple[int, str]  # its number, and what it says
@@ -248,6 +249,8 @@ class Tally:
         By chance alone that is said once in ten thousand times: four deviations.
         """
         n, said = len(self.recent), []
+        if n < FEW:
+            return said
         shares = (LOW, max(self.judge.p_news, 1e-3))
         for name, promised, flags in zip(
             (f"have a p-value of at most {LOW:g}", "hold events that were never seen"),
