@@ -758,7 +758,7 @@ SCORE = {
     "--state": (("--follow",), ["state"]),
     "--follow": ((), []),
     "--idle": (("--follow", "--json"), [10_000]),
-    "--max-sessions": (("--follow", "--json"), [1]),
+    "--max-sessions": (("--follow", "--json", "--idle=10000"), [1]),
 }
 
 
