@@ -176,7 +176,9 @@ class Follower:
         self.push()  # what came before it
         worst = self.stream.look(name, event)
         self.raise_(self.judge.of_news(name, number, event, worst=worst), line)
-        self.known(name).news.append((number, event, 0))
+        running = self.stream.running.get(name)
+        place = running.n if running else 0
+        self.known(name).news.append((number, event, place))
 
     def push(self) -> None:
         """Judges what has come of sessions since."""
@@ -201,7 +203,8 @@ class Follower:
         if report.worst.position >= before:
             known.worst = known.arrived[report.worst.position - before]
         known.newest, known.arrived = known.arrived[-1], []
-        if self.grows and report.anomalous and not known.told:
+        odd = self.judge.is_odd(report, known.news)
+        if self.grows and odd and not known.told:
             known.told = True
             number, line = known.worst
             self.raise_(self.judge.of_report(name, report, number, ""), line)
@@ -230,7 +233,7 @@ class Follower:
         known = self.open.pop(name)
         at_end = report.worst.position == report.n_events
         number, line = known.newest if at_end else known.worst
-        if report.anomalous and not known.told:
+        if self.judge.is_odd(report, known.news) and not known.told:
             alarm = self.judge.of_report(name, report, number, known.last)
             self.raise_(alarm, line)
         judged = Judged(Session(name, [], [number]), report, known.news)
