@@ -31,6 +31,7 @@ from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.interrupts import held_interrupt
 from tinygpt_lib.basics.loglines import LONGEST_LINE, bounded_lines, read_lines
 from tinygpt_lib.commands.common import add_command
+from tinygpt_lib.commands.inspect import report
 from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 from tinygpt_lib.runs.reading import LineReader, LogReading
@@ -111,6 +112,30 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         "--folds", type=int, default=3, help="models to fit (default: 3)"
     )
     command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def add_inspect(command: argparse.ArgumentParser) -> None:
+    """The options of `detect inspect`."""
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="logs; may be packed; - is stdin"
+    )
+    add_grouping(command, "default: an id that comes again, else time")
+    command.add_argument(
+        "--field", metavar="NAME", help="that holds the message, in lines of fields"
+    )
+
+
+def run_inspect(options) -> int:
+    """Says what a log is taken for; writes nothing."""
+    rule = grouping(options, {})
+    if rule.get("events"):
+        raise ValueError("there is nothing to inspect in lines of event ids")
+    with rereadable(options.files) as files:
+        lines = Lines(files)
+        reading = LogReading.fit(lines, rule, field=options.field)
+        for text in report(lines, reading):
+            print(printable(text))
+    return 0
 
 
 def add_score(command: argparse.ArgumentParser) -> None:
@@ -697,6 +722,14 @@ def add_detect(commands) -> None:
         description="Find what is unlike normal in logs.",
         epilog="example: python -m tinygpt_lib detect score runs/gate auth.log",
     ).add_subparsers(required=True, metavar="COMMAND")
+    inspect = add_command(
+        detect,
+        "inspect",
+        run_inspect,
+        "say what a log is taken for: format, sessions, kinds of lines; write nothing",
+        "detect inspect auth.log",
+    )
+    add_inspect(inspect)
     fit = add_command(
         detect,
         "fit",
