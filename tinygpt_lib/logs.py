@@ -15,39 +15,29 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.basics.loglines import (
-    CLOCK,
-    CODE,
     DATED,
-    DATES,
     LONGEST_LINE,
     MASKS,
-    RUNS,
-    VALUES,
     EventText,
     compiled,
     seconds_of,
 )
+from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
 __all__ = [
     "BEGIN",
     "END",
-    "MANY",
-    "NEW",
     "UNKNOWN",
     "EventTokenizer",
-    "Form",
     "LogPlan",
     "LogTrainer",
     "Masks",
     "Session",
     "SessionFinder",
-    "Template",
     "Templates",
-    "Words",
     "bits_per_event",
-    "few_values",
     "group_lines",
     "in_windows",
     "is_code",
@@ -85,241 +75,71 @@ class Masks:
 
 mask = Masks()
 
-MANY, NEW = "<*>", "<new>"  # a place with many values; a value that is none of the few
-
-
-class Words(dict):
-    """Words to what is fixed in them, and their values; each is looked at once.
-
-    Forgets them all when there are `room`.
-    """
-
-    room = 100_000
-
-    def __missing__(self, word: str) -> tuple[str, tuple[str, ...]]:
-        values = VALUES.findall(word)
-        fixed = RUNS.sub(MANY, VALUES.sub(MANY, word))
-        if fixed.count(MANY) < len(values):  # some that followed each other are one
-            values = [word]
-            fixed = MANY.join((fixed.partition(MANY)[0], fixed.rpartition(MANY)[2]))
-        if len(self) >= self.room:
-            self.clear()
-        self[word] = found = fixed, tuple(values)
-        return found
-
-
-@dataclass
-class Template:
-    """A kind of line: its words, None for any word, and what stands at its codes.
-
-    `codes` are {(word, value in it): the few that were seen there}.
-    """
-
-    words: list[str | None]
-    codes: dict[tuple[int, int], list[str]] = field(default_factory=dict)
-    events: dict[tuple, str] = field(default_factory=dict)
-
-    def event(self, words: list[tuple[str, tuple[str, ...]]]) -> str:
-        """The text of the kind, with the codes of a line of it."""
-        said = tuple(
-            [
-                words[i][0] if self.words[i] is None else words[i][1][j]
-                for i, j in self.codes
-            ]
-        )
-        if said not in self.events:
-            self.events[said] = self.text(said)
-        return self.events[said]
-
-    def text(self, said: Sequence[str]) -> str:
-        """The words, with these at the places of codes."""
-        few = zip(self.codes.items(), said, strict=True)
-        shown = {place: x if x in seen else NEW for (place, seen), x in few}
-        out = []
-        for i, word in enumerate(self.words):
-            first, *rest = (word or MANY).split(MANY)
-            parts = (shown.get((i, j), MANY) + x for j, x in enumerate(rest))
-            out.append("".join((first, *parts)))
-        return " ".join(out)
-
-
-class Templates:
-    """Lines to events, learnt from normal lines, and frozen: a line is what it was.
-
-    `masks`, {word: regular expression}, are put in first.
-    """
-
-    similar = 0.75  # share of the fixed words that lines of a kind have in common
-    room = 1000  # kinds of one length and beginning; forms remembered, a hundredfold
-
-    def __init__(
-        self, templates: Iterable[Template] = (), masks: dict[str, str] | None = None
-    ):
-        self.masks, self.words = Masks(masks or {}), Words()
-        self.kinds: dict[tuple, list[Template]] = {}
-        self.known: dict[tuple, Template | None] = {}
-        for template in templates:
-            self.add(template)
-
-    def add(self, template: Template) -> None:
-        """Takes in a kind, if there is room among those that begin alike."""
-        alike = self.kinds.setdefault((len(template.words), template.words[0]), [])
-        if len(alike) < self.room:
-            alike.append(template)
-
-    def cut(self, line: str) -> list[tuple[str, tuple[str, ...]]]:
-        """The words of a line, each with its values."""
-        if self.masks.patterns:
-            line = self.masks(line)
-        if CLOCK.search(line):
-            line = DATES.sub("<time>", line)
-        words = self.words
-        return [words[word] for word in line.split()]
-
-    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Template | None:
-        """The kind that a form fits best; None where too few fixed words agree."""
-        best, most = None, (similar, -1)
-        for template in self.kinds.get((len(form), form[0]), ()):
-            agree = [
-                word == other
-                for word, other in zip(template.words, form, strict=True)
-                if word is not None and not word == other == MANY
-            ]
-            share = sum(agree) / len(agree) if agree else 1.0
-            if (share, len(agree)) > most:
-                best, most = template, (share, len(agree))
-        return best
-
-    def kind(self, form: tuple[str, ...]) -> Template | None:
-        """The kind of a form, remembered; None for one that is of none."""
-        if form not in self.known:
-            if len(self.known) >= 100 * self.room:
-                self.known.clear()
-            self.known[form] = self.closest(form)
-        return self.known[form]
-
-    def __call__(self, line: str) -> str:
-        """The event of a line; of one that is of no kind, what is fixed in it."""
-        if not (words := self.cut(line)):
-            return ""
-        form = tuple([fixed for fixed, _ in words])
-        template = self.kind(form)
-        return " ".join(form) if template is None else template.event(words)
-
-    @classmethod
-    def learn(
-        cls, lines: Iterable[str], masks: dict[str, str] | None = None
-    ) -> "Templates":
-        """The kinds of normal lines."""
-        self = cls(masks=masks)
-        # 1. The forms of the lines, how often each came, and with which values.
-        forms: dict[tuple, Form] = {}
-        for line in lines:
-            if not (words := self.cut(line)):
-                continue
-            form = tuple([fixed for fixed, _ in words])
-            values = [value for _, values in words for value in values]
-            if form not in forms:
-                if len(forms) >= 100 * self.room:
-                    continue
-                forms[form] = Form(len(values))
-            forms[form].count(values)
-        # 2. Forms that differ in few words are one kind: those that are common first.
-        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
-            template = self.closest(form, self.similar)
-            if template is None:
-                self.add(Template(list(form)))
-                continue
-            pairs = zip(template.words, form, strict=True)
-            template.words = [a if a == b else None for a, b in pairs]
-        # 3. Places of a kind that have few values are codes.
-        members: dict[int, list[tuple]] = {}
-        for form in forms:
-            members.setdefault(id(self.kind(form)), []).append(form)
-        for alike in self.kinds.values():
-            for template in alike:
-                found = [(form, forms[form]) for form in members.get(id(template), ())]
-                template.codes = few_values(template.words, found)
-        return self
-
-    def to_dict(self) -> dict:
-        """All that was learnt, as plain JSON data."""
-        kinds = [
-            [kind.words, [[i, j, seen] for (i, j), seen in kind.codes.items()]]
-            for alike in self.kinds.values()
-            for kind in alike
-        ]
-        return {"masks": self.masks.patterns, "kinds": kinds}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> "Templates":
-        """What `to_dict` described."""
-        kinds = (
-            Template(list(words), {(i, j): list(seen) for i, j, seen in codes})
-            for words, codes in data["kinds"]
-        )
-        return cls(kinds, data["masks"])
-
-
-class Form:
-    """A line with its values hidden: how often it came, and with which values."""
-
-    few = 8  # values that a code may have
-
-    def __init__(self, places: int):
-        self.times, self.values = 0, [Counter() for _ in range(places)]
-
-    def count(self, values: Iterable[str]) -> None:
-        """Takes in a line of the form."""
-        self.times += 1
-        for counter, value in zip(self.values, values, strict=True):
-            if len(counter) <= self.few:  # else it is none already
-                counter[value] += 1
-
-
-def few_values(
-    words: Sequence[str | None], forms: Sequence[tuple[tuple[str, ...], Form]]
-) -> dict[tuple[int, int], list[str]]:
-    """The places at which lines of some forms have few values that come again."""
-    places: dict[tuple[int, int], Counter] = {}
-    for form, seen in forms:
-        values = iter(seen.values)
-        for i, (word, own) in enumerate(zip(words, form, strict=True)):
-            for j in range(own.count(MANY)):
-                counter = next(values)
-                if word is not None:
-                    places.setdefault((i, j), Counter()).update(counter)
-            if word is None:
-                times = 0 if MANY in own else seen.times  # then it has not been counted
-                places.setdefault((i, 0), Counter())[own] += times
-    n = sum(seen.times for _, seen in forms)
-    return {
-        place: sorted(counter)
-        for place, counter in places.items()
-        if is_code(counter, n)
-    }
+# --- Learnt from the log ---
 
 
 def is_code(seen: Counter, n: int) -> bool:
     """Whether a place, seen n times, has few values, and another would be news.
 
-    Of values to come a share of about (those seen once + 1) / (n + 1) will be new
-    (Good, 1953).
+    A share of about (values seen once + 1) / (n + 1) of lines to come has another (Good,
+    1953). What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
     """
     once = sum(times == 1 for times in seen.values())
     numbers = sorted(int(value) for value in seen if value.isdigit())
-    counted = (
-        len(numbers) > 1
-        and numbers != [0, 1]
-        and numbers[-1] - numbers[0] < 2 * len(numbers)
-    )
+    counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
     return (
         len(seen) <= Form.few
-        and sum(seen.values()) == n
+        and seen.total() == n  # else there were more than were counted
         and (once + 1) / (n + 1) <= 0.1
-        and not counted
+        and (numbers == [0, 1] or not counts)
         and all(CODE.fullmatch(value) for value in seen)
     )
+
+
+class Templates(Kinds):
+    """Lines to events, learnt from normal lines, and frozen: a line is what it was."""
+
+    similar = 0.75  # share of the fixed words that lines of a kind have in common
+
+    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
+        """The kind that a form fits best; None where too few fixed words agree."""
+        best, most = None, (similar, -1)
+        for kind in self.beginning_like(form):
+            agree = [
+                word == other
+                for word, other in zip(kind.words, form, strict=True)
+                if word is not None and not word == other == MANY
+            ]
+            share = sum(agree) / len(agree) if agree else 1.0
+            if (share, len(agree)) > most:
+                best, most = kind, (share, len(agree))
+        return best
+
+    @classmethod
+    def learn(
+        cls, lines: Iterable[str], masks: dict[str, str] | None = None
+    ) -> "Templates":
+        """The kinds of normal lines; `masks`, as those of Masks, come before all else."""
+        self = cls(masks=masks)
+        # 1. The forms of the lines, how often each came, and with which values.
+        forms = self.forms(lines)
+        # 2. Forms that differ in few words are one kind: those that are common first.
+        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
+            kind = self.closest(form, self.similar)
+            if kind is None:
+                self.add(Kind(list(form)))
+            else:
+                pairs = zip(kind.words, form, strict=True)
+                kind.words = [a if a == b else None for a, b in pairs]
+        # 3. Places of a kind that have few values are codes.
+        for kind, members in self.members(forms):
+            n = sum(forms[form].times for form in members)
+            kind.codes = {
+                place: sorted(seen)
+                for place, seen in values_at(kind, members, forms).items()
+                if is_code(seen, n)
+            }
+        return self
 
 
 # --- Sessions ---

@@ -16,14 +16,9 @@ from torch import Tensor
 from tinygpt_lib.basics.tokens import checked_ids
 
 __all__ = [
-    "CLOCK",
-    "CODE",
     "DATED",
-    "DATES",
     "LONGEST_LINE",
     "MASKS",
-    "RUNS",
-    "VALUES",
     "EventText",
     "bounded_lines",
     "compiled",
@@ -51,24 +46,6 @@ MASKS = {  # in this order: word that is put in -> pattern of what it stands for
     "<number>": r"\b0x[0-9a-fA-F]+\b"
     r"|(?<![\w<])[+-]?\d+(?:[.,]\d+)*(?:%|[A-Za-z]{1,3})?(?!\w)",
 }
-
-CLOCK = re.compile(r"\d:\d\d")  # where there is none, there is no date to look for
-DATES = re.compile(
-    r"(?:\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +)?(?:"
-    r"\b\d{4}[-/.]\d\d[-/.]\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\b[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d(?:[.,]\d+)?(?: \d{4})?"
-    r"|\b\d{1,2}[/ ][A-Z][a-z]{2}[/ ]\d{4}[: ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: [+-]\d{4})?)"
-)
-_IN_WORD = r"[^\s=,;:()\[\]{}<>\"'|]"  # what goes on within a value
-VALUES = re.compile(  # in a word: what can only be a value, unless it is one of few
-    rf"(?<==){_IN_WORD}+"  # after an equals sign
-    r"|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"  # IPv6, MAC
-    rf"|{_IN_WORD}*(?:[\d/\\@]|\.(?=\w))(?:{_IN_WORD}*{_IN_WORD}(?<![.!?]))?"
-    r"|(?<=\")[^\"]+(?=\")|(?<=')[^']+(?=')"  # in quotation marks
-    r"|(?<=\()(?=\))|(?<==)(?=[,;)\]]|$)"  # nothing, where something could be
-)
-RUNS = re.compile(r"<\*>(?:[:.,/|-]+<\*>)+")  # values with only marks between them
-CODE = re.compile(r"[^\d\s]{1,40}|\d{1,3}")  # what may be one of few: no long number
 
 
 def compiled(pattern: str, what: str) -> re.Pattern:

@@ -12,10 +12,12 @@ from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.commands.detect_options import (
     add_accept,
     add_fit,
+    add_inspect,
     add_score,
     add_update,
 )
 from tinygpt_lib.commands.follow import follow
+from tinygpt_lib.commands.inspect import report
 from tinygpt_lib.commands.reading import (
     Lines,
     check_kinds,
@@ -49,6 +51,19 @@ ALARMED = 3  # the exit status where --fail-on-alarm is asked and there was one
 def say(text: str) -> None:
     """Tells people what is going on."""
     print(text, file=sys.stderr)
+
+
+def run_inspect(options) -> int:
+    """Says what a log is taken for; writes nothing."""
+    rule = grouping(options, {})
+    if rule.get("events"):
+        raise ValueError("there is nothing to inspect in lines of event ids")
+    with rereadable(options.files) as files:
+        lines = Lines(files)
+        reading = LogReading.fit(lines, rule, field=options.field)
+        for text in report(lines, reading):
+            print(printable(text))
+    return 0
 
 
 def read_normal(
@@ -321,6 +336,14 @@ def add_detect(commands) -> None:
         epilog="example: python -m tinygpt_lib detect score runs/gate auth.log",
     ).add_subparsers(required=True, metavar="COMMAND")
     for name, run, options, does, example in (
+        (
+            "inspect",
+            run_inspect,
+            add_inspect,
+            "say what a log is taken for: format, sessions, kinds of lines; write "
+            "nothing",
+            "auth.log",
+        ),
         (
             "fit",
             run_fit,

@@ -39,6 +39,22 @@ def add_grouping(command: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_finding(command: argparse.ArgumentParser) -> None:
+    """The options that stand in place of what is found in a log."""
+    add_grouping(command, "default: an id that comes again, else time")
+    command.add_argument(
+        "--field", metavar="NAME", help="that holds the message, in lines of fields"
+    )
+
+
+def add_inspect(command: argparse.ArgumentParser) -> None:
+    """The options of `detect inspect`."""
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="logs; may be packed; - is stdin"
+    )
+    add_finding(command)
+
+
 def add_fit(command: argparse.ArgumentParser) -> None:
     """The options of `detect fit`."""
     command.add_argument(
@@ -51,10 +67,7 @@ def add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="folder for the detector; must be new"
     )
-    add_grouping(command, "default: an id that comes again, else time")
-    command.add_argument(
-        "--field", metavar="NAME", help="that holds the message, in lines of fields"
-    )
+    add_finding(command)
     command.add_argument(
         "--mask",
         action="append",
