@@ -221,15 +221,18 @@ class Alarms:
 
     def state(self) -> dict:
         """Which causes were told, as plain data."""
-        told = {cause: [a.count, a.last] for cause, a in self.causes.items()}
+        told = {
+            cause: [a.p_value, a.score, a.line, a.session, a.count, a.last]
+            for cause, a in self.causes.items()
+        }
         return {"causes": told, "kinds": dict(self.kinds)}
 
     def go_on(self, state: dict) -> None:
         """Goes on where `state` was told."""
         self.kinds.update(state["kinds"])
-        for cause, (count, last) in state["causes"].items():
+        for cause, (*first, count, last) in state["causes"].items():
             kind, event, *_ = cause.split("\n")
-            told = Alarm(kind, event, 1.0, 0.0, last, count=count, last=last)
+            told = Alarm(kind, event, *first, count=count, last=last)
             self.causes[cause] = told
 
 

@@ -112,8 +112,11 @@ class Watch:
             over, under = root - np.sqrt(self.high), np.sqrt(self.low) - root
             parts["rate"] = np.maximum(over, under)
         best = {kind: int(values.argmax()) for kind, values in parts.items()}
-        kind = max(parts, key=lambda kind: parts[kind][best[kind]])
-        return float(parts[kind][best[kind]]), kind, best[kind]
+        scores = {kind: float(parts[kind][column]) for kind, column in best.items()}
+        kind = max(("burst", "silence"), key=scores.__getitem__)
+        if scores[kind] < MARGIN:  # a rate changes by these, too
+            kind = max(scores, key=scores.__getitem__)
+        return scores[kind], kind, best[kind]
 
     def p_value(self, score: float) -> float:
         """What share of normal windows is as odd: conformal, as in chapter 16."""
