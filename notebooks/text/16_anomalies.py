@@ -905,8 +905,20 @@ assert abs(report.score - reports[shown].score) < 1e-3
 f"alarm at event {early} of {len(one)}; at the end p {report.p_value:.4f}"
 
 # %% [markdown]
-# The command line does the same for files (`python -m tinygpt_lib detect fit`, `score`, `--follow`).
-# A detector is kept as plain data; no code of a file ever runs.
+# ## What the command adds
+# The command line does the same for files (`python -m tinygpt_lib detect fit`, `score`, `--follow`), and
+# wraps the detector in what a night on call asks for. A line that is new raises an alarm *once*: the second
+# one tells nobody anything, so it only counts ("and 212 more like it"). Until somebody says what it is
+# (`detect accept`, `detect update`), sessions are judged by their other lines, as those that were kept back
+# were. Alarms of one cause are one alarm.
+#
+# Sessions can't see everything. A thousand good logins in a second are each normal, and a server that
+# has died tells no story at all. So the log as a whole is cut into windows, and three more questions are
+# asked of each: how far does any event beat its record of the normal windows (a *burst*), for how long has
+# it been missing (a *silence*), and does it come at another *rate*? The largest answer is a score like any
+# other: normal windows, each compared with the rest, give it its p-value. Sessions then have two
+# thirds of the promised rate and the windows one third, so that it stays one promise. A detector is kept
+# as plain data; no code of a file ever runs.
 
 # %%
 with TemporaryDirectory() as folder:
