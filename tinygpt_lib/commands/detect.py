@@ -240,7 +240,7 @@ def run_accept(options) -> int:
     """Takes events for normal from now on."""
     if bool(options.event) == bool(options.files):
         raise ValueError("give either --event or --from, with what is normal")
-    detector = AnomalyDetector.load(options.folder)
+    detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     _, reading = rules_of(detector, options)
     events = list(options.event)
     if options.files:
@@ -310,8 +310,9 @@ def run_update(options) -> int:
 
 def run_undo(options) -> int:
     """Takes back the last `accept` or `update`."""
+    device = choose_device(options.device)
     undo(options.folder)
-    detector = AnomalyDetector.load(options.folder)
+    detector = AnomalyDetector.load(options.folder, device)
     accepted = len(detector.about.get("accepted", []))
     print(
         f"{options.folder} is as it was before: {len(detector.tokenizer.events):,} "
@@ -322,7 +323,8 @@ def run_undo(options) -> int:
 
 def run_status(options) -> int:
     """Tells what a detector has judged, and whether it kept its promise."""
-    judge = Judge(AnomalyDetector.load(options.folder))
+    device = choose_device(options.device)
+    judge = Judge(AnomalyDetector.load(options.folder, device))
     for line in History(options.folder).told(judge.promised, judge.p_news):
         print(printable(line))
     return 0

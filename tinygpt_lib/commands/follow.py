@@ -173,11 +173,14 @@ class Follower:
 
     def news(self, name: str, number: int, line: str, event: str) -> None:
         """Tells of an event that was never seen; the session is judged without it."""
-        self.push()  # what came before it
-        worst = self.stream.look(name, event)
-        self.raise_(self.judge.of_news(name, number, event, worst=worst), line)
+        alarm, worst = self.judge.of_news(name, number, event), None
+        if alarm.cause not in self.alarms.causes:
+            self.push()  # what came before it
+            worst = self.stream.look(name, event)
+        alarm.worst = worst
+        self.raise_(alarm, line)
         running = self.stream.running.get(name)
-        place = running.n if running else 0
+        place = (running.n if running else 0) + len(self.arrived.get(name, ()))
         self.known(name).news.append((number, event, place))
 
     def push(self) -> None:

@@ -152,7 +152,7 @@ def fitted(
 
 def own_files(folder: Path) -> list[Path]:
     """The files that make a detector, relative to its folder, the decisive one last."""
-    paths = [*folder.glob("*.safetensors"), *folder.glob("member-*/*")]
+    paths = [*folder.glob("[!.]*.safetensors"), *folder.glob("member-*/[!.]*")]
     paths = sorted(path.relative_to(folder) for path in paths if path.is_file())
     return sorted(paths, key=lambda path: path.name == DECISIVE)
 
