@@ -29,9 +29,14 @@ from tinygpt_lib.anomalies import (
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.interrupts import held_interrupt
-from tinygpt_lib.basics.loglines import LONGEST_LINE, bounded_lines, read_lines
+from tinygpt_lib.basics.loglines import (
+    LONGEST_LINE,
+    bounded_lines,
+    in_order,
+    read_lines,
+)
+from tinygpt_lib.commands import inspect
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.commands.inspect import report
 from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.detectors import SCORES, AnomalyDetector, check_rate
 from tinygpt_lib.runs.reading import LineReader, LogReading
@@ -130,10 +135,10 @@ def run_inspect(options) -> int:
     rule = grouping(options, {})
     if rule.get("events"):
         raise ValueError("there is nothing to inspect in lines of event ids")
-    with rereadable(options.files) as files:
+    with rereadable(in_order(options.files)) as files:
         lines = Lines(files)
         reading = LogReading.fit(lines, rule, field=options.field)
-        for text in report(lines, reading):
+        for text in inspect.report(lines, reading):
             print(printable(text))
     return 0
 
@@ -304,7 +309,7 @@ def run_fit(options) -> int:
     device = choose_device(options.device)
     rule, masks = grouping(options, {}), own_masks(options)
     about: dict = {"sessions": rule}
-    with rereadable(options.normal) as files:
+    with rereadable(in_order(options.normal)) as files:
         reading, lines = None, Lines(files)
         if not rule.get("events"):
             least = math.ceil(2 / options.false_alarms) if options.false_alarms else 0
@@ -371,7 +376,7 @@ def run_score(options) -> int:
             raise ValueError("--follow reads one file; start a process for each")
         follow(detector, reading, options)
         return 0
-    names = [*before, *options.files]
+    names = [*before, *in_order(options.files)]
     with rereadable(names) as files:
         lines = Lines(files)
         listing = Listing(lines, names)
@@ -722,14 +727,14 @@ def add_detect(commands) -> None:
         description="Find what is unlike normal in logs.",
         epilog="example: python -m tinygpt_lib detect score runs/gate auth.log",
     ).add_subparsers(required=True, metavar="COMMAND")
-    inspect = add_command(
+    look = add_command(
         detect,
         "inspect",
         run_inspect,
         "say what a log is taken for: format, sessions, kinds of lines; write nothing",
         "detect inspect auth.log",
     )
-    add_inspect(inspect)
+    add_inspect(look)
     fit = add_command(
         detect,
         "fit",
