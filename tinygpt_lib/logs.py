@@ -81,8 +81,8 @@ mask = Masks()
 def is_code(seen: Counter, n: int) -> bool:
     """Whether a place, seen n times, has few values, and another would be news.
 
-    A share of about (values seen once + 1) / (n + 1) of lines to come has another (Good,
-    1953). What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
+    About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+    What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
     """
     once = sum(times == 1 for times in seen.values())
     numbers = sorted(int(value) for value in seen if value.isdigit())
@@ -108,7 +108,7 @@ class Templates(Kinds):
             agree = [
                 word == other
                 for word, other in zip(kind.words, form, strict=True)
-                if word is not None and not word == other == MANY
+                if word is not None and word != MANY
             ]
             share = sum(agree) / len(agree) if agree else 1.0
             if (share, len(agree)) > most:
@@ -119,7 +119,7 @@ class Templates(Kinds):
     def learn(
         cls, lines: Iterable[str], masks: dict[str, str] | None = None
     ) -> "Templates":
-        """The kinds of normal lines; `masks`, as those of Masks, come before all else."""
+        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
         self = cls(masks=masks)
         # 1. The forms of the lines, how often each came, and with which values.
         forms = self.forms(lines)

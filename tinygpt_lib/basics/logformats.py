@@ -26,12 +26,14 @@ _TIGHT = r"(?P<H>[0-2]\d)(?P<M>[0-5]\d)(?P<S>[0-5]\d)(?:\.(?P<f>\d+))?"
 TIMES = {
     name: re.compile(pattern)
     for name, pattern in {
-        "ISO 8601": rf"\b{_YEAR}[-/.]{_MONTH}[-/.]{_DATE}(?:T|,?\s{{1,2}}){_CLOCK}{_ZONE}",
+        "ISO 8601": rf"\b{_YEAR}[-/.]{_MONTH}[-/.]{_DATE}"
+        rf"(?:T|,?\s{{1,2}}){_CLOCK}{_ZONE}",
         "BlueGene": rf"\b{_YEAR}-{_MONTH}-{_DATE}-"
         r"(?P<H>\d\d)\.(?P<M>\d\d)\.(?P<S>\d\d)(?:\.(?P<f>\d+))?",
         "web server": rf"{_DATE}/{_NAME}/{_YEAR}:{_CLOCK}{_ZONE}",
         "ctime": rf"{_WEEKDAY}{_NAME}\s+{_DAY} {_CLOCK} (?:[A-Z]{{3,4}} )?{_YEAR}\b",
-        "day first": rf"{_WEEKDAY}\b{_DAY}[ -]{_NAME}[a-z]*[ -]{_YEAR}[ T:]{_CLOCK}{_ZONE}",
+        "day first": rf"{_WEEKDAY}\b{_DAY}[ -]{_NAME}[a-z]*[ -]{_YEAR}"
+        rf"[ T:]{_CLOCK}{_ZONE}",
         "month first": rf"\b{_NAME}\s+{_DAY},? {_YEAR},? {_CLOCK}",
         "syslog": rf"{_WEEKDAY}\b{_NAME}\s+{_DAY} {_CLOCK}",
         "day month": rf"\b{_DAY} {_NAME} {_CLOCK}",
@@ -70,8 +72,9 @@ PARTS = [
     *(
         re.compile(rf"[\s\]|:,-]*{pattern}")
         for pattern in (
-            rf"(?P<pid>\[\d+\]) \S+ (?P<c>[0-9A-Z]{{5}}) (?P<l>{_LEVEL}):",  # PostgreSQL
-            r"\d+ (?P<s>[\w.-]+:\d+)\]",  # klog
+            # PostgreSQL, klog, nginx, then whatever has a level
+            rf"(?P<pid>\[\d+\]) \S+ (?P<c>[0-9A-Z]{{5}}) (?P<l>{_LEVEL}):",
+            r"\d+ (?P<s>[\w.-]+:\d+)\]",
             rf"\[(?P<l>{_LEVEL})\](?: \d+#\d+:)?",
             rf"(?:\S+\s+){{0,5}}?[(<]?\b(?P<l>{_LEVEL})\b[)>]?:?",
             r"\d+\s+\d+ (?P<l>[VDIWEF])(?=\s)",  # Android
@@ -83,7 +86,8 @@ PARTS = [
             r"(?P<s>[\w.$/@-]+)\s*:(?=\s)",
             r"(?P<s>[A-Za-z][\w.-]*(?: \*?\w+)?) -(?=\s)",
             r"(?P<s>[A-Za-z]+\w*(?:[.$][\w$]+)+)(?=\s)",
-            r"(?:\S+ )?(?P<s>\S+) (?P<pid>\S+) \S+ (?:-|(?:\[[^\]]*\])+)(?=\s)",  # RFC 5424
+            # RFC 5424, then columns of words and of numbers
+            r"(?:\S+ )?(?P<s>\S+) (?P<pid>\S+) \S+ (?:-|(?:\[[^\]]*\])+)(?=\s)",
             r"(?P<s>\w+)(?=\s{2,})",
             r"(?<=[\s-])\d+(?=\s)",
         )
@@ -316,16 +320,13 @@ def _parts(rests: list[str]) -> list[int]:
     """Places of the PARTS that nearly all lines have after their time, in turn."""
     places: list[int] = []
     while rests and len(places) < 6:
-        tried = ([part.match(rest) for rest in rests] for part in PARTS)
-        for i, matches in enumerate(tried):
-            ends = [match.end() for match in matches if match]
-            if len(ends) >= MOST * len(rests):
+        for i, part in enumerate(PARTS):
+            left = [m.string[m.end() :] for m in map(part.match, rests) if m]
+            if len(left) >= MOST * len(rests):
+                places, rests = [*places, i], left
                 break
         else:
             break
-        places.append(i)
-        kept = (rest for rest, match in zip(rests, matches, strict=True) if match)
-        rests = [rest[end:] for rest, end in zip(kept, ends, strict=True)]
     return places
 
 

@@ -1,4 +1,4 @@
-"""Words of log lines: what in them may be a value, and kinds of lines with their places.
+"""Words of log lines: what may be a value in them, and kinds of lines.
 
 What chapter 15's Templates needs to be quick, bounded and kept as plain data.
 """
@@ -15,11 +15,13 @@ __all__ = ["CODE", "MANY", "NEW", "Form", "Kind", "Kinds", "Words", "values_at"]
 
 MANY, NEW = "<*>", "<new>"  # a place with many values; a value that is none of the few
 CLOCK = re.compile(r"\d:\d\d")  # where there is none, there is no date to look for
-DATES = re.compile(
+DATES = re.compile(  # as they stand in messages
     r"(?:\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +)?(?:"
-    r"\b\d{4}[-/.]\d\d[-/.]\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"\b\d{4}[-/.]\d\d[-/.]\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?"
+    r"(?:Z|[+-]\d\d:?\d\d)?"
     r"|\b[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d(?:[.,]\d+)?(?: \d{4})?"
-    r"|\b\d{1,2}[/ ][A-Z][a-z]{2}[/ ]\d{4}[: ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: [+-]\d{4})?)"
+    r"|\b\d{1,2}[/ ][A-Z][a-z]{2}[/ ]\d{4}[: ]\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"(?: [+-]\d{4})?)"
 )
 _IN_WORD = r"[^\s=,;:()\[\]{}<>\"'|]"  # what goes on within a value
 VALUES = re.compile(  # in a word: what can only be a value, unless it is one of few
@@ -36,12 +38,15 @@ CODE = re.compile(r"[^\d\s]{1,40}|\d{1,3}")  # what may be one of few: no long n
 class Words(dict):
     """Words to what is fixed in them, and their values; each is looked at once.
 
-    Forgets them all when there are `room`.
+    Of a long one the end is a value. Forgets them all when there are `room`.
     """
 
-    room = 100_000
+    room, longest = 100_000, 256
 
     def __missing__(self, word: str) -> tuple[str, tuple[str, ...]]:
+        if len(word) > self.longest:
+            fixed, values = self[word[: self.longest]]
+            return fixed + MANY, (*values, word[self.longest :])
         values = VALUES.findall(word)
         fixed = VALUES.sub(MANY, word)
         if (joined := RUNS.sub(MANY, fixed)) != fixed:  # values with marks between
@@ -83,12 +88,12 @@ class Kind:
 
     def event(self, words: Sequence[tuple[str, tuple[str, ...]]]) -> str:
         """The text of the kind, with the codes of a line of it."""
-        said = tuple(
-            [
-                words[i][0] if self.words[i] is None else words[i][1][j]
-                for i, j in self.codes
-            ]
-        )
+        said = []
+        for i, j in self.codes:
+            fixed, values = words[i]
+            whole = self.words[i] is None or not values  # any word, in a value's place
+            said.append(fixed if whole else values[j])
+        said = tuple(said)
         if (text := self.events.get(said)) is None:
             text = self.text(said)
             if len(self.events) < 1000:
@@ -141,6 +146,8 @@ class Kinds:
         line = line[:LONGEST_LINE]
         for word, pattern in self._compiled:
             line = pattern.sub(word, line)
+        if MANY in line:
+            line = line.replace(MANY, "*")  # it stands for a value here
         if CLOCK.search(line):
             line = DATES.sub("<time>", line)
         words = self.words
@@ -215,7 +222,7 @@ class Kinds:
 def values_at(
     kind: Kind, members: Iterable[tuple], forms: dict[tuple, Form]
 ) -> dict[tuple[int, int], Counter]:
-    """At each place of a kind, what stood there in lines of its forms, and how often."""
+    """What stood at each place of a kind, in lines of its forms, and how often."""
     places: dict[tuple[int, int], Counter] = {}
     for form in members:
         counters = iter(forms[form].values)

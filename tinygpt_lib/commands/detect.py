@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
+from tinygpt_lib.basics.loglines import in_order
+from tinygpt_lib.commands import inspect
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.commands.detect_options import (
     add_accept,
@@ -17,7 +19,6 @@ from tinygpt_lib.commands.detect_options import (
     add_update,
 )
 from tinygpt_lib.commands.follow import follow
-from tinygpt_lib.commands.inspect import report
 from tinygpt_lib.commands.reading import (
     Lines,
     check_kinds,
@@ -58,10 +59,10 @@ def run_inspect(options) -> int:
     rule = grouping(options, {})
     if rule.get("events"):
         raise ValueError("there is nothing to inspect in lines of event ids")
-    with rereadable(options.files) as files:
+    with rereadable(in_order(options.files)) as files:
         lines = Lines(files)
-        reading = LogReading.fit(lines, rule, field=options.field)
-        for text in report(lines, reading):
+        reading = LogReading.fit(lines, rule, own_masks(options), options.field)
+        for text in inspect.report(lines, reading):
             print(printable(text))
     return 0
 
@@ -92,7 +93,7 @@ def run_fit(options) -> int:
     device = choose_device(options.device)
     rule, masks = grouping(options, {}), own_masks(options)
     about: dict = {"sessions": rule}
-    with rereadable(options.normal) as files:
+    with rereadable(in_order(options.normal)) as files:
         reading, lines = None, Lines(files)
         if not rule.get("events"):
             least = math.ceil(2 / rate) if rate else 0
@@ -173,7 +174,7 @@ def run_score(options) -> int:
 
 def score_files(judge: Judge, reading: LogReading | None, options) -> Alarms:
     """Judges the sessions of logs, and their windows."""
-    names = [*options.before, *options.files]
+    names = [*options.before, *in_order(options.files)]
     alarms, tally, windowed = Alarms(), Tally(judge), 0
     with rereadable(names) as files:
         lines = Lines(files)
@@ -273,7 +274,7 @@ def run_update(options) -> int:
     detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     old = Normal.load(options.folder)
     rule, reading = rules_of(detector, options)
-    with rereadable(options.files) as files:
+    with rereadable(in_order(options.files)) as files:
         more = read_normal(Lines(files), reading, rule, options)
     judge = Judge(detector)
     raised = sum(report.anomalous for report in detector.score(more.sessions))

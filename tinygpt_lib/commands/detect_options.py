@@ -45,6 +45,13 @@ def add_finding(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--field", metavar="NAME", help="that holds the message, in lines of fields"
     )
+    command.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="WORD=RE",
+        help="put WORD in place of what RE finds, before all else; repeatable",
+    )
 
 
 def add_inspect(command: argparse.ArgumentParser) -> None:
@@ -68,13 +75,6 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder for the detector; must be new"
     )
     add_finding(command)
-    command.add_argument(
-        "--mask",
-        action="append",
-        default=[],
-        metavar="WORD=RE",
-        help="put WORD in place of what RE finds, before all else; repeatable",
-    )
     command.add_argument(
         "--open-ends",
         action="store_true",

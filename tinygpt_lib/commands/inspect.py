@@ -76,8 +76,8 @@ def advice(lines: int, sessions: int, kinds: int, once: int) -> list[str]:
     if sessions < 999:
         rate = min(1.0, 2 / (sessions + 1))
         told.append(
-            f"So few sessions can promise a false-alarm rate of {rate:.2g} at best; for "
-            "0.002 there must be 999: take a longer log, or shorter windows (--seconds)"
+            f"So few sessions can promise a false-alarm rate of {rate:.2g} at best; "
+            "0.002 takes 999: give a longer log, or shorter windows (--seconds)"
         )
     minutes = 0.5 + lines / MINUTES
     memory = 350 + lines * 250 / 1e6

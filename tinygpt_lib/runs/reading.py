@@ -64,8 +64,8 @@ def messages(
 class LogReading:
     """A log's format, its kinds of lines, and the rule that makes sessions of them.
 
-    `rule` is one of {"session_regex"}, {"seconds"}, {"lines"}; with the first, "silence"
-    in seconds after which an id is free to be another session's, and "why".
+    `rule` has one of "session_regex", "seconds" and "lines"; with the first, "silence":
+    the seconds after which an id is free to be another session's; and "why".
     """
 
     def __init__(self, form: LogFormat, kinds: Callable[[str], str], rule: dict):
@@ -96,14 +96,15 @@ class LogReading:
     @staticmethod
     def found_rule(lines: Iterable[str], form: LogFormat, least: int = 0) -> dict:
         """The rule for sessions that fits a log."""
-        reader, texts, times, n = Reader(form), [], array("d"), 0
-        for n, record in enumerate(map(reader, lines), start=1):
+        reader, texts, times = Reader(form), [], array("d")
+        for record in map(reader, lines):
             if not record.goes_on and len(texts) < SAMPLE:
                 texts.append(record.text)
             if record.time is not None:
                 times.append(record.time)
         if found := find_groupings(texts):
             return {"session_regex": found[0].regex, "why": str(found[0])}
+        n = reader.counts.total()
         if len(times) > n / 2:
             span = max(times) - min(times)
             seconds = window_of(min(WINDOW_LINES / n, 0.9 / max(1, least)) * span)
@@ -189,7 +190,7 @@ class LineReader:
         return window, event
 
     def current(self, name: str, time: float | None) -> str:
-        """The id, or with a number, if it has been silent so long that it is another's."""
+        """The id; with a number, if after a long silence it is another session's."""
         if time is None or self.silence == inf:
             return name
         last, times = self.latest.pop(name, (time, 0))
@@ -200,7 +201,7 @@ class LineReader:
         return f"{name} #{times + 1}" if times else name
 
     def window(self, time: float | None) -> str:
-        """The name of the window that a line falls into, by its time or by its number."""
+        """The window that a line falls into, by its time or else by its number."""
         rule = self.reading.rule
         if time is None:
             size = rule.get("lines", WINDOW_LINES)
@@ -214,7 +215,7 @@ class LineReader:
 
 
 class Sessions:
-    """Sessions of a log, in the order of their first lines; read when they are asked for.
+    """Sessions of a log, in the order of their first lines; read when asked for.
 
     Afterwards `counts` tells what was read, `times` of each line when it was written
     (NaN: unknown), and `alone` how many lines had no session of their own.
@@ -251,14 +252,14 @@ class Sessions:
     def check(self) -> None:
         """ValueError where hardly a line could be read: it is another kind of log."""
         lost, n = self.counts["not read"], self.counts.total()
+        if lost > 0.5 * n:
+            raise ValueError(
+                f"{lost:,} of {n:,} lines are not {self.reading.form}; one of them is "
+                f"{self.unread[0][:200]!r}"
+            )
         if "session_regex" in self.reading.rule and self.alone and not self.named:
             raise ValueError(
                 f"none of {n:,} lines belongs to a session by "
                 f"{self.reading.rule['session_regex']!r}; one of them is "
                 f"{self.example[:200]!r}"
-            )
-        if lost > 0.5 * n:
-            raise ValueError(
-                f"{lost:,} of {n:,} lines are not {self.reading.form}; one of them is "
-                f"{self.unread[0][:200]!r}"
             )
