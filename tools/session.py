@@ -3,7 +3,7 @@
 
     python tools/session.py [LOG]       # prints it; default: /var/log/dpkg.log
 
-The log's first nine tenths are taken for normal, the rest is judged.
+The first two fifths of the log are taken for normal, and the rest is judged.
 """
 
 import os
@@ -45,7 +45,7 @@ def main() -> None:
     lines = log.read_text(errors="replace").splitlines(keepends=True)
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
     with TemporaryDirectory() as folder:
-        cut = len(lines) * 4 // 5
+        cut = len(lines) * 2 // 5
         Path(folder, "old.log").write_text("".join(lines[:cut]))
         Path(folder, "new.log").write_text("".join(lines[cut:]))
         for command, places in COMMANDS:
