@@ -70,7 +70,7 @@ _AGAIN = ("BlueGene", "ISO 8601", "web server", "syslog")  # a second time, told
 PARTS = [
     *(re.compile(rf".{{0,60}}?{TIMES[name].pattern}") for name in _AGAIN),
     *(
-        re.compile(rf"[\s\]|:,-]*{pattern}")
+        re.compile(rf"[\s\]|:,-]{{0,40}}{pattern}")
         for pattern in (
             # PostgreSQL, klog, nginx, then whatever has a level
             rf"(?P<pid>\[\d+\]) \S+ (?P<c>[0-9A-Z]{{5}}) (?P<l>{_LEVEL}):",
@@ -98,7 +98,7 @@ GOES_ON = re.compile(  # a line that belongs to the one before it
     r"\s|[)}\]]+[;,]?$|Caused by:|Suppressed:|Traceback |\.\.\. \d+ |"
     r"[a-zA-Z_][\w.$]*(?:Exception|Error|Throwable)\b"
 )
-PAIR = re.compile(r'(?<![\w.])([A-Za-z_@][\w.@/-]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
+PAIR = re.compile(r'(?<![\w.])([A-Za-z_@][\w.@/-]{0,60})=("(?:[^"\\]|\\.)*"|[^\s"]*)')
 MESSAGES = ("MESSAGE", "message", "msg", "log", "text", "body", "event", "eventName")
 TIMED = (
     "__REALTIME_TIMESTAMP _SOURCE_REALTIME_TIMESTAMP @timestamp timestamp time ts t "
