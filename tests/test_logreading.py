@@ -220,6 +220,19 @@ def test_descriptions_of_no_kinds(data):
         Templates.from_dict(data)
 
 
+@pytest.mark.parametrize("name", logsamples.JOBS)
+def test_new_lines_and_new_codes_are_the_only_news(name):
+    lines = logsamples.sample(name, 300, 1).lines
+    faulty = logsamples.sample(name, 150, 2, logsamples.FAULTS)
+    reading = LogReading.fit(lines)
+    known = {event for s in reading.sessions(lines) for event in s.events}
+    reader = reading.lines()
+    events = [reader(line)[1] for line in faulty.lines]
+    news = {n for n, event in enumerate(events, 1) if event and event not in known}
+    new, *codes = (faulty.planted[fault] for fault in ("new", "status", "exit"))
+    assert news == {*new, *codes[0], *codes[1]}
+
+
 # Sessions
 
 
