@@ -198,10 +198,16 @@ def test_any_lines_can_be_learnt_and_what_was_learnt_is_kept(lines):
     assert {kinds(x) for x in lines} == {Templates.learn(lines[::-1])(x) for x in lines}
 
 
-@pytest.mark.parametrize("piece", ["1.", "a:", "/x", "a", "=", "f", "1f", "<*>", "'"])
+@pytest.mark.parametrize(
+    "piece", ["1.", "a:", "/x", "a", "=", "-", "[", " ", "1f", "<*>", "'"]
+)
 def test_a_long_line_is_cut_in_time(piece):
     begin = time.process_time()
-    Templates.learn([piece * LONGEST_LINE])
+    line = piece * LONGEST_LINE
+    Templates.learn([line])
+    Reader(LogFormat.of([line]))(line)
+    Reader(LogFormat.of(["2026-11-25 15:12:01 x"]))("2026-11-25 15:12:01" + line)
+    find_groupings([line])
     assert time.process_time() - begin < 5  # a pattern that backtracks takes hours
 
 
@@ -212,6 +218,19 @@ def test_a_long_line_is_cut_in_time(piece):
 def test_descriptions_of_no_kinds(data):
     with pytest.raises(ValueError, match="no"):
         Templates.from_dict(data)
+
+
+@pytest.mark.parametrize("name", logsamples.JOBS)
+def test_new_lines_and_new_codes_are_the_only_news(name):
+    lines = logsamples.sample(name, 300, 1).lines
+    faulty = logsamples.sample(name, 150, 2, logsamples.FAULTS)
+    reading = LogReading.fit(lines)
+    known = {event for s in reading.sessions(lines) for event in s.events}
+    reader = reading.lines()
+    events = [reader(line)[1] for line in faulty.lines]
+    news = {n for n, event in enumerate(events, 1) if event and event not in known}
+    new, *codes = (faulty.planted[fault] for fault in ("new", "status", "exit"))
+    assert news == {*new, *codes[0], *codes[1]}
 
 
 # Sessions

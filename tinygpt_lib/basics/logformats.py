@@ -70,7 +70,7 @@ _AGAIN = ("BlueGene", "ISO 8601", "web server", "syslog")  # a second time, told
 PARTS = [
     *(re.compile(rf".{{0,60}}?{TIMES[name].pattern}") for name in _AGAIN),
     *(
-        re.compile(rf"[\s\]|:,-]*{pattern}")
+        re.compile(rf"[\s\]|:,-]{{0,40}}{pattern}")
         for pattern in (
             # PostgreSQL, klog, nginx, then whatever has a level
             rf"(?P<pid>\[\d+\]) \S+ (?P<c>[0-9A-Z]{{5}}) (?P<l>{_LEVEL}):",
@@ -98,7 +98,7 @@ GOES_ON = re.compile(  # a line that belongs to the one before it
     r"\s|[)}\]]+[;,]?$|Caused by:|Suppressed:|Traceback |\.\.\. \d+ |"
     r"[a-zA-Z_][\w.$]*(?:Exception|Error|Throwable)\b"
 )
-PAIR = re.compile(r'(?<![\w.])([A-Za-z_@][\w.@/-]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
+PAIR = re.compile(r'(?<![\w.])([A-Za-z_@][\w.@/-]{0,60})=("(?:[^"\\]|\\.)*"|[^\s"]*)')
 MESSAGES = ("MESSAGE", "message", "msg", "log", "text", "body", "event", "eventName")
 TIMED = (
     "__REALTIME_TIMESTAMP _SOURCE_REALTIME_TIMESTAMP @timestamp timestamp time ts t "
@@ -330,6 +330,9 @@ def _parts(rests: list[str]) -> list[int]:
     return places
 
 
+SAID = {"l": "level", "s": "source", "c": "code"}  # by groups of PARTS
+
+
 class Reader:
     """Takes the lines of a log apart, one after the other, and counts what it can't."""
 
@@ -339,7 +342,7 @@ class Reader:
         self.unread: list[str] = []  # the first lines that could not be read
         self.last: float | None = None
         self._times = [
-            (TIMES[name], [PARTS[i] for i in places])
+            (TIMES[name], [(PARTS[i], [*PARTS[i].groupindex]) for i in places])
             for name, places in form.times.items()
         ]
 
@@ -364,31 +367,27 @@ class Reader:
 
     def plain(self, line: str) -> Record | None:
         """A line of text; None where its time can't be found."""
-        head = line[:120]
         for pattern, parts in self._times:
-            if (found := pattern.search(head)) is None:
+            if (found := pattern.search(line, 0, 120)) is None:
                 continue
             time = self.clock(found)
             if time is None:
                 continue
             record = Record(line, "", time)
-            got = found.groupdict()
-            if "l" in got:
-                record.level = BY_LETTER[got["l"]]
-            if line.startswith("<") and (priority := re.match(r"<(\d{1,3})>", line)):
+            if "l" in pattern.groupindex:
+                record.level = BY_LETTER[found["l"]]
+            if line[0] == "<" and (priority := re.match(r"<(\d{1,3})>", line)):
                 record.level = BY_NUMBER[int(priority[1]) & 7]
             at = found.end()
-            for part in parts:
+            for part, names in parts:
                 if (match := part.match(line, at)) is None:
                     continue
                 at = match.end()
-                for name, value in match.groupdict().items():
-                    if value and name == "l":
-                        record.level = BY_LETTER.get(value, value.lower())
-                    elif value and name == "s":
-                        record.source = value
-                    elif value and name == "c":
-                        record.code = value
+                for name in names:
+                    if name in "lsc" and (value := match[name]):
+                        setattr(record, SAID[name], value)
+            if record.level:
+                record.level = BY_LETTER.get(record.level, record.level.lower())
             record.message = line[at:].lstrip(" \t|:]-,") or line[at:].strip()
             return record
         return None

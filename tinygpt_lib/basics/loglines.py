@@ -135,8 +135,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
     """Seconds since 1970 of a time as text, UTC unless it says; None if it is none.
 
     Without a `time_format` (as for `strptime`), ISO 8601, web servers', syslog's and
-    Unix times are known, and most others; 05/06/2024 is then a day in May. A time
-    without a year is taken to be of 2000.
+    Unix times (in milli- and microseconds, too) are known, and most others; 05/06/2024
+    is then a day in May. A time without a year is taken to be of 2000.
     """
     from dateutil import parser  # here, because few need it
 
@@ -147,6 +147,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
             time = datetime.strptime(text, time_format)
         elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
             return float(text)
+        elif re.fullmatch(r"1\d{12}|1\d{15}", text):  # milli- or microseconds
+            return int(text) / (1e3 if len(text) == 13 else 1e6)
         else:
             if re.match(r"\d\d/[A-Z][a-z]{2}/\d{4}:", text):  # as web servers write
                 text = text.replace(":", " ", 1)

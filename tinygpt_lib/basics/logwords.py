@@ -14,7 +14,8 @@ from tinygpt_lib.basics.loglines import LONGEST_LINE, compiled
 __all__ = ["CODE", "MANY", "NEW", "Form", "Kind", "Kinds", "Words", "values_at"]
 
 MANY, NEW = "<*>", "<new>"  # a place with many values; a value that is none of the few
-CLOCK = re.compile(r"\d:\d\d")  # where there is none, there is no date to look for
+# Where there is no clock, there is no date to look for.
+CLOCK = re.compile(r":\d\d(?!\d)")
 DATES = re.compile(  # as they stand in messages
     r"(?:\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +)?(?:"
     r"\b\d{4}[-/.]\d\d[-/.]\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?"
@@ -59,6 +60,19 @@ class Words(dict):
         return found
 
 
+class Fixed(dict):
+    """Words to what is fixed in them alone."""
+
+    def __init__(self, words: Words):
+        self.words = words
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= self.words.room:
+            self.clear()
+        self[word] = fixed = self.words[word][0]
+        return fixed
+
+
 class Form:
     """A line with its values hidden: how often it came, and with which values."""
 
@@ -86,11 +100,11 @@ class Kind:
     codes: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     events: dict[tuple, str] = field(default_factory=dict, repr=False)
 
-    def event(self, words: Sequence[tuple[str, tuple[str, ...]]]) -> str:
-        """The text of the kind, with the codes of a line of it."""
+    def event(self, line: Sequence[str], known: Words) -> str:
+        """The text of the kind, with the codes of a line of these words."""
         said = []
         for i, j in self.codes:
-            fixed, values = words[i]
+            fixed, values = known[line[i]]
             whole = self.words[i] is None or not values  # any word, in a value's place
             said.append(fixed if whole else values[j])
         said = tuple(said)
@@ -122,6 +136,7 @@ class Kinds:
 
     def __init__(self, kinds: Iterable[Kind] = (), masks: dict[str, str] | None = None):
         self.masks, self.words = dict(masks or {}), Words()
+        self.fixed = Fixed(self.words)
         self._compiled = [
             (word.replace("\\", r"\\"), compiled(pattern, f"the mask for {word}"))
             for word, pattern in self.masks.items()
@@ -141,8 +156,8 @@ class Kinds:
         """The kinds that are as long as a form and begin with the same word."""
         return self.kinds.get((len(form), form[0]), ())
 
-    def cut(self, line: str) -> list[tuple[str, tuple[str, ...]]]:
-        """The words of a line, each with its values."""
+    def cut(self, line: str) -> list[str]:
+        """The words of a line, where masks have been."""
         line = line[:LONGEST_LINE]
         for word, pattern in self._compiled:
             line = pattern.sub(word, line)
@@ -150,8 +165,7 @@ class Kinds:
             line = line.replace(MANY, "*")  # it stands for a value here
         if CLOCK.search(line):
             line = DATES.sub("<time>", line)
-        words = self.words
-        return [words[word] for word in line.split()]
+        return line.split()
 
     def kind(self, form: tuple[str, ...]) -> Kind | None:
         """The kind of a form, remembered; None for one that is of none."""
@@ -165,9 +179,9 @@ class Kinds:
         """The event of a line; of one that is of no kind, what is fixed in it."""
         if not (words := self.cut(line)):
             return ""
-        form = tuple([fixed for fixed, _ in words])
-        kind = self.kind(form)
-        return " ".join(form) if kind is None else kind.event(words)
+        form = tuple(map(self.fixed.__getitem__, words))
+        kind = self.known.get(form) or self.kind(form)
+        return " ".join(form) if kind is None else kind.event(words, self.words)
 
     def forms(self, lines: Iterable[str]) -> dict[tuple, Form]:
         """The forms of lines; those that are too many are left out."""
@@ -175,8 +189,8 @@ class Kinds:
         for line in lines:
             if not (words := self.cut(line)):
                 continue
-            form = tuple([fixed for fixed, _ in words])
-            values = [value for _, values in words for value in values]
+            form = tuple(map(self.fixed.__getitem__, words))
+            values = [value for word in words for value in self.words[word][1]]
             if (seen := forms.get(form)) is None:
                 if len(forms) >= 100 * self.room:
                     continue

@@ -1,9 +1,11 @@
 """How the lines of a log become sessions of events: found in a normal log, and kept."""
 
+import gc
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from math import floor, inf, nan
 from typing import Self
 
@@ -13,6 +15,7 @@ from tinygpt_lib.basics.logformats import SAMPLE, LogFormat, Reader, Record
 from tinygpt_lib.basics.logsessions import find_groupings, window_of
 from tinygpt_lib.logs import Session, SessionFinder, Templates
 
+KINDS_IN = 100_000  # lines that the kinds are learnt from, and every tenth after them
 WINDOW_LINES = 10  # of a window, where lines have no times
 ALONE = "(no session)"  # before the name of a window of lines without an id
 
@@ -53,10 +56,12 @@ def messages(
     reader: Reader, lines: Iterable[str], pauses: Pauses | None = None
 ) -> Iterator[str]:
     """The messages of lines that don't go on with the line before them."""
-    for line in lines:
+    for number, line in enumerate(lines):
+        if number > KINDS_IN and number % 10:
+            continue
         record = reader(line)
         if not record.goes_on:
-            if pauses:
+            if pauses and number <= KINDS_IN:
                 pauses.take(record)
             yield record.message
 
@@ -97,7 +102,7 @@ class LogReading:
     def found_rule(lines: Iterable[str], form: LogFormat, least: int = 0) -> dict:
         """The rule for sessions that fits a log."""
         reader, texts, times = Reader(form), [], array("d")
-        for record in map(reader, lines):
+        for record in map(reader, islice(lines, KINDS_IN)):
             if not record.goes_on and len(texts) < SAMPLE:
                 texts.append(record.text)
             if record.time is not None:
@@ -229,6 +234,18 @@ class Sessions:
         self.named, self.example = False, ""
 
     def __iter__(self) -> Iterator[Session]:
+        collecting = gc.isenabled()
+        gc.disable()  # millions of strings and lists, none of which is garbage
+        try:
+            sessions = self.read()
+        finally:
+            if collecting:
+                gc.enable()
+        self.check()
+        yield from sessions.values()
+
+    def read(self) -> dict[str, Session]:
+        """All sessions by their names."""
         sessions: dict[str, Session] = {}
         reader = self.reading.lines()
         self.times = array("d")
@@ -246,8 +263,7 @@ class Sessions:
         self.counts, self.alone = reader.reader.counts, reader.alone
         self.unread = reader.reader.unread
         self.named = any(not name.startswith(ALONE) for name in sessions)
-        self.check()
-        yield from sessions.values()
+        return sessions
 
     def check(self) -> None:
         """ValueError where hardly a line could be read: it is another kind of log."""
