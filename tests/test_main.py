@@ -105,7 +105,11 @@ def stopped(kept_stopped, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["sample"], ["evaluate"], ["detect", "fit"], ["detect", "score"]],
+    [
+        *([], ["train"], ["sample"], ["evaluate"]),
+        *(["detect", name] for name in ("fit", "score", "accept", "update", "undo")),
+        ["detect", "status"],
+    ],
     ids=" ".join,
 )
 def test_help_has_an_example(cli, command):

@@ -3,7 +3,7 @@
 
     python tools/session.py [LOG]       # prints it; default: /var/log/dpkg.log
 
-The first two fifths of the log are taken for normal, and the rest is judged.
+The first half of the log is taken for normal, and the other is judged.
 """
 
 import os
@@ -15,15 +15,15 @@ from tempfile import TemporaryDirectory
 
 PACKAGE = r"([a-z0-9][a-z0-9.+-]+):(?:amd64|all)"
 COMMANDS = (  # and which of the lines that each prints are shown
-    ("inspect old.log", [0, -3]),
+    ("inspect old.log", [0]),
     (
         f"fit --normal old.log --out run --session-regex ' {PACKAGE}' "
-        f"--mask '<package>={PACKAGE}' --folds 3",
-        [0, 1, 2],
+        f"--mask '<package>={PACKAGE}'",
+        [1, 2],
     ),
-    ("score run new.log", [0, 1, 2, 3, -1]),
-    ("accept run --from new.log", [-1]),
-    ("update run new.log", [0, 1, -1]),
+    ("score run new.log", [0, 1, 2, 3, -2, -1]),
+    ("accept run --event 'startup packages triggers-only'", [0]),
+    ("update run new.log", [0, 1, 2, 3]),
     ("score run new.log", [-1]),
 )
 
@@ -35,7 +35,9 @@ def told(command: str, lines: list[int], folder: str) -> list[str]:
     if run.returncode:
         raise SystemExit(f"detect {command}: {run.stderr}")
     printed, shown = run.stdout.splitlines(), []
-    for place in sorted({i % len(printed) for i in lines if i < len(printed)}):
+    for place in sorted(
+        {i % len(printed) for i in lines if -len(printed) <= i < len(printed)}
+    ):
         shown.append(printed[place][:150])
     return [f"$ python -m tinygpt_lib detect {command}", *shown]
 
@@ -45,7 +47,7 @@ def main() -> None:
     lines = log.read_text(errors="replace").splitlines(keepends=True)
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
     with TemporaryDirectory() as folder:
-        cut = len(lines) * 2 // 5
+        cut = len(lines) // 2
         Path(folder, "old.log").write_text("".join(lines[:cut]))
         Path(folder, "new.log").write_text("".join(lines[cut:]))
         for command, places in COMMANDS:
