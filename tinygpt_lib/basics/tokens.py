@@ -185,7 +185,9 @@ def hardened_bytes(lesson: Lesson) -> Lesson:
     class Hardened(guarded(lesson)):
         @wraps(lesson.encode)
         def encode(self, text: str) -> Tensor:
-            ids = np.frombuffer(utf8(text), dtype=np.uint8)  # no list of 20 million ints
+            ids = np.frombuffer(
+                utf8(text), dtype=np.uint8
+            )  # no list of 20 million ints
             return torch.from_numpy(ids.astype(np.int64))
 
         def to_dict(self) -> dict:
@@ -227,7 +229,9 @@ def hardened_bpe(lesson: Lesson) -> Lesson:
             merges = check_merges(merges)
             super().__init__(merges, special=special)
             self.byte_order, n = order, 256 + len(merges)
-            self.tokens[:n] = [token.translate(bytes(order)) for token in self.tokens[:n]]
+            self.tokens[:n] = [
+                token.translate(bytes(order)) for token in self.tokens[:n]
+            ]
             self._numbers = bytes(np.argsort(order).tolist())  # of each byte
 
         @classmethod
