@@ -571,7 +571,7 @@ assert 2 < shorter[1024] < 2.5 and shorter[4096] > 2.8
 
 # %% [markdown]
 # Sixteen times the vocabulary makes a text about three times shorter. A window of 64 pieces out of 1,024
-# holds 64 · 2.26 = 145 characters.
+# holds 64 · 2.26, about 145 characters.
 
 # %% [markdown]
 # ## What text must not say
@@ -925,7 +925,7 @@ assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,09
 # company that the token keeps. What looks alike to you has unrelated numbers:
 
 # %% tags=["nbval-check-output"]
-for word in ("the", " the", "The", "THE", "teh"):
+for word in ("the", " the", "The", "THE", " THE", "teh"):
     print(f"{word!r:7} {bpe.encode(word).tolist()}")
 
 # %% [markdown]
