@@ -19,7 +19,7 @@ endif
 export TINYGPT_DATA
 endif
 
-.PHONY: help run test lab notebooks text export bench clean env corpus
+.PHONY: help run test learn check lab notebooks text export bench site clean env corpus
 .NOTPARALLEL:
 
 help: ## print this list
@@ -33,6 +33,14 @@ run: env ## train the small GPT (two minutes on two cores) and print what it wri
 
 test: corpus ## check the library against the notebooks, run all tests and all notebooks
 	@$(PY) tools/test.py
+
+learn: env ## your workbooks: how far you are, or CHAPTER=03 (OPEN=1, SCRIPT=1)
+	@$(PY) tools/learn.py $(CHAPTER) $(if $(filter-out 0,$(SCRIPT)),--script)
+	@$(if $(and $(CHAPTER),$(filter-out 0,$(OPEN))),$(PY) -m jupyterlab \
+	learn/$(CHAPTER)_*.ipynb)
+
+check: env ## say which holes of your workbooks are open, wrong or right
+	@$(PY) tools/learn.py --check $(CHAPTER)
 
 lab: corpus ## open the course in JupyterLab
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-1000} $(PY) -m jupyterlab notebooks/01_text.ipynb
@@ -52,7 +60,10 @@ bench: corpus $(PEERS) ## measure against peers (20 minutes): NANOGPT=path MINBP
 	$(if $(MINBPE),--minbpe "$(MINBPE)") $(if $(ONLY),--only $(ONLY)) \
 	$(if $(REPEATS),--repeats $(REPEATS))
 
-clean: ## remove the environment and caches; keep runs/, notebooks and the corpus
+site: env ## build the course as static pages, in build/site
+	$(PY) site/build.py
+
+clean: ## remove the environment and caches; keep runs/, learn/, notebooks, the corpus
 	@if [ -f $(STAMP) ]; then echo "removing $(VENV)"; rm -rf $(VENV); fi
 	@echo "removing caches and build products"
 	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,6 @@
-"""What chapters 04 to 08 compare over several seeds or rates, too long there.
+"""What chapters 03 to 08 compare over several seeds or rates, too long there.
 
-    python benchmarks/part_one.py           # fifteen minutes of one core: part_one.json
+    python benchmarks/part_one.py           # half an hour of one core: part_one.json
     python benchmarks/part_one.py heads     # one comparison of it
 
 Models and loops are the chapters' own: their definitions are read from notebooks/text,
@@ -12,14 +12,16 @@ import ast
 import importlib
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from harness import HERE, REPO, corpus, machine, update, versions
+from torch import nn
 
 from tinygpt_lib import GPT, GPTConfig, TrainConfig, evaluate, train
-from tinygpt_lib.bigram import SGD, NGram
+from tinygpt_lib.bigram import SGD, NGram, training_step
 from tinygpt_lib.training import cpu_preset
 
 TOKENIZER, TRAIN_IDS, VAL_IDS = corpus()
@@ -67,6 +69,21 @@ def heads():
                 yield about | result(losses, loss, 50)
 
 
+def undivided():
+    """Chapter 03: one head whose scores are divided or not, at five rates."""
+    names = "SingleHead", "Undivided", "learn"
+    c = chapter("03_single_head", *names, nn=nn, SGD=SGD, training_step=training_step)
+    for make in (c.SingleHead, c.Undivided):
+        for rate in (0.01, 0.03, 0.1, 0.3, 1.0):
+            for seed in range(3):
+                torch.manual_seed(seed)
+                model = make()
+                c.learn(model, seed, 1500, rate)
+                loss = number(evaluate(model, VAL_IDS, 32))
+                about = {"divided": make is c.SingleHead, "rate": rate, "seed": seed}
+                yield about | {"loss": loss}
+
+
 def stacks():
     """Chapter 05: four ways to stack six layers, at two rates."""
     ways = "plain", "residual", "post_norm", "pre_norm"
@@ -85,11 +102,11 @@ def stacks():
 
 def depths():
     """Chapter 05: one, two and three blocks, and attention alone."""
-    c = chapter("05_blocks", "AttentionOnly", "Blocks", "learn")
-    kinds = {"block": c.Block, "attention": c.AttentionOnly}
-    for kind, n_layer in [*(("block", n) for n in (1, 2, 3))] + [
-        ("attention", n) for n in (1, 3, 9)
-    ]:
+    c = chapter("05_blocks", "AttentionOnly", "ReLUBlock", "Blocks", "learn", F=F)
+    kinds = {"block": c.Block, "attention": c.AttentionOnly, "ReLU block": c.ReLUBlock}
+    blocks = [("block", n) for n in (1, 2, 3)]
+    others = [*(("attention", n) for n in (1, 3, 9)), ("ReLU block", 1)]
+    for kind, n_layer in blocks + others:
         for seed in range(3):
             torch.manual_seed(seed)
             model = c.Blocks(n_layer, kinds[kind])
@@ -101,7 +118,8 @@ def depths():
 
 def opinions():
     """Chapter 06: heads that start quiet or loud, at five rates."""
-    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated")
+    data = {"fit_ids": TRAIN_IDS[:-50_000], "judge_ids": TRAIN_IDS[-50_000:]}
+    c = chapter("06_gpt", "with_loud_head", "learn", "opinionated", **data)
     for s in (0.2, 1.0, 4.0):
         for rate in (0.05, 0.1, 0.2, 0.4, 0.8):
             for seed in range(3):
@@ -178,6 +196,26 @@ def sgd(rates=(0.03, 0.06, 0.12, 0.24, 0.48, 0.96, 1.92)):
     yield {"steps": plan.steps, "rate": rate, "loss": loss}
 
 
+def trials():
+    """Chapter 07: other shapes and rates for its run.
+
+    Judged by the end of the training text, which these runs don't read.
+    """
+    shape, plan = cpu_preset(TOKENIZER.vocab_size)
+    for changes in (
+        *({"seed": seed} for seed in range(2)),
+        *({"learning_rate": rate} for rate in (0.0025, 0.01)),
+        *({"n_layer": n, "n_embd": C} for n, C in ((2, 176), (4, 128))),
+    ):
+        in_shape = {k: v for k, v in changes.items() if k in asdict(shape)}
+        in_plan = {k: v for k, v in changes.items() if k not in in_shape}
+        torch.manual_seed(changes.get("seed", 0))
+        model = GPT(replace(shape, **in_shape))
+        config = replace(plan, eval_every=0, **in_plan)
+        train(model, TRAIN_IDS[:-50_000], VAL_IDS[:2], config, progress=False)
+        yield changes | {"loss": number(evaluate(model, TRAIN_IDS[-50_000:]))}
+
+
 def dropout():
     """Chapter 05: a text so short that it is memorized, with dropout and without."""
     data = TRAIN_IDS[:10_000], VAL_IDS[:20_000]
@@ -206,22 +244,23 @@ def head_counts():
 
 
 def longer():
-    """Chapter 05: one block and three, trained four times as long."""
+    """Chapter 05: one block, three, and a wide one, trained four times as long."""
     c = chapter("05_blocks", "Blocks", "learn")
-    for n_layer in (1, 3):
+    for n_layer, width in ((1, 64), (3, 64), (1, 108)):
         for seed in range(2):
             torch.manual_seed(seed)
-            model = c.Blocks(n_layer)
+            model = c.Blocks(n_layer, width=width)
             losses = c.learn(model, seed, rate=0.3, steps=4800)
             loss = c.evaluate(model, VAL_IDS, 32)
-            yield {"n_layer": n_layer, "seed": seed} | result(losses, loss, 200)
+            about = {"n_layer": n_layer, "width": width, "seed": seed}
+            yield about | result(losses, loss, 200)
 
 
 PARTS = {
     f.__name__: f
     for f in (
-        *(heads, head_counts, stacks, depths, longer),
-        *(opinions, plans, sgd, tails, dropout),
+        *(undivided, heads, head_counts, stacks, depths, longer),
+        *(opinions, plans, sgd, trials, tails, dropout),
     )
 }
 

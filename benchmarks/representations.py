@@ -20,6 +20,15 @@ import torch
 from sklearn.base import clone
 
 from course.logdata import load_adfa, load_hdfs
+from course.probing import (
+    confusions,
+    f1_interval,
+    macro_f1,
+    nearest,
+    on_bags,
+    on_vectors,
+    probe,
+)
 from course.tasks import (
     Task,
     attack_task,
@@ -41,16 +50,7 @@ from tinygpt_lib.logs import (
     group_lines,
     stream,
 )
-from tinygpt_lib.representations import (
-    confusions,
-    embed,
-    f1_interval,
-    macro_f1,
-    nearest,
-    on_bags,
-    on_vectors,
-    probe,
-)
+from tinygpt_lib.representations import embed
 from tinygpt_lib.runs.presets import WITH_MUON, log_preset
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
@@ -141,6 +141,17 @@ def same_class_nearest(task: Task, vectors: torch.Tensor) -> float:
     return float(np.mean(hits))
 
 
+def nearest_by_bags(task: Task) -> dict[str, float]:
+    """The same for bags of runs up to 1, 2 and 3 events."""
+    bags = dict(zip("123", on_bags(task.items)[::3], strict=True))
+    return {
+        n: same_class_nearest(
+            task, torch.tensor(clone(bag[0][0]).fit_transform(task.items).toarray())
+        )
+        for n, bag in bags.items()
+    }
+
+
 def run(task: Task, tokenizer, preset) -> dict:
     """All that is measured of one task."""
     tested = np.concatenate([test for _, test in task.splits])
@@ -159,8 +170,7 @@ def run(task: Task, tokenizer, preset) -> dict:
         "seeds": [],
     }
     if task.name == "attack":
-        counts = clone(bags[0][0][0]).fit_transform(task.items).toarray()
-        result["nearest by bag"] = same_class_nearest(task, torch.tensor(counts))
+        result["nearest by bags"] = nearest_by_bags(task)
     for seed in SEEDS:
         start = time.perf_counter()
         model, loss = learnt(task, tokenizer, preset, seed)

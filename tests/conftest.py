@@ -2,10 +2,13 @@
 
 import itertools
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Set before transformers is imported: a test must not ask the network for a model.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -74,3 +77,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium or Chrome; where there is none the test is skipped, but never in CI.
+
+    One for all files: a process can start the driver only once.
+    """
+    from playwright.sync_api import Error, sync_playwright
+
+    there = next(filter(None, map(shutil.which, BROWSERS)), None)
+    where = {"executable_path": there} if there else {"channel": "chrome"}
+    with sync_playwright() as driver:
+        try:
+            chromium = driver.chromium.launch(**where)
+        except Error as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(
+                f"no browser: install chromium ({error.message.splitlines()[0]})"
+            )
+        yield chromium
+        chromium.close()

@@ -162,11 +162,11 @@ def test_the_logits_of_a_large_vocabulary_do_not_fill_the_memory():
     model = tiny_gpt()
     assert most_tokens(nn.Linear(1, 1)) == most_tokens(model) == 16_384
     model.config = replace(model.config, vocab_size=50_257)
-    assert 0.9 * 2**26 < most_tokens(model) * 50_257 <= 2**26
+    assert 0.9 * 2**24 < most_tokens(model) * 50_257 <= 2**24
     shapes, ids = [], torch.randint(V, (4001,))
     model.register_forward_hook(lambda _, given, logits: shapes.append(logits.shape[0]))
     evaluate(model, ids)
-    assert shapes == [166, 166, 166, 2]  # windows of 8: 1,328 tokens, not 16,384
+    assert shapes == [*[41] * 12, 8]  # windows of 8: 328 tokens, not 16,384
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 5])
@@ -293,20 +293,3 @@ def test_sgd_leaves_a_parameter_without_a_gradient_alone():
     used.grad = torch.ones(2)
     optimizer.step()
     assert torch.equal(unused, torch.ones(2)) and torch.equal(used, 0.9 * unused)
-
-
-def test_before_step_runs_between_backward_and_step():
-    model = Table()
-    start, gradient = model.table.detach().clone(), []
-
-    def before_step():
-        assert torch.equal(model.table, start)  # not moved yet
-        gradient.append(model.table.grad.clone())
-        model.table.grad.zero_()  # what it does to the gradients counts
-
-    x, y = batch()
-    training_step(model, SGD(model.parameters(), 1.0), x, y, before_step)
-    reference = Table()
-    F.cross_entropy(reference(x).flatten(0, 1), y.flatten()).backward()
-    torch.testing.assert_close(gradient[0], reference.table.grad)
-    assert len(gradient) == 1 and torch.equal(model.table, start)

@@ -105,7 +105,11 @@ def stopped(kept_stopped, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["sample"], ["evaluate"], ["detect", "fit"], ["detect", "score"]],
+    [
+        *([], ["train"], ["sample"], ["evaluate"], ["play"]),
+        *(["detect", name] for name in ("fit", "score", "accept", "update", "undo")),
+        ["detect", "status"],
+    ],
     ids=" ".join,
 )
 def test_help_has_an_example(cli, command):
@@ -531,7 +535,7 @@ def test_several_texts_and_folders_of_them(cli, fails, tmp_path, planned, monkey
             )
             code, _, err = cli("train", "--out", "run", *given, "--block-size", 8)
         assert code == 0, err
-        return seen[0][2], err, planned[-1][2]["about"]["text"]
+        return str(seen[0][2].text), err, planned[-1][2]["about"]["text"]
 
     for given in ("--text b.txt docs", "--text b.txt --text docs"):
         text, err, noted = text_of_plan(*given.split())

@@ -261,7 +261,7 @@ def test_the_wheel_holds_the_library_and_its_data(built):
         (about,) = (name for name in names if name.endswith("/METADATA"))
         about = message_from_bytes(archive.read(about))
     held = {name for name in names if name.startswith("tinygpt_lib/")}
-    kinds = (".py", ".json", ".typed")
+    kinds = (".py", ".json", ".typed", ".html", ".css", ".js")
     files = [path for path in (ROOT / "tinygpt_lib").rglob("*") if path.suffix in kinds]
     assert held == {path.relative_to(ROOT).as_posix() for path in files}
     assert about["Version"] == tinygpt_lib.__version__

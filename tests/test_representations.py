@@ -8,23 +8,24 @@ from sklearn.metrics import f1_score
 
 from course import logdata as _logdata
 from course import tasks as _tasks
-from tinygpt_lib.logs import EventTokenizer, SessionFinder, group_lines
-from tinygpt_lib.representations import (
-    POOLS,
+from course.probing import (
     NGrams,
-    attention_maps,
     confusions,
-    embed,
     f1_interval,
-    hidden_states,
-    looks_back,
     macro_f1,
     nearest,
     on_bags,
     on_vectors,
     probe,
-    repeated,
-    without_heads,
+)
+from tinygpt_lib.logs import EventTokenizer, SessionFinder, group_lines
+from tinygpt_lib.representations import (
+    POOLS,
+    attention_maps,
+    embed,
+    hidden_states,
+    intervene,
+    looks_back,
 )
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT
 from tinygpt_lib.text import CharTokenizer
@@ -127,32 +128,23 @@ def test_looks_back_is_the_mean_of_a_diagonal():
         looks_back(maps, 1, 6)
 
 
-def test_repeated_halves_are_equal_and_come_from_the_tokens_given():
-    rows = repeated(torch.tensor([3, 7, 9]), 5, 4, seed=2)
-    assert rows.shape == (4, 10) and {*rows.flatten().tolist()} == {3, 7, 9}
-    assert torch.equal(rows[:, :5], rows[:, 5:])
-    assert torch.equal(rows, repeated(torch.tensor([3, 7, 9]), 5, 4, seed=2))
-    assert not torch.equal(rows[0], rows[1])
-    assert repeated(torch.tensor([3]), 1, 1).tolist() == [[3, 3]]
-    for length, count in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="is 0"):
-            repeated(torch.tensor([3]), length, count)
+def test_what_no_head_changes_is_the_model_and_what_one_does_goes_on(model, ids):
+    with torch.no_grad():
+        said = model(ids)
+    assert torch.equal(intervene(model, ids, lambda layer, found: found), said)
+    heard = {}
+    intervene(model, ids, lambda layer, found: heard.setdefault(layer, found))
+    assert [tuple(heard[layer].shape) for layer in (0, 1)] == [(3, 2, 12, 8)] * 2
 
+    def silence(layer, found):
+        if layer == 0:
+            found = found.clone()
+            found[:, 1, 5] = 0
+        return found
 
-@torch.no_grad()
-def test_a_head_taken_out_says_nothing_and_the_model_stays(model, ids):
-    before = model(ids)
-    less = without_heads(model, [(0, 1)])
-    assert torch.equal(model(ids), before) and not torch.equal(less(ids), before)
-    # Whatever its values are, they no longer matter; those of the other head do.
-    part = less.blocks[0].attention.to_qkv.weight
-    part[32 + 8 :] *= 7  # values of head 2
-    assert torch.equal(less(ids), without_heads(model, [(0, 1)])(ids))
-    part[32 : 32 + 8] *= 7
-    assert not torch.equal(less(ids), without_heads(model, [(0, 1)])(ids))
-    for wrong, name in (((2, 0), "layer"), ((0, 2), "head"), ((-1, 0), "layer")):
-        with pytest.raises(ValueError, match=name):
-            without_heads(model, [wrong])
+    changed = (intervene(model, ids, silence) != said).any(dim=-1).any(dim=0)
+    assert not changed[:5].any() and changed[5]  # the past stays, the place doesn't
+    assert torch.equal(model(ids), said)  # and so does the model
 
 
 # Vectors

@@ -461,7 +461,8 @@ def test_the_bare_loop_and_a_run_find_the_same_losses(song, tiny_gpt, tmp_path):
     """Whatever is wrapped around the lesson, it is the lesson that trains."""
     config = replace(QUICK, learning_rate=1e-2, clip=0.5)
     bare = bare_loop(song.train_ids)(tiny_gpt(dropout=0.1), config)
-    lesson = training.train(tiny_gpt(dropout=0.1), song.train_ids, song.val_ids, config)
+    data = song.train_ids, song.val_ids
+    lesson = training.train_simply(tiny_gpt(dropout=0.1), *data, config)
     options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "new_optimizer", training.Trainer.new_optimizer)

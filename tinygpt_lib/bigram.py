@@ -1,8 +1,6 @@
 # generated from notebooks/text/02_bigram.py: edit there
 """Bigram: what can one character of memory do?"""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,19 +37,13 @@ class SGD:
 
 
 def training_step(
-    model: nn.Module,
-    optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    before_step: Callable[[], None] | None = None,
+    model: nn.Module, optimizer, inputs: Tensor, targets: Tensor
 ) -> float:
     """Predict, measure, differentiate, move; the loss before the move, in nats."""
     logits = model(inputs)  # (B, T, V)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
     loss.backward()
-    if before_step is not None:
-        before_step()
     optimizer.step()
     return loss.item()
 

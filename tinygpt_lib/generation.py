@@ -59,9 +59,9 @@ class KVCache:
         B, H, T, D = k.shape
         if self.past[i] is None:
             self.past[i] = k.new_empty(2, B, H, self.room, D)
-        for kept, new in zip(self.past[i], (k, v), strict=True):
-            kept.narrow(2, self.length, T).copy_(new)
-        return self.past[i].narrow(3, 0, self.length + T).unbind()
+        end = self.length + T
+        self.past[i][:, :, :, self.length : end] = torch.stack([k, v])
+        return self.past[i][:, :, :, :end].unbind()
 
     def read(self, ids: Tensor) -> Tensor:
         """Logits after ids (B, T), the whole text so far: (B, V).

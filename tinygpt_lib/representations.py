@@ -1,10 +1,8 @@
 # generated from notebooks/text/17_representations.py: edit there
-"""Representations: what has it learnt on the way?"""
+"""Representations: what has it learned on the way?"""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,22 +13,12 @@ from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows
 
 __all__ = [
-    "PENALTIES",
     "POOLS",
-    "NGrams",
     "attention_maps",
-    "confusions",
     "embed",
-    "f1_interval",
     "hidden_states",
+    "intervene",
     "looks_back",
-    "macro_f1",
-    "nearest",
-    "on_bags",
-    "on_vectors",
-    "probe",
-    "repeated",
-    "without_heads",
 ]
 
 # --- What lies between ---
@@ -81,30 +69,22 @@ def looks_back(maps: Sequence[Tensor], back: int, since: int = 0) -> Tensor:
     return lines[..., max(0, since - back) :].mean(dim=(1, 3))
 
 
-def repeated(ids: Tensor, length: int, count: int, seed: int = 0) -> Tensor:
-    """Rows of T = `length` tokens drawn from ids (N,), twice each: (count, 2T)."""
-    check_int("length", length, low=1)
-    check_int("count", count, low=1)
-    dice = torch.Generator().manual_seed(seed)
-    half = ids[torch.randint(len(ids), (count, length), generator=dice)]
-    return torch.cat([half, half], dim=1)
+@torch.no_grad()
+def intervene(
+    model: GPT, ids: Tensor, change: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """The logits for ids (B, T) if `change` alters what the heads find: (B, T, V).
 
-
-def without_heads(model: GPT, heads: Sequence[tuple[int, int]]) -> GPT:
-    """A copy of the model in which some heads, (layer, head) from 0, say nothing.
-
-    ValueError for a head that the model does not have.
+    `change(layer, found)` gets what each head of a layer found, (B, H, T, D), and
+    returns what goes on in its place. Without dropout.
     """
-    config = model.config
-    D = config.n_embd // config.n_head
-    less = copy.deepcopy(model)
-    for layer, head in heads:
-        check_int("layer", layer, low=0, high=config.n_layer - 1)
-        check_int("head", head, low=0, high=config.n_head - 1)
-        output = less.blocks[layer].attention.output
-        with torch.no_grad():
-            output.weight[:, head * D : (head + 1) * D] = 0
-    return less
+    x = model.embed(ids)
+    for layer, block in enumerate(model.blocks):
+        q, k, v = block.attention.project(block.attention_norm(x))
+        found = change(layer, block.attention.attend(q, k, v))
+        x = x + block.attention.merge(found)
+        x = x + block.feed_forward(block.feed_forward_norm(x))
+    return model.read_out(x)
 
 
 # --- One vector for a whole text ---
@@ -160,180 +140,3 @@ def embed(
                 elif s + end == n:
                     vectors[:, i] = part[:, -1]
     return vectors if layer is None else vectors[0]
-
-
-# --- Which past incident looks like this one? ---
-
-
-def nearest(vectors: Tensor, queries: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Which k of vectors (N, C) are most like queries (M, C): cosines, places (M, k).
-
-    Both are centered by the mean of `vectors` first. ValueError for k above N.
-    """
-    check_int("k", k, low=1, high=len(vectors))
-    center = vectors.mean(0)
-    kept, asked = (
-        torch.nn.functional.normalize(x - center, dim=-1) for x in (vectors, queries)
-    )
-    best = (asked @ kept.T).topk(k)
-    return best.values, best.indices
-
-
-# --- Is it of any use? ---
-
-
-def probe(
-    candidates: Sequence[tuple],
-    labels: np.ndarray,
-    splits: Sequence[tuple[np.ndarray, np.ndarray]],
-    groups: np.ndarray,
-) -> np.ndarray:
-    """Guesses (N,) of labels (N,) by the best candidate; "" where nothing is tested.
-
-    A candidate is a classifier of scikit-learn, and what that is given for each item.
-    For each split (train, test) the one is used that does best in a cross-validation on
-    the first part alone, by macro-F1. Items of a group (N,) are not torn apart in it.
-    """
-    from sklearn.base import clone
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
-
-    guesses = np.full(len(labels), "", dtype=object)
-    for known, asked in splits:
-        folds = StratifiedGroupKFold(3, shuffle=True, random_state=0)
-        quality = [
-            cross_val_score(
-                classifier,
-                [inputs[i] for i in known],
-                labels[known],
-                groups=groups[known],
-                cv=folds,
-                scoring="f1_macro",
-                error_score="raise",
-            ).mean()
-            for classifier, inputs in candidates
-        ]
-        classifier, inputs = candidates[int(np.argmax(quality))]
-        classifier = clone(classifier)
-        classifier.fit([inputs[i] for i in known], labels[known])
-        guesses[asked] = classifier.predict([inputs[i] for i in asked])
-    return guesses
-
-
-PENALTIES = (10.0, 100.0, 1000.0)
-
-
-def on_vectors(*vectors: Tensor) -> list[tuple]:
-    """Candidates for `probe`: linear classifiers of each of some vectors (N, C)."""
-    from sklearn.linear_model import RidgeClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return [
-        (
-            make_pipeline(
-                StandardScaler(), RidgeClassifier(penalty, class_weight="balanced")
-            ),
-            part.numpy(),
-        )
-        for part in vectors
-        for penalty in PENALTIES
-    ]
-
-
-def on_bags(items: Sequence) -> list[tuple]:
-    """Candidates for `probe`: linear classifiers of n-grams of texts or sessions."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import RidgeClassifier
-    from sklearn.pipeline import make_pipeline
-
-    longest = (3, 4, 5) if isinstance(items[0], str) else (1, 2, 3)
-    return [
-        (
-            make_pipeline(
-                TfidfVectorizer(analyzer=NGrams(n), sublinear_tf=True, min_df=2),
-                RidgeClassifier(penalty, class_weight="balanced"),
-            ),
-            items,
-        )
-        for n in longest
-        for penalty in (0.1, 1.0, 10.0)
-    ]
-
-
-class NGrams:
-    """The n-grams of a text or a session, of one token and more, up to n."""
-
-    def __init__(self, n: int):
-        self.n = n
-
-    def __call__(self, item: Sequence) -> list[tuple]:
-        return [
-            tuple(item[i : i + size])
-            for size in range(1, self.n + 1)
-            for i in range(len(item) - size + 1)
-        ]
-
-
-def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 of the classes, from counts (..., truth, guess): (...).
-
-    Of those classes that are there to be found.
-    """
-    hits = counts.diagonal(0, -2, -1)
-    there = counts.sum(-1) > 0
-    both = counts.sum(-1) + counts.sum(-2)
-    f1 = 2 * hits / np.maximum(both, 1)
-    return (f1 * there).sum(-1) / np.maximum(there.sum(-1), 1)
-
-
-def confusions(
-    labels: np.ndarray, guesses: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """How often each label was guessed as each, in each tested group: (G, c, c).
-
-    Labels, guesses and groups are (N,); where a guess is "", nothing was tested.
-    """
-    names = np.unique(labels)
-    asked = guesses != ""
-    of = np.unique(groups[asked], return_inverse=True)[1]
-    counts = np.zeros((of.max() + 1, len(names), len(names)))
-    truth, said = (
-        np.searchsorted(names, x[asked].astype(str)) for x in (labels, guesses)
-    )
-    np.add.at(counts, (of, truth, said), 1)
-    return counts
-
-
-def f1_interval(
-    labels: np.ndarray,
-    guesses: np.ndarray,
-    groups: np.ndarray,
-    against: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """95 % interval of the macro-F1, or of its gain on that of other guesses.
-
-    Arguments as for `confusions`. It says how much the test may vary, with the probes
-    as they are. ValueError for fewer than two groups, and if not the same was tested.
-    """
-    from scipy.stats import bootstrap
-
-    both = [guesses] if against is None else [guesses, against]
-    if any(((x == "") != (guesses == "")).any() for x in both):
-        raise ValueError("the guesses to compare are of different items")
-    tables = [confusions(labels, x, groups) for x in both]
-    if len(tables[0]) < 2:
-        raise ValueError("an interval needs at least two groups that were tested")
-
-    def statistic(rows, axis):
-        first, *other = (macro_f1(table[rows].sum(-3)) for table in tables)
-        return first - other[0] if other else first
-
-    found = bootstrap(
-        (np.arange(len(tables[0])),),
-        statistic,
-        n_resamples=2000,
-        batch=100,
-        method="percentile",
-        random_state=0,
-    )
-    return tuple(float(x) for x in found.confidence_interval)

@@ -24,7 +24,7 @@ __all__ = [
     "clip_gradients",
     "cpu_preset",
     "learning_rate_at",
-    "train",
+    "train_simply",
 ]
 
 # --- AdamW ---
@@ -119,9 +119,9 @@ class TrainConfig:
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The rate of step 0, 1, ...: up in a line, level, then down to zero."""
     done = (step + 1) / config.steps
-    left = (config.steps - step) / config.steps
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
+    left = (config.steps - step) / config.steps
     if left < config.cooldown:
         shape = COOLDOWNS[config.cooldown_shape]
         return config.learning_rate * shape(left / config.cooldown)
@@ -143,6 +143,17 @@ def clip_gradients(parameters: Iterable[Tensor], longest: float) -> float:
         for g in gradients:
             g.mul_(longest / length)
     return length
+
+
+# --- The run ---
+
+
+def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
+    return (
+        GPTConfig(vocab_size, block_size=64, n_layer=3, n_head=4, n_embd=144),
+        TrainConfig(steps=1400, learning_rate=5e-3, cooldown=0.4, eval_every=350),
+    )
 
 
 # --- A run that can be stopped ---
@@ -207,7 +218,7 @@ class Trainer:
             raise DivergedError(f"{what} is {number} at step {self.step}")
 
 
-def train(
+def train_simply(
     model: GPT, train_ids: Tensor, val_ids: Tensor, config: TrainConfig
 ) -> History:
     """Trains the model in place; returns what happened, and leaves it in eval mode."""
@@ -222,14 +233,3 @@ def train(
     history.seconds = time.perf_counter() - began
     model.eval()
     return history
-
-
-# --- The run ---
-
-
-def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """A GPT of 0.8 million parameters that learns in a minute or two on two cores."""
-    return (
-        GPTConfig(vocab_size, block_size=64, n_layer=3, n_head=4, n_embd=144),
-        TrainConfig(steps=1400, learning_rate=5e-3, cooldown=0.4, eval_every=350),
-    )

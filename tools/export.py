@@ -31,6 +31,7 @@ WIDTH = 88
 FILE_NAME = re.compile(r"(\d\d)_([a-z][a-z0-9_]*)\.py")
 CELL_MARKER = re.compile(r"\s*#\s*%%+(\s|$)")
 MARK = re.compile(r"#\s*\|\s*export\s*")
+HOLE = re.compile(r"(\s*)#\s*\|\s*(hole|end|exercise)\b:?\s*(.*)")  # see learn.py
 TITLE = re.compile(r"# (\d\d) · (.+)\s+> ?(.+(?:\n>.*)*)")
 HEADING = re.compile(r"#{1,6}\s+(?:\d\d · )?(.+?)(?:\s+#+)?\s*")
 
@@ -392,7 +393,11 @@ def split_imports(cell: Cell) -> tuple[list[Line], list[Line]]:
         end = node.end_lineno
     lines = [Line(text, cell, row) for row, text in enumerate(cell.rows, 1)][1:]
     imports = [line for line in lines if line.row in hoisted]
-    code = [line for line in lines if line.row not in hoisted]
+    code = [
+        line
+        for line in lines
+        if line.row not in hoisted and not HOLE.fullmatch(line.text)
+    ]
     filled = [at for at, line in enumerate(code) if line.text.strip()]
     return imports, code[filled[0] : filled[-1] + 1] if filled else []
 

@@ -70,6 +70,12 @@ class Chapter:
     def name(self) -> str:
         return self.text_path.stem
 
+    @property
+    def label(self) -> str:
+        """The name, in a message."""
+        aside = "solutions/" if self.text_path.parent.name == "solutions" else ""
+        return aside + self.name
+
     def read_text(self) -> str | None:
         path = self.text_path
         return path.read_text(encoding="utf-8") if path.exists() else None
@@ -81,12 +87,21 @@ class Chapter:
 
 def find_chapters(root: Path, wanted: list[str]) -> list[Chapter]:
     """The chapters under `root` in number order, or the wanted ones among them."""
-    folder = root / "notebooks"
-    texts = folder.glob("text/[0-9][0-9]_*.py")
-    names = {path.stem for path in (*texts, *folder.glob("[0-9][0-9]_*.ipynb"))}
+    return find_notebooks(root / "notebooks", "", wanted)
+
+
+def find_solutions(root: Path, wanted: list[str]) -> list[Chapter]:
+    """The same for the solutions, which are notebooks of their own."""
+    return find_notebooks(root / "notebooks", "solutions", wanted)
+
+
+def find_notebooks(folder: Path, under: str, wanted: list[str]) -> list[Chapter]:
+    texts, notebooks = folder / "text" / under, folder / under
+    names = {path.stem for path in texts.glob("[0-9][0-9]_*.py")}
+    names |= {path.stem for path in notebooks.glob("[0-9][0-9]_*.ipynb")}
     chosen = {match_name(want, names) for want in wanted} or names
     return [
-        Chapter(folder / "text" / f"{name}.py", folder / f"{name}.ipynb")
+        Chapter(texts / f"{name}.py", notebooks / f"{name}.ipynb")
         for name in sorted(chosen)
     ]
 
@@ -282,12 +297,13 @@ def run_chapter(chapter: Chapter) -> None:
     text = chapter.read_text()
     nb = from_text(text)
     started = time.perf_counter()
-    print(f"{chapter.name} ...", flush=True)
+    print(f"{chapter.label} ...", flush=True)
+    chapter.notebook_path.parent.mkdir(exist_ok=True)
     try:
         execute(nb, chapter.notebook_path.parent)
     except CellFailed as failure:
         file = chapter.notebook_path.name
-        sys.exit(f"error: {chapter.name}, {failure}\n{file} is left as it was")
+        sys.exit(f"error: {chapter.label}, {failure}\n{file} is left as it was")
     nb.metadata["language_info"] = {"name": "python"}  # enough for highlighting
     step = {"text_sha256": text_hash(text), "cells_sha256": cells_hash(nb)}
     nb.metadata["tinygpt"] = {"text_sha256": step["text_sha256"], "in_step": step}
@@ -297,7 +313,7 @@ def run_chapter(chapter: Chapter) -> None:
     write_notebook(chapter, nb)
     seconds = time.perf_counter() - started
     size = chapter.notebook_path.stat().st_size
-    print(f"{chapter.name}: {seconds:.1f} s, {size / 1000:.0f} KB")
+    print(f"{chapter.label}: {seconds:.1f} s, {size / 1000:.0f} KB")
     if size > MAX_BYTES:
         print(f"warning: {chapter.name} is over {MAX_BYTES // 1000} KB")
 
@@ -383,6 +399,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=here, help="the project's folder")
     args = parser.parse_args(argv)
     chapters = find_chapters(args.root.resolve(), args.notebooks)
+    names = {chapter.name for chapter in chapters}
+    chapters += [
+        each for each in find_solutions(args.root.resolve(), []) if each.name in names
+    ]
     if not args.text:
         run(chapters, args.all)
     elif not sum([write_text(chapter) for chapter in chapters]):

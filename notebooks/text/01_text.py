@@ -27,15 +27,16 @@
 # "what comes next" has to become a task with a score, so that we can tell which of two models is
 # better.
 #
-# By the end we have two scores that need no network. One is the first step down a ladder: a lower
-# score is better, and each of the next models takes another step. The other belongs to an opponent
-# who already stands far below.
+# By the end we have six scores, none of which needs a network. Two of them stay with us: the *number
+# to beat*, which each next model has to get below, and the *opponent*, a program that is far better
+# and hard to catch.
 
 # %% [markdown]
 # ## The text
 # We use one small file through the whole course: *Tiny Shakespeare*, 40,000 lines of plays. It is
 # small enough for a laptop to learn from in minutes, and rich enough that you can watch the
-# learning happen: first spelling, then names, then verse and the layout of a play.
+# learning happen: first line breaks and capitals, then the layout of a play, then short words, and
+# last of all spelling.
 #
 # `load_shakespeare` finds the file on your machine or fetches it. It also checks the file's
 # fingerprint, so that you and I work on the same text down to the last character.
@@ -66,7 +67,9 @@ print(f"{len(text):,} characters, {len(set(text))} different ones")
 text.count("3"), text.count("3 KING HENRY VI")
 
 # %% [markdown]
-# Nor are the 65 characters equally common:
+# Nor are the 65 characters equally common. The next cell imports from `course`, a folder beside the
+# notebooks with what the chapters share for showing things: colours, plots, a prompt. No model
+# depends on it.
 
 # %%
 from collections import Counter
@@ -88,10 +91,11 @@ show(
     alt="Bar chart of the share of each of the 65 characters, from the space at "
     "15 % down to the dollar sign, which occurs once, with a line at 1.5 %.",
 )
-f"the rarer half: {sum(n for _, n in ordered[33:]) / len(text):.1%} of the text"
+f"the 32 rarest: {sum(n for _, n in ordered[33:]) / len(text):.1%} of the text"
 
 # %% [markdown]
-# *About one character in seven is a space (␣), one in twelve an e.*
+# *About one character in seven is a space (␣), one in twelve an e. The right half of the bars, 32
+# characters, makes up less than a seventeenth of the text.*
 
 # %% [markdown]
 # ## A tokenizer in five lines
@@ -148,6 +152,7 @@ class CharTokenizer:
 
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
+        #| hole: a tokenizer (`cls` makes one) of all characters in the text, sorted
         return cls(sorted(set(text)))
 
     @property
@@ -155,13 +160,31 @@ class CharTokenizer:
         return len(self.characters)
 
     def encode(self, text: str) -> Tensor:
+        #| hole: the id of each character, as a tensor (N,) of int64
         return torch.tensor([self.number[c] for c in text], dtype=torch.int64)
 
     def decode(self, ids) -> str:
+        #| hole: the text of ids (N,), a tensor or a list
         return "".join(self.characters[i] for i in ids)
 
 
 # %% [markdown]
+# <!-- hints: CharTokenizer.from_text
+# `set(text)` holds each character once, in no order. The ids must be the same tomorrow.
+#
+# `cls` is the class itself, so `cls(characters)` makes a tokenizer.
+# -->
+#
+# <!-- hints: CharTokenizer.encode
+# `self.number` maps a character to its id. Make a list of the ids, as in the five lines.
+#
+# `torch.tensor(a_list, dtype=torch.int64)` makes a tensor of whole numbers, of an empty list too.
+# -->
+#
+# <!-- hints: CharTokenizer.decode
+# `self.characters[i]` is the character with the id i, and `"".join(...)` glues strings together.
+# -->
+#
 # You will find the five lines in there, one by one, and the same word gives the same ids:
 
 # %% tags=["nbval-check-output"]
@@ -170,19 +193,16 @@ assert hello.encode("hello").tolist() == ids
 hello.encode("hole"), hello.decode([1, 0, 2, 2, 3])
 
 # %% [markdown]
-# The line `@hardened` belongs to the library and not to the lesson. It wraps the class in what a
-# program needs when it meets strangers' files: the vocabulary can be saved and loaded, and bad input
-# gets a clear error. Take a character that isn't in the vocabulary. It must not vanish, or turn into
-# another one, or we would be testing a model on a text that nobody wrote. The class as you read it
-# stops, since `number` has no such key. The library's checks, which come first, also say where.
-# (`super` reaches past them, to the bare class.)
+# The line `@hardened` belongs to the library and not to the lesson. It adds what a program needs
+# when it meets strangers' files: the vocabulary can be saved and loaded, and bad input gets a clear
+# error. A character that isn't in the vocabulary, for example, must not vanish or turn into another
+# one, or we would test a model on a text that nobody wrote. The tokenizer stops and says where.
 
 # %% tags=["nbval-check-output"]
-for encode in (super(CharTokenizer, hello).encode, hello.encode):
-    try:
-        encode("hell!")
-    except (KeyError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}")
+try:
+    hello.encode("hell!")
+except ValueError as error:
+    print(error)
 
 # %% [markdown]
 # Now the whole text, encoded and decoded again:
@@ -227,7 +247,8 @@ print("targets", tokenizer.decode(targets))
 # Which part should it be? Lines drawn at random would be a poor choice. Neighbouring lines
 # belong to the same scene and share names and turns of phrase, so a model could profit from having
 # seen the lines around its exam. We cut once instead: the first 90 % to learn from, the last
-# 10 % to measure on.
+# 10 % to measure on. This has a price that we will meet again: the last tenth has scenes and speakers
+# that the first nine tenths never name.
 
 
 # %%
@@ -236,6 +257,7 @@ def split(ids: Tensor | str, fraction: float = 0.9) -> tuple:
     """The first `fraction` of ids (N,), or of a text, and the rest: to validate on."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must lie between 0 and 1")
+    #| hole: the two parts
     cut = int(fraction * len(ids))
     return ids[:cut], ids[cut:]
 
@@ -283,13 +305,24 @@ def get_batch(
             f"the text has {len(ids)} tokens; a window of block_size {block_size} "
             f"and its targets need at least {block_size + 1}"
         )
+    #| hole: random places to start at, a column (B, 1), drawn with the generator
     last = len(ids) - block_size - 1
     starts = torch.randint(last + 1, (batch_size, 1), generator=generator)
+    #| hole: the windows that start there, and their targets
     places = starts + torch.arange(block_size)  # (B, T)
     return ids[places], ids[places + 1]
 
 
 # %% [markdown]
+# <!-- hints: get_batch
+# `torch.randint(n, (batch_size, 1), generator=generator)` draws whole numbers from 0 to n - 1. How many
+# places are there to start at, if the targets reach one further than the inputs?
+#
+# A column plus the row 0, 1, ..., T - 1 is a table of places. `ids[table]` looks all of them up.
+#
+# The targets are what stands at the same places, one further on.
+# -->
+#
 # `torch.randint(n, ...)` draws whole numbers from $0$ to $n - 1$, so the last start can come up.
 # `arange` is the row 0, 1, ..., $T - 1$. The `generator` is a source of random numbers: started from
 # the same number, its *seed*, it draws the same batches again.
@@ -304,8 +337,8 @@ for x, y in zip(inputs, targets, strict=True):
     print(f"{tokenizer.decode(x)!r:12} {tokenizer.decode(y)!r}")
 
 # %% [markdown]
-# Every row on the right is its row on the left shifted by one. For the off-by-one, draw often from
-# five tokens, which hold two windows of three. Both starts turn up, and no other:
+# Every row on the right is its row on the left shifted by one. To check the last start, draw a hundred
+# windows of three from five tokens. Only two starts are possible, 0 and 1, and both should turn up:
 
 # %% tags=["nbval-check-output"]
 inputs, _ = get_batch(torch.arange(5), 100, 3, torch.Generator().manual_seed(0))
@@ -341,7 +374,8 @@ assert len(sent) == cost
 sent, cost
 
 # %% [markdown]
-# Fourteen bits instead of the sixteen that two bits for each character would take. Costs add up
+# Fourteen bits instead of the sixteen that two bits for each character would take. If the belief is
+# right, no code does better on average, as Shannon proved in 1948. Costs add up
 # because chances multiply: the probability of a whole text is that of its first character, times
 # that of the second given the first, and so on, here $2^{-14}$. The logarithm turns the product into
 # a sum.
@@ -352,9 +386,12 @@ sent, cost
 # character has treated it as something with probability 1/4, whether its author thought about
 # probabilities or not. That puts compressors and language models on one scale.
 #
-# The score of a model is the mean cost of a character. Its full name is **cross-entropy**, and
-# everybody calls it the **loss**. A prediction that is certain and right costs nothing. If the
-# model called the next character impossible, the cost is infinite.
+# The score of a model is the mean cost of a character, each one predicted from everything before it:
+#
+# $$\text{loss} = -\frac1N \sum_{t=1}^{N} \log p(x_t \mid x_1 \dots x_{t-1})$$
+#
+# Its full name is **cross-entropy**, and everybody calls it the **loss**. A prediction that is certain
+# and right costs nothing. If the model called the next character impossible, the cost is infinite.
 #
 # One change of unit remains. Torch, like most of mathematics, prefers the natural logarithm,
 # $-\ln p$. Its unit is the **nat**, which is 1.44 bits. From now on losses are in nats per
@@ -368,8 +405,9 @@ print(f"knowing nothing: {uniform:.3f} nats = {uniform / log(2):.3f} bits")
 # %% [markdown]
 # ## The first step down
 # We saw that the characters aren't equally common. So count them in the training text, and predict
-# each one with its share, whatever came before. This is called the *unigram* model. Let it read one
-# line of the validation text. Which characters will be the dear ones?
+# each one with its share, whatever came before. This is called the *unigram* model: it looks at one
+# character at a time and at none before it. Let it read one
+# line of the validation text. Which characters will be expensive?
 
 # %%
 share = {c: n / len(train_text) for c, n in Counter(train_text).items()}
@@ -401,8 +439,10 @@ unigram = sum(-log(share[c]) for c in val_text) / len(val_text)
 print(f"counting characters: {unigram:.3f} nats = {unigram / log(2):.3f} bits")
 
 # %% [markdown]
-# A fifth of the cost is gone. Every character of the validation text also occurs in the training
-# text, or Python would have stopped with a missing key. In chapter 02 that danger becomes real.
+# A fifth of the cost is gone.
+#
+# We were lucky in one respect. Had the validation text contained a character that the training text
+# lacks, Python would have stopped with a missing key. In chapter 02 that danger becomes real.
 #
 # A model that gives probabilities can also write: draw a character by its probability, then another.
 # Every chapter's model will continue the same prompt, a speaker's name on a line of its own, so that
@@ -429,7 +469,8 @@ print(PROMPT + "".join(drawn))
 # How much of the past can each of them use? gzip looks for repetitions in the last 32,768 characters,
 # xz in the whole text. bzip2 cuts its input into blocks of 900,000 characters and knows nothing
 # beyond a block, so only the last 103,854 training characters share one with the validation text. We
-# measure it like that, and again with a past that fits into one block.
+# measure it like that, and again with a past that fits into one block. The files are counted in
+# bytes. A byte has 8 bits, and a bit is $\ln 2 = 0.69$ nats.
 
 # %%
 import bz2
@@ -470,14 +511,17 @@ show(
 # %% [markdown]
 # *All six scores come without gradient descent.*
 #
-# What makes bzip2 better than xz, even with a tenth of the past? gzip and xz copy repetitions. bzip2
-# sorts the text by what stands next to each character, so that whatever goes with `he ` is gathered in
-# one place. It uses *context*. So will our models, from the next chapter on.
+# What makes bzip2 better than xz, even with a tenth of the past? gzip and xz mostly copy repetitions. bzip2
+# sorts all places of the text by what *follows* them. Everything that stands before `he ` comes
+# together, and there it is nearly always a `t`, an `s` or a `w`: easy to predict. It uses *context*. So
+# will our models, from the next chapter on. One advantage the compressors keep: they go on learning
+# from the validation text while they read it, and our models will not.
 #
 # From here on, keep two numbers apart. The first is the **number to beat**: the loss of the last
 # model that we built, now 3.35. Each new model has to get below it, one rung further down. The second
 # is the **opponent**: a program without any network, now bzip2 as your computer runs it, at 1.66. It
-# stays out of reach for a long while, and chapter 02 even replaces it with a stronger one. Here
+# stays out of reach for a long while. Chapter 02 replaces it with one that stands between the two
+# bzip2s. Here
 # are both in one picture, which comes back with one more rung at the end of the next chapters.
 
 # %%
@@ -497,91 +541,16 @@ show_ladder("counting characters", unigram, "bzip2")
 
 # %% [markdown]
 # ## Exercises
-# Each exercise ends with asserts that your cell has to pass. My solutions follow, folded away.
+# `make learn CHAPTER=01` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/01_text.ipynb) have a notebook of their own.
 #
 # **1.** In how many places can a window of $T$ tokens start, and how many *different* windows come
 # out? Write both as functions of a text and $T$. Then look at the second number for $T = 8$ on the
 # training text, and compare it with the number of starts. What does that tell you about the text?
-# ```python
-# assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-# assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-# ```
+#
 # **2.** Write a tokenizer without capitals: it lowers every letter before it looks it up. What does
 # counting characters cost on the lower-cased text? Is that a better model?
-# ```python
-# lower = LowerTokenizer.from_text(text)
-# assert lower.vocab_size == 39
-# assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-# assert lower_loss < unigram - 0.1
-# ```
+#
 # **3.** The compressors got far below 3.35. Shuffle the characters of the training text, and those
 # of the validation text (`random.sample(s, len(s))`), and let the compressors try again. Before you
-# run it: which number can none of them get below now, and why?
-# ```python
-# for name in compressors:
-#     assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def starts(text, T):
-    return len(text) - T
-
-
-def different(text, T):
-    return len({text[i : i + T] for i in range(starts(text, T))})
-
-
-assert (starts("abababab", 3), different("abababab", 3)) == (5, 2)
-assert (starts(train_text, 8), different(train_text, 8)) == (1_003_846, 559_503)
-
-# %% [markdown]
-# Little more than half of the windows are different, although 65⁸ = 3 · 10¹⁴ of them could be
-# written. Language repeats itself even over eight characters, and every repetition is something that
-# can be predicted.
-
-
-# %% jupyter={"source_hidden": true}
-class LowerTokenizer(CharTokenizer):
-    @classmethod
-    def from_text(cls, text):
-        return super().from_text(text.lower())
-
-    def encode(self, text):
-        return super().encode(text.lower())
-
-
-lower = LowerTokenizer.from_text(text)
-assert lower.vocab_size == 39
-assert lower.decode(lower.encode("First Citizen")) == "first citizen"
-
-seen = Counter(train_text.lower())
-lower_loss = sum(-log(seen[c] / len(train_text)) for c in val_text.lower())
-lower_loss /= len(val_text)
-assert lower_loss < unigram - 0.1
-lower_loss
-
-# %% [markdown]
-# The loss is lower, but the task is another one. Anyone who sends the lower-cased text hasn't sent
-# the capitals, and the receiver can't put them back. Two losses can only be compared when both
-# models could restore the same text.
-
-# %% jupyter={"source_hidden": true}
-random.seed(1)
-mixed = [random.sample(part, len(part)) for part in (train_text, val_text)]
-mixed = ["".join(part) for part in mixed]
-bound = unigram
-shuffled = {
-    name: nats_per_character(compress, *mixed) for name, compress in compressors.items()
-}
-for name in compressors:
-    assert shuffled[name] > bound - 0.01 and shuffled[name] > losses[name] + 1
-shuffled
-
-# %% [markdown]
-# In shuffled text nothing is left but how common each character is, so nobody can do better than the
-# unigram model, 3.35 nats, by more than chance. All that the compressors gained, they gained from
-# the *order* of the characters. That is what we are after.
+# run it: which number can none of them get below now, and why? Write it as a function of the two texts.

@@ -22,9 +22,9 @@
 # little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
 #
 # Where we are: counting characters costs 3.35 nats per character. That model never looks at what came
-# before. Now we look, at one single character, and we do it twice. The first time we count, and can
-# say exactly what the best possible loss is. The second time the same table is *learned*, with the
-# method that trains every network in this course, and we will see whether it finds the right answer.
+# before. Now we look, at one single character, and we do it twice. First we count, and can
+# say exactly what the best possible loss is. Then the same table is *learned*, with the
+# method that trains every network in this course. Will it find the right answer?
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
@@ -69,8 +69,8 @@ after_l[tokenizer.encode("lo")], hello.sum()
 
 # %% [markdown]
 # A million pairs take this loop a while. Torch does it in one call: `index_put_` puts a 1 at each
-# place `(now, following)`, and with `accumulate=True` the ones add up where a place comes up again.
-# (The underscore at the end is torch's sign for *this changes the tensor itself*.)
+# place `(now, following)`, and with `accumulate=True` the ones add up. (The underscore is torch's sign
+# for *this changes the tensor itself*.)
 
 
 # %% tags=["nbval-check-output"]
@@ -113,7 +113,9 @@ show(
 
 # %% [markdown]
 # ## What it costs
-# The loss is the mean of $-\ln p$ over all pairs, and each $p$ is one look-up in the table. First
+# The loss is the mean of $-\ln p$ over all pairs, and each $p$ is one look-up in the table. (With two
+# lists as an index torch picks one entry for each pair: the row from the first list, the column from
+# the second.) First
 # on the text that we counted:
 
 
@@ -129,9 +131,10 @@ counted_train
 # %% [markdown]
 # This number is special: no other table of bigrams has a smaller loss on the text that was counted.
 # Say that $f_i$ are the counted shares of one row. Other chances $p_i$ change the loss of that row by
-# $-\sum_i f_i \ln (p_i / f_i)$. Since $\ln x \le x - 1$, that is at least
-# $\sum_i (f_i - p_i) = 1 - 1 = 0$. Whatever we learn later with one character of memory, on this text
-# it can come close to 2.452 and never get below. And on the validation text?
+# $-\sum_i f_i \ln (p_i / f_i)$, summed over the characters that occur in the row. Since
+# $\ln x \le x - 1$, that is at least $\sum_i (f_i - p_i) = 1 - \sum_i p_i$, which can't be negative.
+# Whatever we learn later with one character of memory, on this text it can come close to 2.452 and
+# never get below. And on the validation text?
 
 # %% tags=["nbval-check-output"]
 times = {
@@ -147,7 +150,8 @@ table_loss(probabilities, val_ids), times
 # *Never seen* must not mean *impossible*. The oldest cure is **smoothing**: add a small constant to
 # every count, as if each pair had been seen a little. But how much?
 #
-# One way is forbidden, here and in every later chapter: trying constants on the validation text. The
+# One way is forbidden, here and later: trying constants on the validation text. (Where a chapter
+# breaks this rule, it says so.) The
 # loss of the best one would no longer tell us what the model costs on new text. So we hold out the
 # last tenth of the *training* text, count on the rest, and choose there.
 
@@ -183,8 +187,8 @@ for name, loss in {"uniform": log(V), "unigram": 3.347, "bigram": bigram_val}.it
 
 # %% [markdown]
 # ## Writing with it
-# A table of probabilities can write. Stand on a character, take its row, draw the next character
-# with the row's probabilities (`torch.multinomial` does that), and stand on that one. Four lines:
+# A table of probabilities can write. Take the row of the last character, draw the next character with
+# the row's probabilities (`torch.multinomial` does that), and go on from there. Four lines:
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -195,7 +199,8 @@ for _ in range(200):
 print(tokenizer.decode(out))
 
 # %% [markdown]
-# It isn't English. But vowels and consonants mostly take turns, capitals begin lines, and a comma is
+# It isn't English. But compare it with the 200 characters of chapter 01: vowels and consonants now
+# mostly take turns, capitals begin lines, and a comma is
 # followed by a space or a line break. You can read the limit off it too. After an `l` another `l` is
 # likely, and the model can't know that it has just written two.
 
@@ -303,7 +308,7 @@ show(
 )
 
 # %% [markdown]
-# *The slope says which way is down and how steep it is. At 0 the loss falls by 0.98 for each unit
+# *The slope says which way is down and how steep it is. At 0 the loss falls by 0.985 for each unit
 # that the logit grows. Further right there is less and less to gain: `u` is expected already.*
 #
 # We found this slope by trying, a little to the left and a little to the right. For 4,225 numbers
@@ -323,7 +328,7 @@ show(
 # ```
 #
 # How much does the loss change when $x$ grows a little? Walk from right to left. At each node write
-# down the slope of the loss against that node.
+# down the slope of the loss with respect to that node.
 #
 # - At the loss itself the slope is 1.
 # - The loss is $a \cdot b$. If $a$ grows by a little, the loss grows by $b = 4$ times as much. So
@@ -363,6 +368,24 @@ assert (a.grad, b.grad, x.grad) == (d_a, d_b, d_x)
 x.grad
 
 # %% [markdown]
+# One more case, because networks are full of it: a matrix product, $y = x W$. Suppose we know the
+# slope $d_j$ of the loss at each result $y_j = \sum_i x_i W_{ij}$. The weight $W_{ij}$ acts through
+# $y_j$ alone, with the slope $x_i$, so the loss has the slope $x_i d_j$ there. The input $x_i$ acts
+# through *every* $y_j$, with the slope $W_{ij}$. Those paths meet, so their slopes add:
+# $\sum_j W_{ij} d_j$. Several rows of $x$ share one $W$, and there too the slopes add. Both
+# sums are matrix products again:
+
+# %%
+x, W = torch.randn(5, 3), torch.randn(3, 2)
+x.requires_grad_(), W.requires_grad_()
+y = x @ W
+y.retain_grad()
+(y**2).sum().backward()  # any loss will do
+
+assert torch.allclose(W.grad, x.T @ y.grad)
+assert torch.allclose(x.grad, y.grad @ W.T)
+
+# %% [markdown]
 # Now for our real loss. When the token $t$ came, it is $\ln \sum_j e^{z_j} - z_t$. This is a branching
 # graph as well, because $z_t$ appears twice. Straight through the second term its slope is $-1$.
 # Through the logarithm of the sum it is $e^{z_t} / \sum_j e^{z_j}$, which is exactly $p_t$. The two
@@ -381,7 +404,7 @@ assert torch.allclose(row.grad[u], slope, atol=1e-3)
 row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 
 # %% [markdown]
-# The 0.98 that we found by trying is back. A step against the gradient raises the logit of the token
+# The 0.985 that we found by trying is back. A step against the gradient raises the logit of the token
 # that came in proportion to $1 - p$, and lowers every other in proportion to its own $p$. Here are
 # the logits of `u` and of `q`, the chance of `u`, and the loss, before a step of 1 and after it:
 
@@ -454,11 +477,13 @@ class SGD:
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step; backward would add to them."""
         for p in self.parameters:
+            #| hole
             p.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient, in place."""
+        #| hole: new velocities (they fade by `momentum`), then the move
         for p, v in zip(self.parameters, self.velocities, strict=True):
             if p.grad is not None:
                 v.mul_(self.momentum).add_(p.grad)
@@ -485,37 +510,40 @@ path
 # %% [markdown]
 # And here is the step that every chapter will take: predict, measure, differentiate, move.
 # `flatten` turns `(B, T, V)` into a list of $B \cdot T$ rows, because the loss doesn't care which
-# window a guess came from. If `before_step` is given, it is called when the gradients are there, for
-# anyone who wants to look at them (Exercise 2 does).
+# window a guess came from.
+
 
 # %%
 #| export
-from collections.abc import Callable
-
-
 def training_step(
-    model: nn.Module,
-    optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    before_step: Callable[[], None] | None = None,
+    model: nn.Module, optimizer, inputs: Tensor, targets: Tensor
 ) -> float:
     """Predict, measure, differentiate, move; the loss before the move, in nats."""
+    #| hole: predict and measure
     logits = model(inputs)  # (B, T, V)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    #| hole: the gradients of this batch alone
     optimizer.zero_grad()
     loss.backward()
-    if before_step is not None:
-        before_step()
+    #| hole: move; return the loss as a number
     optimizer.step()
     return loss.item()
 
 
 # %% [markdown]
+# <!-- hints: training_step
+# Four lines of the loop that you have seen by hand: logits, loss, gradients, step.
+#
+# `F.cross_entropy` wants a list of rows and a list of targets: `logits.flatten(0, 1)` and
+# `targets.flatten()`. `backward` *adds* to the gradients that are there, so clear them first.
+#
+# `.item()` makes a number of a tensor with one entry. Which loss is asked for, before or after?
+# -->
+#
 # A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
-# 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only a few of them stand
-# on any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
-# batches averages out. On the way we keep three copies of the table.
+# 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only one in 65 of them, on
+# average, uses any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
+# batches averages out (Exercise 2 looks at that noise). On the way we keep three copies of the table.
 
 # %%
 optimizer = SGD(model.parameters(), learning_rate=20.0, momentum=0.9)
@@ -558,8 +586,7 @@ learned_val
 # For this model it must not matter how the text is cut, since no place needs more than one
 # character of memory. For later models it will matter, since they start afresh in each window: the
 # first prediction has one token to go by, the last one has the whole window. A loss therefore always
-# comes with its `block_size`. The opponent at the end of this chapter has it easier: it has six
-# characters to go by at every place.
+# comes with its `block_size`.
 #
 # The library's `evaluate` computes the same. `windows_of` hands over many windows at a time, which is
 # faster, and `evaluating` switches off what is only for training (chapter 05).
@@ -584,10 +611,21 @@ def evaluate(
     total = 0.0
     with evaluating(model):
         for x, y in windows_of(model, ids, block_size, tokens_at_once):
+            #| hole: add up the losses of all tokens of this batch
             logits = model(x).flatten(0, 1).float()
             total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
+    #| hole: their mean
     return total / (len(ids) - 1)
 
+
+# %% [markdown]
+# <!-- hints: evaluate
+# The last window is shorter. So a mean of means would count its tokens too much: add up, divide once.
+#
+# `F.cross_entropy(..., reduction="sum")` adds up. How many of the N tokens are predicted?
+# -->
+#
+# However it is cut, the same number comes out:
 
 # %%
 assert abs(evaluate(model, val_ids, 64) - learned_val) < 1e-5
@@ -642,8 +680,11 @@ for name, p in {"smoothed": smoothed, **tables}.items():
     print(f"{name:8} SP {p[S, P]:.5f}, never seen in all {never:.2%} of a row")
 
 # %% [markdown]
-# The numbers are steps. So stopping early smooths too, but crudely: even after a thousand steps two
-# percent of a row go to pairs that don't occur once in a million characters. On the validation text
+# The number in front is the step at which the table was copied. So stopping early smooths too, but
+# crudely: even after a thousand steps two
+# percent of a row go to pairs that don't occur once in a million characters. The push that lowers a
+# logit is proportional to its own $p$. The smaller $p$ has become, the weaker the push, so $p$ shrinks
+# about like one over the number of steps and never arrives at zero. On the validation text
 # the learned table costs 2.490, the smoothed one 2.484.
 
 # %% [markdown]
@@ -679,15 +720,18 @@ class Counts:
 
     def __init__(self, text, n):
         self.text, self.n = text, n
-        ends = ((i, i + k) for k in range(n + 1) for i in range(len(text) - k + 1))
-        self.times = Counter(text[i:j] for i, j in ends)
+        self.times = Counter()
+        for k in range(n + 1):  # strings of k characters
+            self.times.update(text[i : i + k] for i in range(len(text) - k + 1))
 
     def chances(self, past, c, strength, p):
         """P_1, ..., P_n of the character c after the past; p is P_0."""
         answers = []
         for k in range(min(self.n, len(past) + 1)):  # k characters of memory
             h = past[len(past) - k :]
-            N = self.times[h] - self.text.endswith(h)  # nothing follows the last one
+            N = self.times[h]
+            if self.text.endswith(h):
+                N -= 1  # nothing follows the last one
             p = (self.times[h + c] + strength * p) / (N + strength)
             answers.append(p)
         return answers
@@ -741,7 +785,9 @@ show(
 
 # %% [markdown]
 # *With each further character the model gets better at reciting the text that it counted. On the
-# validation text the gain dwindles: the eighth $n$ adds almost none.* The assert checks against
+# validation text the gain dwindles: from $n = 7$ to $n = 8$ there is almost none.* At $n = 6$ the loss
+# is 1.60 here, and was 1.55 on the text where $s$ was chosen: a loss belongs to its text, and this one
+# is harder. The assert checks against
 # earlier results: $n = 1$ is chapter 01's 3.347, and $n = 2$ is our bigram, smoothed in another way.
 #
 # Why does the gain dwindle? Look up how often the history at each place of the validation text
@@ -757,9 +803,10 @@ for k in (2, 4, 6):
 
 # %% [markdown]
 # Of the histories of six characters a fifth is new, and more than half were seen too rarely to say
-# much. A table has nothing to say about what it never held.
+# much.
 #
-# Still, counting with care reaches 1.59 nats with $n = 7$, below
+# Still, counting with care reaches 1.59 nats with $n = 7$ (read off the curve; 6 and 8 lie
+# within 0.015), below
 # bzip2's 1.66 and close to the 1.57 of bzip2 in one block, in seconds and without a single step of
 # learning. **This is the opponent from now on.** Unlike a compressor it names its chances, so it can
 # be asked what our models are asked, and it is harder to beat than it looks. No model of Part I gets
@@ -777,11 +824,11 @@ for _ in range(300):
 print(written)
 
 # %% [markdown]
-# Mostly words. What it can't do is carry anything further than six characters: no sentence knows
+# Mostly words. But it can't carry anything further than six characters: no sentence knows
 # how it began. And it has no notion of likeness. It saw `the king` and `the queen` in many places,
 # but what it learned after one never helps after the other, because to a table two histories that
-# differ in their last letter have nothing in common. The chapters that follow build a model whose
-# histories aren't rows of a table but points in a space, where neighbours can share what they know.
+# differ in their last letter have nothing in common. The next chapters build a model whose
+# histories are points in a space, where neighbours can share what they know.
 
 # %%
 show_ladder("bigram", bigram_val, "7-grams")
@@ -800,91 +847,19 @@ show_ladder("bigram", bigram_val, "7-grams")
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
+#
 # **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape
 # `(N, V)`, without `backward`. Mind that the loss is a *mean*.
-# ```python
-# logits = torch.randn(5, V, requires_grad=True)
-# targets = torch.tensor([3, 1, 4, 1, 5])
-# F.cross_entropy(logits, targets).backward()
-# assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-# ```
-# **2.** Use `before_step` to record the length of the gradient (the root of the sum of its squares,
-# `.norm()`) while a fresh `Bigram` trains for 300 steps at a constant learning rate of 20, without
-# momentum. It shrinks, but not to zero. Then let each batch have eight times as many windows. What happens to
-# the part that is left, and what does that say about where it comes from?
-# ```python
-# few, many = lengths(windows=16), lengths(windows=128)
-# assert sum(few[-50:]) < 0.8 * sum(few[:50])
-# assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-# ```
-# **3.** What share of all $65^k$ possible histories of $k$ characters occurs in the training text?
-# What does that say about tables?
-# ```python
-# assert occurring(1) == 1
-# assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def gradient(logits, targets):
-    slopes = log_softmax(logits).exp()
-    slopes[torch.arange(len(targets)), targets] -= 1
-    return slopes / len(targets)
-
-
-logits = torch.randn(5, V, requires_grad=True)
-targets = torch.tensor([3, 1, 4, 1, 5])
-F.cross_entropy(logits, targets).backward()
-assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6)
-
-# %% [markdown]
-# Each row is *predicted minus came*, and the mean gives every row an equal, small share. That share
-# is why the learning rate had to be so large.
-
-
-# %% jupyter={"source_hidden": true}
-def lengths(windows):
-    model, found = Bigram(V), []
-    optimizer = SGD(model.parameters(), learning_rate=20.0)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(300):
-        batch = get_batch(train_ids, windows, 64, draws)
-        training_step(
-            model,
-            optimizer,
-            *batch,
-            before_step=lambda: found.append(model.table.grad.norm().item()),
-        )
-    return found
-
-
-few, many = lengths(windows=16), lengths(windows=128)
-assert sum(few[-50:]) < 0.8 * sum(few[:50])
-assert sum(many[-50:]) < 0.6 * sum(few[-50:])
-few[0], few[-1], many[-1]
-
-# %% [markdown]
-# What is left is noise: each batch points somewhere else, even at the bottom of the valley. A mean
-# over eight times as many tokens has less noise, by a factor of about $\sqrt 8$. Either one takes
-# larger batches, or one shrinks the learning rate at the end, as we did.
-
-
-# %% jupyter={"source_hidden": true}
-def occurring(k):
-    histories = {train_text[i : i + k] for i in range(len(train_text) - k)}
-    return len(histories) / V**k
-
-
-assert occurring(1) == 1
-assert abs(occurring(2) - 0.327) < 0.005 and occurring(3) < 0.05
-[f"{occurring(k):.3g}" for k in range(1, 6)]
-
-# %% [markdown]
-# The share falls faster with every character: by 3, 8, 15, 24. Nearly all of a large table would stay
-# empty.
+#
+# **2.** Record the length of the gradient after each step (the root of the sum of its squares,
+# `.norm()`), for a model with one table. Then let a fresh `Bigram` train for 300 steps at a constant learning
+# rate of 20, without momentum. The gradient shrinks, but not to zero. Let each batch have eight times as
+# many windows. What happens to the part that is left, and what does that say about where it comes from?
+#
+# **3.** What share of all $V^k$ possible histories of $k$ characters occurs in a text with $V$ different
+# ones? Look at it for the training text. What does that say about tables?
 
 # %% [markdown]
 # ## Appendix: n-grams as a model

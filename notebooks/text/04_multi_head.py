@@ -71,10 +71,14 @@ def one_head(before, last):
 one_head("a", "b"), one_head("b", "a")
 
 # %% [markdown]
-# The same, whichever came first. Weights of 0.3 and 0.7 would tell the order, but then they say that
-# the last one matters more. One set of weights cannot say both *where* a letter stood and *how much* it
-# matters. Now cut the same four numbers in two. One head of width 2 looks at the letter before the
-# last, the other at the last:
+# The same, whichever came first. Positions don't help, because they are *added*: (a + first) +
+# (b + second) is the same sum as (b + first) + (a + second). Weights of 0.3 and 0.7 would tell the
+# order, but then they say that the last one matters more. One set of weights can't say both *where* a
+# letter stood and *how much* it matters.
+#
+# Now cut the same four numbers in two. One head of width 2 looks at the letter before the last, the
+# other at the last. (Each value holds its letter twice, so half of it is enough. A trained layer
+# learns what to put into which half.)
 
 
 # %% tags=["nbval-check-output"]
@@ -90,8 +94,8 @@ two_heads("a", "b"), two_heads("b", "a")
 # So let there be $H$ heads (`n_head`), each with queries, keys and values of its own, and each of
 # width $D = C / H$. Side by side, their results are $C$ numbers again. One more matrix mixes them at
 # the end. Without it, the first head could only ever write into the first $D$ numbers, the second
-# into the next $D$. That will matter in chapter 05, where the result is added to what the token
-# already was.
+# into the next $D$. In this chapter's models that would do, because the output head is a matrix
+# already. In chapter 05 it won't: there the result is added to what the token already was.
 #
 # The most literal way to write this is a list:
 
@@ -207,11 +211,12 @@ assert wrong(position).amin(dim=-1).equal(wrong(position).amax(dim=-1))
 wrong(position)[0, :, :, 0]  # (H, T)
 
 # %% [markdown]
-# Each row is a head, each column a row of numbers that the head takes for a position. The last head
-# sees only positions 7, 8 and 9, and what it takes for position 0 is made from position 7. That is
-# merged into the output of position 0. The mask cannot help, since row 0 is allowed to look at row 0.
+# Each row is a head. Column $t$ says from which position the numbers really come that this head takes
+# for position $t$. The last head sees only positions 7, 8 and 9, and what it takes for position 0 is
+# made from position 7. That is merged into the output of position 0. The mask can't help, since row 0
+# is allowed to look at row 0.
 #
-# So the wrong cut does not just blur. It shows the model its own future. If the token at position 7
+# So the wrong cut doesn't just blur. It shows the model its own future. If the token at position 7
 # changes, which outputs move by the right cut, and which by the wrong one?
 
 
@@ -228,12 +233,13 @@ moved(several_heads, x, 7), moved(lambda x: several_heads(x, wrong), x, 7)
 
 # %% [markdown]
 # By the wrong one, all ten: in the last head every row may look at row 0, and that is position 7. A
-# model that sees its future is trained on a lie, as exercise 3 of chapter 03 showed. The check on
+# model that sees its future is trained on a lie, as exercise 2 of chapter 03 showed. The check on
 # shapes passes, the check on the future does not. Keep the second one.
 #
 # One last step, for brevity. Queries, keys and values can be dealt out together: $3C$ numbers are 3
-# kinds of $H$ heads of $D$ numbers, and `permute` puts the dimensions into any order that we like.
-# (`view` is a `reshape` that never copies.)
+# kinds of $H$ heads of $D$ numbers. So `view`, a `reshape` that never copies, makes
+# $(B, T, 3, H, D)$ of $(B, T, 3C)$, and `permute` puts the dimensions into the order
+# $(3, B, H, T, D)$.
 
 # %%
 q, k, v = qkv.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -243,10 +249,10 @@ k.shape
 # %% [markdown]
 # ## Attention in one operation
 # `attention` makes a $T \times T$ matrix of weights for every head, and walks over it several times:
-# to scale, to mask, for the softmax, for the product. Torch has these steps *fused* into one
-# operation, after Dao et al. (2022, *FlashAttention*): it is meant to work through the matrix piece by
-# piece and never to store it whole. We keep `attention` to understand and to check, and let the fused
-# one do the work.
+# to scale, to mask, for the softmax, for the product. Torch has *fused* these steps into one
+# operation, after Dao et al. (2022, *FlashAttention*). It works through the matrix piece by piece and
+# never stores it whole, where the hardware allows that. We keep `attention` to understand and to check,
+# and let the fused one do the work. Chapter 11 measures what either costs in time and memory.
 #
 # It has to be told about our mask. With as many queries as keys, `is_causal` is that mask. Chapter 08
 # will ask for the newest tokens alone, with fewer queries than keys. A single query may see
@@ -264,6 +270,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Tq, Tk = q.shape[-2], k.shape[-2]
     if Tq > Tk:
         raise ValueError(f"{Tq} queries for {Tk} keys: every query needs its own key")
+    #| hole: with `F.scaled_dot_product_attention`, where 1 <= Tq <= Tk
     if Tq == 1 or Tq == Tk:
         return F.scaled_dot_product_attention(q, k, v, is_causal=Tq > 1)
     allowed = torch.ones(Tq, Tk, dtype=torch.bool, device=q.device).tril(Tk - Tq)
@@ -276,7 +283,14 @@ for Tq in (1, 4, 10):
     assert torch.allclose(attention(last, k, v), fused_attention(last, k, v), atol=1e-6)
 
 # %% [markdown]
-# The same numbers. What they cost in time and memory is measured in chapter 11.
+# <!-- hints: fused_attention
+# With as many queries as keys, `is_causal=True` is the whole mask. When is that mask wrong?
+#
+# A single query, the newest token's, may see every key. For several there is
+# `attn_mask=allowed`: True where looking is allowed, with the triangle moved by Tk - Tq.
+# -->
+#
+# The same numbers.
 #
 # ## Multi-head attention
 # Here is the finished class. Its three steps have names, because later chapters will look in between:
@@ -307,6 +321,7 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every head, each (B, H, T, D)."""
+        #| hole: one product, cut into three times n_head pieces
         B, T, C = x.shape
         qkv = self.to_qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         return qkv.permute(2, 0, 3, 1, 4).unbind()
@@ -317,13 +332,29 @@ class MultiHeadAttention(nn.Module):
 
     def merge(self, y: Tensor) -> Tensor:
         """Heads (B, H, T, D) side by side and mixed: (B, T, C)."""
+        #| hole
         return self.output(y.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: the three methods, one after the other
         return self.merge(self.attend(*self.project(x)))
 
 
 # %% [markdown]
+# <!-- hints: MultiHeadAttention.project
+# `self.to_qkv(x)` is (B, T, 3C): first all queries, then all keys, then all values; and in each
+# the first D numbers are head 0's. In which order must `view` name the pieces of 3C?
+#
+# `.view(B, T, 3, H, D)` cuts; `permute` brings the axes into the order (3, B, H, T, D), and
+# `unbind()` takes the first one apart.
+# -->
+#
+# <!-- hints: MultiHeadAttention.merge
+# Each position needs its H pieces side by side. Is that how they lie in (B, H, T, D)?
+#
+# Swap H and T first; then `flatten(2)` joins H and D; then the output matrix mixes.
+# -->
+#
 # Given the stacked weights, it has to be the list of heads, and the future must not leak:
 
 # %%
@@ -337,8 +368,8 @@ assert moved(ours, x, 7) == [7, 8, 9]
 
 # %% [markdown]
 # And it has to agree with torch's own class. `nn.MultiheadAttention` stacks its weights in the
-# same order. Its biases start at zero, so we draw random ones first (`normal_`), or they would go
-# unchecked. Its mask says `True` where looking is *forbidden*; that of the fused operation says
+# same order. Its biases start at zero, so we draw random ones first (`normal_`); otherwise they would
+# go unchecked. Its mask says `True` where looking is *forbidden*; that of the fused operation says
 # `True` where it is *allowed*.
 
 # %%
@@ -346,6 +377,7 @@ reference = nn.MultiheadAttention(C, H, batch_first=True)
 with torch.no_grad():
     ours.to_qkv.weight.copy_(reference.in_proj_weight)
     ours.to_qkv.bias.copy_(reference.in_proj_bias.normal_())
+    reference.out_proj.bias.normal_()
     ours.output.load_state_dict(reference.out_proj.state_dict())
 forbidden = torch.ones(T, T, dtype=torch.bool).triu(1)
 expected, _ = reference(x, x, x, attn_mask=forbidden, need_weights=False)
@@ -390,13 +422,17 @@ def parameters(model):
 
 T = 32
 one, four = Attending(64, 1, T), Attending(64, 4, T)
-assert parameters(one) == parameters(four) == 97 * 64 + 4 * 64**2 + 65 * 64 + 65
 parameters(one), parameters(four)
 
 # %% [markdown]
 # Neither, because the matrices are only divided differently: $65 C + 32 C$ in the embeddings, $4 C^2$
 # in attention, $65 C + 65$ in the output head.
-#
+
+# %%
+C = 64
+assert parameters(four) == (65 + 32) * C + 4 * C**2 + 65 * C + 65
+
+# %% [markdown]
 # If four heads win, it may be for a dull reason. One of the four can keep the token itself while the
 # others look back, but a single head has to do both with one mean. To see how much this accounts for,
 # a second pair of models has a `bypass`: the token is added to what attention found, and no head has
@@ -468,7 +504,7 @@ show(
 #
 # On the validation text one head ends about where chapter 03's did, and four end 0.19 nats lower. The
 # seeds scatter by a tenth of that. With a bypass, four heads are still better than one, by 0.09. So
-# keeping the token is a part of the story and not all of it.
+# about half of the gain came from keeping the token, and the other half comes from several means.
 
 # %%
 assert max(finals[4, False]) < min(finals[1, False]) - 0.1
@@ -518,15 +554,14 @@ with torch.no_grad():
     looks = attention_weights(q, k)[0]  # (H, T, T)
 
 labels = list(line.replace(" ", "␣"))
-fig, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
-for h, ax in enumerate(axes):
+fig, axes = plt.subplots(2, 2, figsize=(8, 7))
+for h, ax in enumerate(axes.flat):
     image = ax.imshow(looks[h], cmap="Oranges", vmin=0, vmax=1)
-    ax.set_xticks(range(len(line)), labels, fontsize=8)
-    ax.set_yticks(range(len(line)), labels, fontsize=8)
-    ax.set(title=f"head {h}", xlabel="looked at")
+    ax.set_xticks(range(len(line)), labels)
+    ax.set_yticks(range(len(line)), labels)
+    ax.set(title=f"head {h}", xlabel="looked at", ylabel="who looks")
     ax.grid(False)
-axes[0].set_ylabel("who looks")
-fig.colorbar(image, ax=axes, label="weight")
+fig.colorbar(image, ax=axes, label="weight", shrink=0.6)
 show(
     fig,
     alt="Four heat maps of the weights over the 14 characters of First Citizen: head 3 is mostly dark "
@@ -535,17 +570,18 @@ show(
 )
 
 # %% [markdown]
-# *Nobody told them to share the work.* In head 3 eight of the thirteen characters that have a
-# predecessor look at it. All three `i` and the `z` look at themselves instead, and the first `t` at the
-# first `i`. Head 1 looks at the token itself; but see the second and third `i`, which also look at the
-# first one, and the second `t`, which looks at the first. The colon looks at the `C`. Heads 0 and 2
+# *Nobody told them to share the work.* Of the thirteen characters that have a predecessor, eight look
+# at that predecessor in head 3. Head 1 looks at the token itself; but see the second and third `i`,
+# which also look at the first one, and the second `t`, which looks at the first. Heads 0 and 2 seem to
 # decide by the letter: in head 0 the space and the `e` look at themselves, the `i` and the `n` at
 # what stands before them.
 #
 # One line proves little. Here are the same four heads over 200 windows of the validation text: how
 # much of the weight goes how many positions back? (We count from position 8 on, where there is a past
-# to choose from.) The last column takes only what goes three positions back or further, and asks how
-# much of that goes to *the same character* as the one that looks. By chance it would be about 5 %.
+# to choose from.) The column *by letter* takes the weight on the token itself, averaged for each of
+# the 26 small letters, and gives the smallest and the largest of those means. The last
+# column takes only what goes three positions back or further, and asks how much of that goes to *the
+# same character* as the one that looks. By chance it would be about 5 %.
 
 # %%
 windows, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
@@ -556,17 +592,25 @@ far = torch.ones(T, T, dtype=torch.bool).tril(-3)
 same = far & (windows[:, :, None] == windows[:, None, :])  # (200, T, T)
 assert 0.04 < same.sum() / (200 * far.sum()) < 0.07  # the chance
 
-print("positions back" + "".join(f"{n:6}" for n in range(4)) + "   same, far back")
+small = tokenizer.encode("abcdefghijklmnopqrstuvwxyz")
+print(
+    "back:"
+    + "".join(f"{n:5}" for n in range(4))
+    + "    itself, by letter   same, far back"
+)
 for h in range(4):
     row = [looks[:, h].diagonal(-back, 1, 2)[:, 8:].mean() for back in range(4)]
+    itself = looks[:, h].diagonal(0, 1, 2)[:, 8:]
+    means = [itself[windows[:, 8:] == c].mean() for c in small]
     alike = looks[:, h][same].sum() / looks[:, h][:, far].sum()
-    print(f"head {h}        " + "".join(f"{p:6.0%}" for p in row) + f"{alike:13.0%}")
+    print(f"head {h}" + "".join(f"{p:5.0%}" for p in row), end="")
+    print(f"{min(means):12.0%} to {max(means):4.0%}{alike:15.0%}")
 
 # %% [markdown]
 # Head 3 gives three quarters of its weight to the position just before. Head 1 gives most of it to the
 # token itself, and more than half of what it sends far back goes to earlier copies of the same
-# character; in head 0 it is a third. A likely reason: to find itself, a token's query has to agree with
-# its own key, and an earlier copy of it has nearly the same key. A head
+# character; in head 0 it is a third. A likely reason, which we haven't tested: to find itself, a
+# token's query has to agree with its own key, and an earlier copy of it has nearly the same key. A head
 # that looks for *what I am* finds its doubles too.
 #
 # Which head got which role is chance: at the start they differ only in their random numbers. Exercise 1
@@ -584,8 +628,8 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# *hey you to*, *boy*, *so*: short words come out whole now. Nothing longer holds together, and no
-# second speaker gets a name.
+# A few more short words come out whole, *hey*, *you to*; `boy` was there already. Nothing longer holds
+# together. A difference of 0.17 nats is hard to see in 200 characters.
 
 # %%
 show_ladder("four heads", new, "7-grams")
@@ -596,18 +640,18 @@ show_ladder("four heads", new, "7-grams")
 # has no idea of where to look, costs 2.04.
 #
 # The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a
-# head is the same whoever asks. The `h` after it can ask louder or more softly; it cannot turn *a `t`
+# head is the same whoever asks. The `h` after it decides how much of it to take, and nothing else. It can't turn *a `t`
 # was here, and I am an `h`* into something new, such as *expect an `e`*. It only adds the two
-# messages up, and adds them to the logits. A head could of course devote itself to this one pair. But
+# messages up. A head could of course devote itself to this one pair. But
 # there are many pairs, and four heads.
 #
 # What a token needs is a step in which it works on what it has gathered, by itself. Chapter 05 begins
-# with that, and we shall set one by hand that fires for exactly *`t` and `h`*.
+# with that, and there we set one by hand that fires for exactly *`t` and `h`*.
 
 # %% [markdown]
 # ## Summary
 # One head takes one mean. Several narrow heads take several, for the same number of parameters. One
-# matrix product serves them all. The right shape alone does not prove that its numbers were cut right,
+# matrix product serves them all. The right shape alone doesn't prove that its numbers were cut right,
 # and the wrong cut leaks the future. The class is equal to the list and to torch's own. Four heads take
 # the loss from 2.38, with one head in the same model, to 2.20 nats; with a bypass, the gain is 0.09
 # instead of 0.19. On real text one head mostly looks one position back, one at the token itself and its
@@ -615,109 +659,23 @@ show_ladder("four heads", new, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# **1.** Which head does the model need most? Write `loss_without(heads)`: the validation loss of the
-# trained `model` when the heads in that list find nothing, only zeros. Before you run it, bet on one
-# of them.
-# ```python
-# assert abs(loss_without([]) - again) < 1e-4
-# assert loss_without([0, 1, 2, 3]) > 3.3
-# assert min(loss_without([h]) for h in range(4)) > again + 0.1
-# ```
+# `make learn CHAPTER=04` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/04_multi_head.ipynb) have a notebook of their own.
+#
+# **1.** Which head does the model need most? Write `without(attend, heads)`: a function like `attend`, but
+# what the heads in that list find is all zeros. With `model.attention.attend = without(attention, [0])` the
+# trained model has to do without head 0. What does each cost on the validation text? Bet on one of them first.
+#
 # **2.** Set the weights of a `MultiHeadAttention(4, 2)` by hand, so that it does what `two_heads` did
-# at the beginning. Its input is a letter, `a` or `b`, beside a position, and the positions are quarter
-# turns of a circle. Each token should put out its own letter and the letter before it. The first
-# token has none before it.
-# ```python
-# positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-# for word in ("abba", "baba", "aaab"):
-#     letters = torch.stack([value[c][:2] for c in word])
-#     y = layer(torch.cat([letters, positions], dim=1)[None])[0]
-#     expected = torch.cat([letters[1:], letters[:-1]], dim=1)
-#     assert torch.allclose(y[1:], expected, atol=1e-3)
-# ```
+# at the beginning. Its input is a letter, `a` (1, 0) or `b` (0, 1), beside a position, and the four positions
+# are quarter turns of a circle: (1, 0), (0, 1), (−1, 0), (0, −1). Each token should put out its own letter and
+# the letter before it. The first token has none before it.
+#
 # **3.** Merging has a trap of its own. `Careless` forgets the transpose. When only the *last* of `n`
-# tokens changes, which outputs move? Write `predicted(n, heads)`.
+# tokens changes, which outputs move? Write `moved_by_last(n, heads)`.
 # ```python
 # class Careless(MultiHeadAttention):
 #     def merge(self, y):
 #         B, H, T, D = y.shape
 #         return self.output(y.reshape(B, T, H * D))
-#
-# for n, heads in ((10, 4), (6, 2), (8, 8)):
-#     layer, x = Careless(8 * heads, heads), torch.randn(2, n, 8 * heads)
-#     assert moved(layer, x, n - 1) == predicted(n, heads)
 # ```
-
-# %% [markdown]
-# ## Solutions
-
-
-# %% jupyter={"source_hidden": true}
-def loss_without(heads):
-    def attend(q, k, v):
-        found = attention(q, k, v)
-        found[:, heads] = 0.0
-        return found
-
-    model.attention.attend = attend  # stands before the class's method until deleted
-    loss = evaluate(model, val_ids, T)
-    del model.attention.attend
-    return loss
-
-
-alone = [loss_without([h]) for h in range(4)]
-assert abs(loss_without([]) - again) < 1e-4
-assert loss_without([0, 1, 2, 3]) > 3.3
-assert min(alone) > again + 0.1
-alone
-
-# %% [markdown]
-# All four are needed. The one that looks at the token itself is missed most: without it the model
-# hardly knows where it stands. Without all of them only the bias of the output head is left, and no
-# constant guess gets below 3.3 nats.
-
-# %% jupyter={"source_hidden": true}
-quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # turns a position back by one
-layer = MultiHeadAttention(4, 2, bias=False)
-with torch.no_grad():
-    layer.to_qkv.weight.zero_()
-    queries, keys, values = layer.to_qkv.weight.split(4)
-    queries[:2, 2:] = 30 * torch.eye(2)  # head 0 looks for its own position
-    queries[2:, 2:] = 30 * quarter  # head 1 for the one before
-    keys[:2, 2:] = keys[2:, 2:] = torch.eye(2)
-    values[:2, :2] = values[2:, :2] = torch.eye(2)
-    layer.output.weight.copy_(torch.eye(4))
-
-    positions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    for word in ("abba", "baba", "aaab"):
-        letters = torch.stack([value[c][:2] for c in word])
-        y = layer(torch.cat([letters, positions], dim=1)[None])[0]
-        expected = torch.cat([letters[1:], letters[:-1]], dim=1)
-        assert torch.allclose(y[1:], expected, atol=1e-3)
-
-# %% [markdown]
-# Positions as angles, and a matrix that turns them: *one back* is the same turn everywhere.
-# Chapter 10 builds its positions on this idea.
-
-
-# %% jupyter={"source_hidden": true}
-class Careless(MultiHeadAttention):
-    def merge(self, y):
-        B, H, T, D = y.shape
-        return self.output(y.reshape(B, T, H * D))
-
-
-def predicted(n, heads):
-    # Row n - 1 of each head moves. Read on in memory, it is row h * n + n - 1 of all,
-    # and the careless merge gives `heads` rows to each position.
-    return sorted({(h * n + n - 1) // heads for h in range(heads)})
-
-
-for n, heads in ((10, 4), (6, 2), (8, 8)):
-    layer, x = Careless(8 * heads, heads), torch.randn(2, n, 8 * heads)
-    assert moved(layer, x, n - 1) == predicted(n, heads)
-predicted(10, 4), predicted(8, 8)
-
-# %% [markdown]
-# With as many heads as positions, every output knows the last token. This is the same leak as above,
-# from the other end.

@@ -32,7 +32,6 @@
 # The number to beat is 2.20 nats.
 
 # %%
-import copy
 import json
 import math
 from collections import Counter
@@ -100,10 +99,10 @@ one_matrix = narrow.weight @ widen.weight
 assert torch.allclose(narrow(widen(x)), x @ one_matrix.T, atol=1e-6)
 
 # %% [markdown]
-# ReLU has a flaw. For inputs that leave a detector silent its slope is zero, so it cannot learn from
-# them. GPT-2 uses a smoother bend, **GELU** (Hendrycks & Gimpel, 2016): $x$ times the probability that
+# For inputs that leave a detector silent, ReLU's slope is zero, so the detector can't learn from them.
+# GPT-2 uses a smoother bend, **GELU** (Hendrycks & Gimpel, 2016): $x$ times the probability that
 # a standard normal number is smaller than $x$. Like GPT-2 we compute it by a formula with a tanh that is
-# nearly the same. No run of ours compares the two bends.
+# nearly the same. Further below we compare the two bends.
 
 
 # %%
@@ -146,10 +145,15 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(4 * n_embd, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole
         return self.output(self.activation(self.widen(x)))
 
 
 # %% [markdown]
+# <!-- hints: FeedForward.forward
+# Three calls, in the order of the docstring.
+# -->
+#
 # Now the promise of chapter 04: one set by hand. A token is four numbers, of which the first two are
 # $t$ and $h$. A single detector adds them, subtracts 1, and writes what is left into the third; all
 # other weights are zero. Where in *With what contempt he wore the humble weed* will it fire?
@@ -179,8 +183,8 @@ print("".join("^" if fire else " " for fire in fires))
 # ## Stacking, and failing
 # Attention to exchange, feed-forward to think: that is one layer. We stack twelve in the plainest way.
 # Two things will change in the course of the chapter, so they are arguments. `connect(x, part)` runs one
-# part of the stack, so far by `part(x)`. `last` may come between the last part and the output head; so
-# far there is none.
+# part of the stack, for now by `part(x)`. `last` may come between the last part and the output head; for
+# now there is none.
 
 
 # %%
@@ -215,7 +219,8 @@ class Stack(nn.Module):
 # %% [markdown]
 # Before any training, look at the gradient. It has to travel from the loss back through all later
 # layers, and a layer can only learn from what reaches it. We take its length (the root of the sum of
-# its squares) in each layer's widening matrix.
+# its squares) in each layer's widening matrix. (`louder` is for later; we call a matrix with larger
+# numbers *louder*.)
 
 
 # %%
@@ -260,12 +265,14 @@ with torch.no_grad():
 # Whatever the tokens were, in the end they are all the same.
 #
 # One cause is scale. Torch draws the weights of a matrix with $n$ inputs from the interval
-# $\pm 1/\sqrt n$, and such numbers have the variance $1/(3n)$. Suppose the inputs are independent, with
-# mean 0 and variance 1. By the argument of chapter 03 variances add: a sum of $n$ products, each of
-# variance $1/(3n)$, has the variance 1/3. So every matrix makes the numbers $\sqrt 3$ times smaller. A
-# layer has four of them in a row, which is a factor of 9, and eleven layers make $9^{11}$, about
-# $3 \cdot 10^{10}$. So should we draw all matrices $\sqrt 3$ times larger (`louder`)? What do you expect
-# now?
+# $\pm 1/\sqrt n$. Numbers spread evenly between $-a$ and $a$ have the variance $a^2/3$, here $1/(3n)$.
+# Suppose the inputs are independent, with mean 0 and variance 1. By the argument of chapter 03 variances
+# add: a sum of $n$ products, each of variance $1/(3n)$, has the variance 1/3. So every matrix makes the
+# numbers $\sqrt 3$ times smaller. A layer has four of them in a row (values, attention's output, widening,
+# narrowing), which is a factor of 9, and eleven layers make $9^{11}$, about $3 \cdot 10^{10}$. We measured
+# $2 \cdot 10^{13}$. So scale explains ten of the thirteen powers of ten, and something is left.
+#
+# Should we draw all matrices $\sqrt 3$ times larger? What do you expect now?
 
 # %%
 louder = gradient_by_layer(plain, louder=math.sqrt(3))
@@ -273,9 +280,9 @@ assert louder[0] < 0.1 * louder[-1]
 print(f"layer 12: {louder[-1]:.1e}, layer 1: {louder[0]:.1e}")
 
 # %% [markdown]
-# Far better, but layer 1's gradient is still eighty times smaller than layer 12's. Attention takes
-# averages, which are smaller than what they average and make tokens alike, and GELU cuts most of what
-# is negative.
+# Far better, but layer 1's gradient is still eighty times smaller than layer 12's. Two suspects are left:
+# attention takes averages, which are smaller than what they average, and GELU cuts most of what is
+# negative.
 #
 # ## A path around every layer
 # The cure is a plus sign: instead of `x = part(x)` write `x = x + part(x)`, a **skip connection** (He et
@@ -324,8 +331,9 @@ print(f"layer 12: {exploding[-1]:.1e}, layer 1: {exploding[0]:.1e}")
 #
 # ## A fixed scale
 # Bring each token's $C$ numbers to mean 0 and variance 1 where they are read, and let the model learn
-# a scale and a shift for each of them (`weight` and `bias`), in case it wants others. This is
-# **LayerNorm** (Ba, Kiros & Hinton, 2016):
+# a scale and a shift for each of them (`weight` and `bias`), in case it wants others. Each token is
+# scaled by itself, since its numbers may not depend on another token's, least of all on a later one's.
+# This is **LayerNorm** (Ba, Kiros & Hinton, 2016):
 #
 # $$y = \frac{x - \text{mean}(x)}{\sqrt{\text{var}(x) + \epsilon}} \cdot \text{weight} + \text{bias}$$
 #
@@ -341,13 +349,23 @@ def layer_norm(
 
     Ba, Kiros and Hinton, 2016. Written out; `LayerNorm` computes the same in one go.
     """
+    #| hole: bring each token's numbers to mean 0 and variance 1
     mean = x.mean(dim=-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+    #| hole: rescale and shift them; there may be no bias
     y = (x - mean) / torch.sqrt(variance + eps) * weight
     return y if bias is None else y + bias
 
 
 # %% [markdown]
+# <!-- hints: layer_norm
+# Mean and variance are taken over the last dimension. `keepdim=True` leaves them as columns, so that
+# each token is brought to its own scale.
+#
+# The variance is the mean of the squared distances from the mean: divide by C, not by C - 1 as
+# `x.var()` does. Where does eps go, inside the root or outside?
+# -->
+#
 # On paper: the mean of 2, 4, 6 and 8 is 5. The squared distances are 9, 1, 1 and 9, so the variance
 # is 5, and 2 becomes $(2 - 5)/\sqrt 5 = -1.34$.
 
@@ -384,7 +402,7 @@ assert torch.allclose(layer_norm(x, layer.weight, layer.bias), layer(x), atol=1e
 # Where does the norm go? The first Transformer normalized *after* adding, **post-norm**. Then the
 # stream itself runs through every norm. GPT-2, and nearly everybody since, normalizes what a part
 # *reads*, **pre-norm**, and leaves the stream alone; one more norm stands before the output head.
-# Here are both, with nothing to learn in them.
+# Here are both, without the learned scale and shift.
 
 
 # %%
@@ -442,9 +460,10 @@ show(
 
 # %% [markdown]
 # *Plain and residual overflow at 3, and at 0.3 plain's gradient is too small for the computer.* With a
-# norm, the gradient stays within a factor of four over a tenfold range of sizes.
+# norm, layer 1's gradient stays within a factor of about four of layer 12's, over a tenfold range of
+# sizes.
 #
-# ## How loud to begin
+# ## How large to begin
 # One thing is left to set, the size of what is added at the start. In $L$ layers $2L$ parts write to
 # the stream. If their contributions are independent, their variances add, and the stream grows like
 # $\sqrt{2L}$. The embedding, which says *which character this is*, becomes a small part of it.
@@ -479,7 +498,7 @@ assert loud[-1] > 4 * loud[0] and quiet[-1] < 1.5 * quiet[0]
 loud[-1], quiet[-1]
 
 # %% [markdown]
-# Both end below the estimate, since averages and GELU take their share again. But without the factor,
+# Both end below the estimate, since averages and GELU make every addition smaller than that. But without the factor,
 # the embedding is indeed only a fifth of the stream at its end. Chapter 06 draws its weights this way.
 #
 # ## A little noise
@@ -506,6 +525,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        #| hole: keep each number with probability 1 - p, scaled up
         kept = torch.rand_like(x) >= self.p
         return x * kept / (1 - self.p)
 
@@ -516,7 +536,15 @@ dropout = Dropout(0.2)
 dropout(torch.ones(10))
 
 # %% [markdown]
-# Its share of zeros is right, its scale is torch's, and when the model is used all passes:
+# <!-- hints: Dropout.forward
+# `torch.rand_like(x)` draws a number between 0 and 1 for each entry. With what probability is it
+# at least p?
+#
+# What is kept is divided by 1 - p, so that the mean stays what it was.
+# -->
+#
+# Check three things: the share of zeros, the scale against torch's, and that nothing is dropped when
+# the model is used.
 
 # %%
 dropped = dropout(torch.ones(1_000_000))
@@ -525,11 +553,12 @@ assert dropped.unique().equal(F.dropout(torch.ones(1_000), 0.2).unique())
 assert torch.equal(dropout.eval()(torch.ones(10)), torch.ones(10))
 
 # %% [markdown]
-# Runs of 1,200 steps read about half of the text once and have nothing to memorize, so ours keep
-# $p = 0$. Three blocks that had only 10,000 characters to learn from came to 1.41 nats on them and to
-# 2.83 on unseen text; with $p = 0.2$ they came to 1.83 and 2.75. (Three seeds each, `dropout` in
-# [benchmarks/part_one.json](../benchmarks/part_one.json). Stopping at the best step gives 2.75 without
-# dropout, too.)
+# Runs of 1,200 steps draw 614,400 characters, six tenths of the text, and have nothing to memorize. So
+# ours keep $p = 0$. We tried dropout where there is something to memorize: three blocks, 600 steps, and
+# only 10,000 characters to learn from. Without dropout they end at 2.83 nats on unseen text, with
+# $p = 0.2$ at 2.75. But stopping at the best step gives 2.75 without dropout, too. So here it buys nothing
+# that stopping in time wouldn't. The class stays because GPT-2 has it, and for texts that are read many
+# times. (Three seeds each, `dropout` in [benchmarks/part_one.json](../benchmarks/part_one.json).)
 #
 # ## The block
 # All of it together is the **Transformer block**. The tokens communicate, then each computes. Both
@@ -557,11 +586,20 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        #| hole: communication
         x = x + self.dropout(self.attention(self.attention_norm(x)))
+        #| hole: computation
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 # %% [markdown]
+# <!-- hints: Block.forward
+# Each part reads the stream through its norm, and what it says is added to the stream, through
+# the dropout. The stream itself passes untouched.
+#
+# Feed-forward reads the stream with the attention's addition in it.
+# -->
+#
 # With the same parts it must give the same numbers as the pre-norm stack. And the future must not reach
 # the past, now through several blocks in a row:
 
@@ -633,13 +671,13 @@ show(
 #
 # Post-norm is as good as pre-norm here. We take pre-norm, as GPT-2 did, on the word of others: Xiong et
 # al. (2020, *On Layer Normalization in the Transformer Architecture*) found that post-norm needs very
-# small first steps, and that pre-norm does not.
+# small first steps, and that pre-norm doesn't. At our size the choice is free.
 
 # %% [markdown]
 # ## Do layers help?
 # What does a second layer bring, and a third? And the feed-forward? `AttentionOnly` is a block without
 # it. A block has $4C^2$ weights in attention and $8C^2$ in the feed-forward, so nine layers of attention
-# alone have about as many as three whole blocks.
+# alone have about as many as three whole blocks. `ReLUBlock` has the bend that GELU replaced.
 
 
 # %%
@@ -655,16 +693,24 @@ class AttentionOnly(nn.Module):
         return x + self.attention(self.norm(x))
 
 
+class ReLUBlock(Block):
+    """A block whose detectors bend sharply."""
+
+    def __init__(self, n_embd, n_head):
+        super().__init__(n_embd, n_head)
+        self.feed_forward.activation = F.relu
+
+
 class Blocks(nn.Module):
     """Embeddings, blocks, a last norm and the output head."""
 
-    def __init__(self, n_layer, block=Block):
+    def __init__(self, n_layer, block=Block, width=64):
         super().__init__()
-        self.token_embedding = nn.Embedding(V, 64)
-        self.position_embedding = nn.Embedding(32, 64)
-        self.blocks = nn.Sequential(*(block(64, n_head=4) for _ in range(n_layer)))
-        self.norm = LayerNorm(64)
-        self.head = nn.Linear(64, V)
+        self.token_embedding = nn.Embedding(V, width)
+        self.position_embedding = nn.Embedding(32, width)
+        self.blocks = nn.Sequential(*(block(width, n_head=4) for _ in range(n_layer)))
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, V)
 
     def forward(self, ids):
         positions = torch.arange(ids.shape[1])
@@ -686,7 +732,7 @@ depths = {}
 for run in kept["depths"]:
     depths.setdefault((run["kind"], run["n_layer"]), []).append(run["loss"])
 for (kind, n_layer), losses in depths.items():
-    made = Blocks(n_layer, {"block": Block, "attention": AttentionOnly}[kind])
+    made = Blocks(n_layer, AttentionOnly if kind == "attention" else Block)
     size = sum(p.numel() for p in made.parameters())
     name = f"{n_layer} x {kind}{' alone' * (kind == 'attention')}"
     print(f"{name:21} {size:8,} {mean(losses):.3f} ± {stdev(losses):.3f} nats")
@@ -697,21 +743,28 @@ assert abs(again - in_file) < 0.05  # rounding, as if by another seed
 print(f"\nthree blocks again: {again:.3f}, in the file {in_file:.3f}")
 
 # %% [markdown]
-# Compare rows with equal numbers of parameters first. One whole block has as many as three layers of
+# The last row first: with ReLU one block ends where it does with GELU, to within the seeds. At this size
+# the shape of the bend makes no difference. Now compare rows with equal numbers of parameters. One whole
+# block has as many as three layers of
 # attention alone, and is better by 0.07 nats, many times the spread. Three blocks against nine layers:
 # 0.09. Attention alone gains nothing more from the last six layers. **In these runs, more looking does
 # not replace the feed-forward.**
 #
 # Now the whole blocks. The second and the third bring 0.01 nats, and the seeds scatter by as much. Are
-# they useless, or do they pay later? These runs have read little more than half of the text. Here are
-# one block and three with four times as many steps, two seeds each:
+# they useless, or do they pay later? These runs have drawn six tenths of the text. Here are
+# one block and three with four times as many steps, two seeds each, and a single block of width 108,
+# which has about as many parameters as the three:
 
 # %%
 long = {}
 for run in kept["longer"]:
-    long.setdefault(run["n_layer"], []).append(run["loss"])
-assert max(long[3]) < min(long[1]) - 0.05
-print({n_layer: [f"{loss:.3f}" for loss in losses] for n_layer, losses in long.items()})
+    long.setdefault((run["n_layer"], run["width"]), []).append(run["loss"])
+assert max(long[3, 64]) < min(long[1, 64]) - 0.05
+for (n_layer, width), losses in long.items():
+    size = sum(p.numel() for p in Blocks(n_layer, width=width).parameters())
+    print(
+        f"{n_layer} of width {width:3} {size:8,}  ", *(f"{loss:.3f}" for loss in losses)
+    )
 
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
 for run, color in ((kept["longer"][0], RED), (kept["longer"][2], BLUE)):
@@ -731,9 +784,11 @@ show(
 # *The first seed of each. Lines: training loss. Dots: validation loss.* For about a thousand steps the
 # two can hardly be told apart. Then they part, and on the validation text three
 # blocks end 0.10 nats lower, five times as much as the seeds differ. Further blocks pay late: had we
-# stopped at 1,200 steps, we would have called them useless. Longer runs might be kinder to attention
-# alone, too. And is it the depth, or the size? Three blocks have 2.7 times the parameters of one, and we
-# have not tried a single wider block.
+# stopped at 1,200 steps, we would have called them useless.
+#
+# And is it the depth, or the size? Three blocks have 2.7 times the parameters of one. The single wide block,
+# with as many as the three, covers a little more than half of the distance. So size is one half of the gain, and
+# depth is about the other half.
 
 # %% [markdown]
 # ## Has it learned "t and h"?
@@ -781,9 +836,11 @@ pairs = [unseen[i // 31, i % 31 : i % 31 + 2] for i in strongest]
 Counter(tokenizer.decode(pair) for pair in pairs).most_common(3)
 
 # %% [markdown]
-# It has, more or less. The detector says 1.12 at `th`. If it only added up the two facts, it would say
-# $0.33 + 0.27 - 0.07 = 0.53$. It says twice that, so it does hear the *and*. But it is no specialist.
-# Its 200 strongest positions hold 44 `th` and 49 times an `m` after a space.
+# Partly. The detector says 1.12 at `th`. If it only added up the two facts, it would say
+# $0.33 + 0.27 - 0.07 = 0.53$. It says twice that. The bend does this for any two facts that both push a
+# detector up; what has been learned is that *a `t` was here* and *I am an `h`* push the same one. But it
+# is no specialist: its 200 strongest positions hold 44 `th`, and 49 times an `m` after a space. What a
+# network learns isn't filed under our names.
 #
 # And this is how the model writes:
 
@@ -805,88 +862,31 @@ show_ladder("three blocks", mean(depths["block", 3]), "7-grams")
 
 # %% [markdown]
 # *Down to 2.03 nats, level with chapter 02's table over two characters, at 2.04: the seeds lie on both
-# sides of it.* The runs of 1,200 steps count here, since the rungs above had about as many.
+# sides of it.* The runs of 1,200 steps count here, since the rungs above had about as many. But we have
+# seen that this is where blocks begin to pay and not where they end: with four times the steps the same
+# three blocks were at 1.74. How to train well is the subject of chapter 07.
 #
 # ## Summary
 # A feed-forward part lets each token work by itself: a weighted sum with a bend detects that two things
 # are true at once. In a plain stack of twelve layers the first one gets almost no gradient. A path
-# around every part lets signal and gradient through, and a norm keeps the scale of what is read.
+# around every part lets signal and gradient through, and a norm keeps the scale of what is read. In our
+# short test the norm didn't lower the loss; it let a four times larger rate survive.
 # Together they are the block: `x + part(norm(x))`, twice. In 1,200 steps, at equal numbers of
 # parameters, the feed-forward is worth 0.07 to 0.09 nats. Three blocks reach 2.03 nats, hardly less
 # than one; with four times as many steps they lead by 0.10.
 
 # %% [markdown]
 # ## Exercises
+# `make learn CHAPTER=05` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/05_blocks.ipynb) have a notebook of their own.
+#
 # **1.** Set a `FeedForward(4, activation=F.relu)` by hand that writes 1 into the third number when
 # *exactly one* of the first two is 1, and 0 otherwise. One detector is not enough. Why?
-# ```python
-# four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-# assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-# ```
-# **2.** If the output matrices are small at the start, a block is almost the identity. Build a
-# `quiet_block` that is the identity exactly, by setting as few of its parameters as you can to zero.
-# Then: which of its parameters get a gradient that is not zero? Predict their names.
-# ```python
-# x = torch.randn(2, 10, 64)
-# assert torch.equal(quiet_block(x), x)
-# quiet_block(x).pow(2).sum().backward()
-# named = quiet_block.named_parameters()
-# assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-# ```
+#
+# **2.** If the output matrices are small at the start, a block is almost the identity. Write
+# `quiet(block)`, which makes it the identity exactly, by setting as few of its parameters as you can to
+# zero. Then: which parameters get a gradient that is not zero? It returns their names.
+#
 # **3.** What does a part of a pre-norm block notice of the scale of the stream? Write
-# `contribution(x)`, which returns what the attention of `block` adds to a stream `x`.
-# ```python
-# assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-# assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-# ```
-
-# %% [markdown]
-# ## Solutions
-
-# %% jupyter={"source_hidden": true}
-either = FeedForward(4, activation=F.relu)
-with torch.no_grad():
-    for p in either.parameters():
-        p.zero_()
-    either.widen.weight[:2, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    either.output.weight[2, :2] = 1
-four = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
-assert torch.equal(either(four)[:, 2], torch.tensor([0.0, 1, 1, 0]))
-
-# %% [markdown]
-# One detector finds *the first without the second*, another *the second without the first*. A single one
-# rises or falls along one direction and cannot do both.
-
-# %% jupyter={"source_hidden": true}
-quiet_block = copy.deepcopy(block)
-for part in (quiet_block.attention.output, quiet_block.feed_forward.output):
-    nn.init.zeros_(part.weight)
-    nn.init.zeros_(part.bias)
-x = torch.randn(2, 10, 64)
-assert torch.equal(quiet_block(x), x)
-quiet_block.zero_grad()
-quiet_block(x).pow(2).sum().backward()
-predicted = {
-    f"{part}.output.{name}"
-    for part in ("attention", "feed_forward")
-    for name in ("weight", "bias")
-}
-named = quiet_block.named_parameters()
-assert {name for name, p in named if p.grad.abs().max() > 0} == predicted
-
-# %% [markdown]
-# Only the zeros themselves learn in the first step, since every other slope passes through them. Then
-# they are no longer zero, and the rest joins in. Chapter 12's model begins like this.
-
-
-# %% jupyter={"source_hidden": true}
-def contribution(x):
-    return block.attention(block.attention_norm(x))
-
-
-assert torch.allclose(contribution(10 * x), contribution(x), atol=1e-3)
-assert not torch.allclose(contribution(x.flip(1)), contribution(x), atol=1e-3)
-
-# %% [markdown]
-# Nothing. A stream ten times as large gets the same addition, ten times less of it. So the louder a
-# stream has become, the less a later layer can change.
+# `contribution(block, x)`, which returns what the attention of a block adds to a stream `x`. Then let the
+# stream be ten times as large.

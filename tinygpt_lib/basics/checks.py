@@ -5,6 +5,14 @@ from collections.abc import Sequence
 
 import torch
 
+from tinygpt_lib.basics.ids import Ids
+
+
+def brief(value) -> str:
+    """A value as it is written in Python, on one line that has an end."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
 
 def check_int(name: str, value, low: int, high: int | None = None) -> None:
     """ValueError unless value is a whole number in low..high (2**63 - 1 if None)."""
@@ -13,7 +21,9 @@ def check_int(name: str, value, low: int, high: int | None = None) -> None:
         allowed, high = f"at least {low} and below 2**63", 2**63 - 1
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number {allowed}")
+        raise ValueError(
+            f"{name} is {brief(value)}; it must be a whole number {allowed}"
+        )
 
 
 def check_float(name: str, value, allowed: str, inside) -> None:
@@ -22,25 +32,29 @@ def check_float(name: str, value, allowed: str, inside) -> None:
     # A comparison, because math.isfinite fails for an int that no float can hold.
     finite = number and abs(value) <= sys.float_info.max
     if not finite or not inside(value):
-        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+        raise ValueError(f"{name} is {brief(value)}; it must be {allowed}")
 
 
 def check_choice(name: str, value, choices) -> None:
     """ValueError unless value is one of choices."""
     if value not in list(choices):
         known = ", ".join(repr(c) for c in sorted(choices))
-        raise ValueError(f"{name} is {value!r}; it must be one of {known}")
+        raise ValueError(f"{name} is {brief(value)}; it must be one of {known}")
 
 
 def check_bool(name: str, value) -> None:
     """ValueError unless value is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be True or False")
+        raise ValueError(f"{name} is {brief(value)}; it must be True or False")
 
 
 def check_ids(name: str, ids, dims: int, vocab_size: int | None) -> None:
     """ValueError unless ids are int64, of `dims` dimensions, and below vocab_size."""
     wanted = {1: "(N,)", 2: "(B, T)"}[dims]
+    if isinstance(ids, Ids):
+        if vocab_size and ids.largest() >= vocab_size:
+            check_ids(name, torch.tensor([ids.largest()]), 1, vocab_size)
+        return
     if not isinstance(ids, torch.Tensor):
         raise ValueError(
             f"{name} are a {type(ids).__name__}; they must be a torch.Tensor {wanted}"

@@ -23,9 +23,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def most_tokens(model: nn.Module) -> int:
-    """How many tokens to read at once: 16,384, or what makes 2**26 logits (256 MB)."""
+    """How many tokens to read at once: 16,384, or what makes 2**24 logits.
+
+    They and their logarithms, which the loss is made of, take 64 MB each.
+    """
     config = getattr(model, "config", None)  # the vocabulary is mostly small
-    return 16_384 if config is None else min(16_384, 2**26 // config.vocab_size)
+    return 16_384 if config is None else min(16_384, 2**24 // config.vocab_size)
 
 
 def windows_of(

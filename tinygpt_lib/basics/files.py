@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from tinygpt_lib.basics.interrupts import held_interrupt
+
 FORMAT = "tinygpt_lib"
 VERSION = 1
 KINDS = {  # what a folder with this file holds, and what that is for
@@ -100,23 +102,46 @@ def filling(folder: Path, decisive: str) -> Iterator[Path]:
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
         beside = (place, ".-") if there else (place.parent, f".{place.name}-")
-        scratch = tempfile.TemporaryDirectory(
-            dir=beside[0], prefix=beside[1], suffix=".partial"
-        )
-        aside = Path(stack.enter_context(scratch)) / "new"
+        aside = stack.enter_context(scratch(*beside)) / "new"
         aside.mkdir()
-        yield aside
+        try:
+            yield aside
+        except CheckpointError as error:  # of a file in it: where it is to be
+            told = str(error).replace(str(aside), str(folder))
+            raise CheckpointError(told) from error
         if not there:
             aside.rename(place)
             return
         files = sorted(aside.iterdir(), key=lambda path: path.name == decisive)
         try:
             for file in files:
+                remove(place / file.name)  # a folder that a kill has left, say
                 file.replace(place / file.name)
         except BaseException:
             for file in files:
-                (place / file.name).unlink(missing_ok=True)
+                remove(place / file.name)
             raise
+
+
+@contextmanager
+def scratch(folder: Path, prefix: str) -> Iterator[Path]:
+    """A new folder, which goes in any case: not even Ctrl-C keeps it."""
+    path = Path(tempfile.mkdtemp(".partial", prefix, folder))
+    try:
+        yield path
+    finally:
+        with held_interrupt() as stopped:
+            shutil.rmtree(path, ignore_errors=True)
+        if stopped():
+            raise KeyboardInterrupt
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder and all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

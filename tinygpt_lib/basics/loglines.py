@@ -1,11 +1,15 @@
 """Lines of logs: read from files of many kinds, and the times that they tell."""
 
+import bz2
 import gzip
+import lzma
 import re
+import signal
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Self
@@ -22,6 +26,7 @@ __all__ = [
     "EventText",
     "bounded_lines",
     "compiled",
+    "in_order",
     "read_lines",
     "seconds_of",
 ]
@@ -48,20 +53,85 @@ MASKS = {  # in this order: word that is put in -> pattern of what it stands for
 }
 
 
-def compiled(pattern: str, what: str) -> re.Pattern:
-    """A regular expression; ValueError, naming what it is, for one that is none."""
+class Bounded:
+    """A regular expression of people's own, or a stranger's: `patience` may end it.
+
+    There are some, such as (a+)+$, that take centuries for one line.
+    """
+
+    calls, busy = (
+        0,
+        None,
+    )  # of all of them: how many times one began, and which is at it
+
+    def __init__(self, pattern: str, what: str):
+        self.pattern, self.what = pattern, what
+        try:
+            self.compiled = re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{what} is no regular expression: {error}") from None
+
+    def search(self, text: str) -> re.Match | None:
+        """As of `re`."""
+        return self.watched(self.compiled.search, text)
+
+    def sub(self, word: str, text: str) -> str:
+        """As of `re`."""
+        return self.watched(self.compiled.sub, word, text)
+
+    def watched(self, function: Callable, *arguments):
+        Bounded.calls += 1
+        Bounded.busy = self
+        found = function(*arguments)
+        Bounded.busy = None
+        return found
+
+
+@contextmanager
+def patience(seconds: float = 2.0) -> Iterator[None]:
+    """Within, ValueError for a regular expression that takes longer for a line.
+
+    In the main thread only, and not on Windows: there is no clock to look at.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and hasattr(signal, "setitimer")):
+        yield
+        return
+    seen = -1
+
+    def look(number, frame):
+        nonlocal seen
+        if (at := Bounded.busy) and Bounded.calls == seen:
+            Bounded.busy = None
+            raise ValueError(
+                f"{at.what} takes more than {seconds:g} s for one line, as where "
+                "something repeated is repeated"
+            )
+        seen = Bounded.calls
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        Bounded.busy = None
+
+
+def compiled(pattern: str, what: str) -> re.Pattern | Bounded:
+    """A regular expression; ValueError, naming what it is, for one that is none."""
+    if pattern in (DATED, *MASKS.values()):
         return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{what} is no regular expression: {error}") from None
+    return Bounded(pattern, what)
 
 
 def read_lines(*paths: str) -> Iterator[str]:
     """The lines of text files in turn, without their ends; "-" is standard input.
 
-    Files, but not standard input, may be gzipped: their first bytes tell. Bytes that
-    are not UTF-8 become U+FFFD, and long lines are cut to what is looked at. OSError
-    for what can't be read, ValueError for a gzipped file that is damaged.
+    Files, but not standard input, may be packed (gzip, bzip2, xz, zstd): their first
+    bytes tell. Bytes that are not UTF-8 become U+FFFD, and long lines are cut to what
+    is looked at. OSError for what can't be read, ValueError for a damaged packed file.
     """
     for path in paths:
         with ExitStack() as stack:
@@ -69,12 +139,41 @@ def read_lines(*paths: str) -> Iterator[str]:
                 file: IO[bytes] = sys.stdin.buffer
             else:
                 file = stack.enter_context(open(path, "rb"))
-                if file.peek(2)[:2] == b"\x1f\x8b":
-                    file = stack.enter_context(gzip.open(file))
+                if opened := unpacker(file.peek(6)):
+                    file = stack.enter_context(opened(file))
             try:
                 yield from bounded_lines(file)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
                 raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def unpacker(start: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
+    """What opens a packed file that begins so; None for a plain one."""
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        try:
+            from zstandard import open as opened  # a package of its own
+        except ImportError:
+            raise ValueError(
+                "a file is packed by zstd: unpack it, or install the package zstandard"
+            ) from None
+        return opened
+    known = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    return next((how for magic, how in known.items() if start.startswith(magic)), None)
+
+
+def in_order(paths: Sequence[str]) -> list[str]:
+    """Files with rotated ones in the order they were written: log.2.gz, log.1, log."""
+
+    def age(path: str) -> tuple[str, int, str]:
+        name = re.sub(r"\.(?:gz|bz2|xz|zst)$", "", path)
+        found = re.fullmatch(r"(.+?)(?:\.(\d{1,3})|[-.](\d{8}(?:\d\d)?))?", name, re.S)
+        stem, number, date = found.groups()
+        return stem, -int(number or 0), date or "9"
+
+    first = {}
+    for place, path in enumerate(paths):
+        first.setdefault(age(path)[0], place)
+    return sorted(paths, key=lambda path: (first[age(path)[0]], *age(path)[1:]))
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[str]:
@@ -103,8 +202,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
     """Seconds since 1970 of a time as text, UTC unless it says; None if it is none.
 
     Without a `time_format` (as for `strptime`), ISO 8601, web servers', syslog's and
-    Unix times are known, and most others; 05/06/2024 is then a day in May. A time
-    without a year is taken to be of 2000.
+    Unix times (in milli- and microseconds, too) are known, and most others; 05/06/2024
+    is then a day in May. A time without a year is taken to be of 2000.
     """
     from dateutil import parser  # here, because few need it
 
@@ -115,6 +214,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
             time = datetime.strptime(text, time_format)
         elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
             return float(text)
+        elif re.fullmatch(r"1\d{12}|1\d{15}", text):  # milli- or microseconds
+            return int(text) / (1e3 if len(text) == 13 else 1e6)
         else:
             if re.match(r"\d\d/[A-Z][a-z]{2}/\d{4}:", text):  # as web servers write
                 text = text.replace(":", " ", 1)

@@ -107,19 +107,22 @@ def hardened(lesson: Lesson) -> Lesson:
             """Ids of shape (len(text),), int64; ValueError for an unknown character."""
             ids = np.empty(len(text), dtype=np.int64)
             for start in range(0, len(text), AT_ONCE):
-                part = text[start : start + AT_ONCE].encode(
-                    "utf-32-le", "surrogatepass"
-                )
-                numbers = np.frombuffer(part, dtype=np.uint32)
-                found = self._table[np.minimum(numbers, len(self._table) - 1)]
-                ids[start : start + AT_ONCE] = found
-                if len(unknown := np.flatnonzero(found < 0)):
-                    place = start + unknown[0]
-                    raise ValueError(
-                        f"character {text[place]!r} at position {place} is not among "
-                        f"the {self.vocab_size} characters that this tokenizer knows"
-                    )
+                part = text[start : start + AT_ONCE]
+                ids[start : start + AT_ONCE] = self.look_up(part, start)
             return torch.from_numpy(ids)
+
+        def look_up(self, text: str, start: int) -> np.ndarray:
+            """As `encode`, in 32 bits, of what begins at a place in a longer text."""
+            data = text.encode("utf-32-le", "surrogatepass")
+            numbers = np.frombuffer(data, dtype=np.uint32)
+            found = self._table[np.minimum(numbers, len(self._table) - 1)]
+            if len(unknown := np.flatnonzero(found < 0)):
+                place = unknown[0]
+                raise ValueError(
+                    f"character {text[place]!r} at position {start + place} is not "
+                    f"among the {self.vocab_size} characters that this tokenizer knows"
+                )
+            return found
 
         @cached_property
         def _table(self) -> np.ndarray:

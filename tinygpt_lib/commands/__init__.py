@@ -14,6 +14,7 @@ from tinygpt_lib.basics.interrupts import exit_code, raising_ends
 from tinygpt_lib.commands.convert import add_convert
 from tinygpt_lib.commands.detect import add_detect
 from tinygpt_lib.commands.evaluate import add_evaluate
+from tinygpt_lib.commands.play import add_play
 from tinygpt_lib.commands.sample import add_sample
 from tinygpt_lib.commands.train import add_train
 from tinygpt_lib.runs.processes import LostProcessError, by_torchrun
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_sample(commands)
     add_evaluate(commands)
+    add_play(commands)
     add_convert(commands)
     add_detect(commands)
     return top

@@ -4,9 +4,10 @@ import sys
 
 from tinygpt_lib.basics.corpus import load_shakespeare
 from tinygpt_lib.basics.devices import DEVICES
-from tinygpt_lib.basics.texts import read_texts
+from tinygpt_lib.basics.ids import Ids
+from tinygpt_lib.basics.texts import Text, read_texts
+from tinygpt_lib.runs.data import Data
 from tinygpt_lib.scaling_out import process_rank
-from tinygpt_lib.text import CharTokenizer, split
 
 
 def add_command(commands, name: str, run, does: str, example: str):
@@ -26,7 +27,7 @@ def add_command(commands, name: str, run, does: str, example: str):
     return command
 
 
-def text_of(options, about: dict) -> tuple[str, str]:
+def text_of(options, about: dict) -> tuple[str, Data]:
     """Name and content of the text: the one asked for, else what the run noted.
 
     Of several files, and of standard input, it is said what was read.
@@ -43,7 +44,7 @@ def text_of(options, about: dict) -> tuple[str, str]:
                 "again, by --text"
             )
     if not paths:
-        return "Tiny Shakespeare", load_shakespeare()
+        return "Tiny Shakespeare", Data(Text.of(load_shakespeare()))
     text, seen = read_texts(paths)
     used = ["standard input" if f == "-" else f for f, why in seen.items() if not why]
     left = [f"{file} ({why})" for file, why in seen.items() if why]
@@ -51,7 +52,8 @@ def text_of(options, about: dict) -> tuple[str, str]:
         print(f"read {few(used)}: {len(text):,} characters", file=sys.stderr)
         if left:
             print(f"left out {few(left)}", file=sys.stderr)
-    return used[0] if len(used) == 1 else f"the text of {len(used):,} files", text
+    name = used[0] if len(used) == 1 else f"the text of {len(used):,} files"
+    return name, Data(text)
 
 
 def few(names: list[str], n: int = 5) -> str:
@@ -60,16 +62,13 @@ def few(names: list[str], n: int = 5) -> str:
     return ", ".join([*names[:n], *more])
 
 
-def encode_parts(tokenizer, name: str, text: str):
+def encode_parts(tokenizer, name: str, data: Data) -> tuple[Ids, Ids]:
     """Ids to train on and ids to validate on. The text is cut before it is encoded."""
-    if isinstance(tokenizer, CharTokenizer):  # the same, and errors name the place
-        parts = split(tokenizer.encode(text))
-    else:
-        parts = tuple(tokenizer.encode(part) for part in split(text))
+    parts = data.encode(tokenizer)
     if len(parts[1]) < 2:
         raise ValueError(
-            f"{name} is too short: of its {len(text):,} characters the last tenth is "
-            f"measured, {len(parts[1])} tokens here; it takes at least 2, as 20 "
+            f"{name} is too short: of its {len(data.text):,} characters the last tenth "
+            f"is measured, {len(parts[1])} tokens here; it takes at least 2, as 20 "
             "characters have"
         )
     return parts

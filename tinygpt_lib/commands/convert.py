@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tinygpt_lib.basics.files import check_free
+from tinygpt_lib.basics.files import check_free, filling
 from tinygpt_lib.commands.common import add_command
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
 from tinygpt_lib.runs.huggingface import load_hf, save_hf
@@ -47,8 +47,9 @@ def run_convert(options) -> int:
     else:
         if options.folder or options.out is None:
             options.usage_error("--from wants --out, the folder of the new run")
-        check_free(options.out, "config.json")
+        check_free(options.out, "model.safetensors")
         model, tokenizer = load_hf(other)
-        save_checkpoint(options.out, model, tokenizer, {"converted from": str(other)})
+        with filling(options.out, "model.safetensors") as aside:
+            save_checkpoint(aside, model, tokenizer, {"converted from": str(other)})
         print(f"{options.out} holds {model.n_parameters():,} parameters")
     return 0

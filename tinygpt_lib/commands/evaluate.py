@@ -9,7 +9,6 @@ from tinygpt_lib.runs.checkpoints import (
     fingerprint,
     load_checkpoint,
 )
-from tinygpt_lib.text import split
 from tinygpt_lib.tokenizers import score_text
 
 
@@ -36,15 +35,15 @@ def run_evaluate(options) -> int:
     about = read_json(options.folder / "config.json").get("about")
     if not isinstance(about, dict):
         about = {}
-    name, text = text_of(options, about)
-    parts = encode_parts(tokenizer, name, text)  # names an unknown character's place
+    name, data = text_of(options, about)
+    parts = encode_parts(tokenizer, name, data)  # names an unknown character's place
     noted = about.get("data")
     if options.text is None and noted not in (None, fingerprint(*parts)):
         raise ValueError(
             f"{name} is not the text any more that the run was trained on: its last "
             "tenth is another one; to measure it all the same, give it by --text"
         )
-    score = score_text(model, tokenizer, split(text)[1])
+    score = score_text(model, tokenizer, "".join(data.pieces(1, "reading")))
     print(f"{score.n_tokens:,} tokens predicted, the whole validation text")
     print(f"{score.nats_per_token:.4f} nats per token")
     print(f"{score.bits_per_byte:.4f} bits per byte")

@@ -17,6 +17,7 @@ from tinygpt_lib.runs.checkpoints import (
     fingerprint,
     read_run,
 )
+from tinygpt_lib.runs.data import Data
 from tinygpt_lib.runs.fast import keep_freed_memory
 from tinygpt_lib.runs.models import config_of, new_model
 from tinygpt_lib.runs.presets import PRESETS
@@ -31,7 +32,6 @@ from tinygpt_lib.runs.settings import MAY_CHANGE, TrainConfig
 from tinygpt_lib.runs.tokenizers import TEXT_TOKENIZERS, tokenizer_from_dict
 from tinygpt_lib.scaling_out import process_rank, shard
 from tinygpt_lib.speed import FastConfig
-from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.tokenizers import BPETokenizer, WordTokenizer
 from tinygpt_lib.training import History
 
@@ -137,20 +137,20 @@ def train_shared(options, device) -> tuple[History, str]:
     state = from_first(lambda: read_run(options.out)) if options.resume else None
     if by_torchrun() and "-" in (options.text or ()):
         raise ValueError("standard input can't be read by several processes")
-    name, text = text_of(options, state.about if state else {})
+    name, data = text_of(options, state.about if state else {})
     if state is None:
-        model, config, tokenizer, about = new_run(options, text)
+        model, config, tokenizer, about = new_run(options, data)
     else:
         check_given(options, state)
         anew = {k: v for k, v in given(options, TrainConfig).items() if k in MAY_CHANGE}
         config = dataclasses.replace(TrainConfig(**state.training), **anew)
         model = new_model(config_of(state.model))
         tokenizer, about = tokenizer_from_dict(state.tokenizer), state.about
-    train_ids, val_ids = encode_parts(tokenizer, name, text)
+    train_ids, val_ids = encode_parts(tokenizer, name, data)
     window = config.context or model.config.block_size
     if len(train_ids) <= window:
         raise ValueError(
-            f"{name} is too short: of its {len(text):,} characters the first nine "
+            f"{name} is too short: of its {len(data.text):,} characters the first nine "
             f"tenths are trained on, {len(train_ids)} tokens here; "
             f"{'context' if config.context else 'block_size'} {window} needs at least "
             f"{window + 1}"
@@ -204,15 +204,12 @@ def check_settings(options) -> None:
     dataclasses.replace(config, **given(options, TrainConfig))
 
 
-def new_run(options, text: str):
+def new_run(options, data: Data):
     """Model, settings, tokenizer and notes of a run that begins here."""
     name = options.preset or "cpu"
     kind = TEXT_TOKENIZERS[options.tokenizer or "char"]
     size = {} if options.size is None else {"vocab_size": options.size}
-    # Merges and words are learnt from the training text alone, as the model is. Which
-    # characters exist is not learnt, and all have to be known.
-    seen = text if kind is CharTokenizer else split(text)[0]
-    tokenizer = kind.from_text(seen, **size)
+    tokenizer = data.learn(kind, **size)
     model_config, config = PRESETS[name](tokenizer.vocab_size)
     model_config = dataclasses.replace(model_config, **given(options, FastConfig))
     config = dataclasses.replace(config, **given(options, TrainConfig))

@@ -167,7 +167,7 @@ def sample_of(ids: Tensor, config: TrainConfig, context: int) -> list[Tensor]:
     they were the FEWEST tokens that say something.
     """
     if len(ids) <= LARGE:
-        return [ids]
+        return [ids[:]]
     per_look = config.batch_size * context * (config.eval_every or config.steps)
     room = len(ids) // 16
     length = min(room, max(FEWEST, 3 * per_look // 20) // 16)

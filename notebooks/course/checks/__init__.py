@@ -1,0 +1,292 @@
+"""What the holes of the workbooks are asked, one module per chapter, and who asks.
+
+A hole's check is the function of its name (`AdamW_step` for `AdamW.step`). It gets `my`,
+the names of the chapter's module with the reader's among them, and raises `Wrong` with
+what was tried, what came out, what was expected, and where people usually go wrong.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import linecache
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Wrong(Exception):
+    """What came out isn't what was expected; the message teaches."""
+
+
+# --- For the checks ---
+
+
+def expect(got, want, tried: str, clues: dict | None = None, atol: float = 1e-5):
+    """Refuses `got` unless it is `want`; names the mistake that gives it.
+
+    clues: what to say -> the value that this mistake gives (a list: one of them), or
+    whether it was made.
+    """
+    if same(got, want, atol):
+        return
+    lines = [tried, f"came out: {show(got)}", f"expected: {show(want)}"]
+    if got is None:
+        lines.append("Nothing came out: is the `return` missing?")
+    for clue, value in (clues or {}).items():
+        values = value if isinstance(value, list) else [value]
+        if value is True or any(same(got, each, atol) for each in values):
+            lines.append(clue)
+            break
+    raise Wrong("\n".join(lines))
+
+
+def same(got, want, atol: float = 1e-5) -> bool:
+    if isinstance(want, Tensor):
+        return (
+            isinstance(got, Tensor)
+            and got.shape == want.shape
+            and got.is_floating_point() == want.is_floating_point()
+            and torch.allclose(got.double(), want.double(), 1e-4, atol, equal_nan=True)
+        )
+    if isinstance(want, tuple | list):
+        return (
+            isinstance(got, tuple | list)
+            and len(got) == len(want)
+            and all(same(g, w, atol) for g, w in zip(got, want, strict=True))
+        )
+    if isinstance(want, float):
+        if isinstance(got, Tensor):
+            got = got.detach()
+        try:
+            return abs(float(got) - want) <= atol + 1e-4 * abs(want)
+        except (TypeError, ValueError, RuntimeError):
+            return False
+    return type(got) is type(want) and got == want
+
+
+def show(value) -> str:
+    """A value in a line or two."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f", {value.dtype}"
+        if value.dim() == 0:
+            return f"{value.item():.4g}"
+        flat = value.detach().flatten()[:8].tolist()
+        numbers = ", ".join(
+            f"{n:.3g}" if isinstance(n, float) else str(n) for n in flat
+        )
+        more = ", ..." if value.numel() > 8 else ""
+        return f"a tensor of shape {tuple(value.shape)}{kind}: {numbers}{more}"
+    if isinstance(value, tuple | list):
+        left, right = "()" if isinstance(value, tuple) else "[]"
+        return left + "; ".join(show(each) for each in value) + right
+    text = f"{value:.5g}" if isinstance(value, float) else repr(value)
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+@contextmanager
+def untouched(**given: Tensor) -> Iterator[None]:
+    """Refuses what changes the tensors that it was given."""
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    yield
+    for name, tensor in given.items():
+        if not torch.equal(tensor, before[name]):
+            raise Wrong(
+                f"`{name}` itself was changed, and whoever handed it over still needs it: "
+                "make a new tensor instead of writing into it"
+            )
+
+
+def refuses(call: Callable, tried: str) -> None:
+    """Wants a ValueError."""
+    try:
+        got = call()
+    except ValueError:
+        return
+    raise Wrong(f"{tried}\ncame out: {show(got)}\nexpected: a ValueError that says why")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- Judging ---
+
+
+def load(noun: str, source: str, imports: str = "", file: str = "your cell") -> dict:
+    """The names of the chapter's module, those of the source in front of them."""
+    names = dict(vars(importlib.import_module(f"tinygpt_lib.{noun}")))
+    linecache.cache[file] = len(source), None, source.splitlines(True), file
+    exec(imports, names)
+    exec(compile(source, file, "exec"), names)
+    return names
+
+
+def judge(noun: str, name: str, names: dict, file: str = "your cell") -> str:
+    """What is wrong with a hole; nothing if it is right."""
+    checks = importlib.import_module(f"course.checks.{noun}")
+    torch.manual_seed(0)
+    try:
+        getattr(checks, name.replace(".", "_"))(SimpleNamespace(**names))
+    except Wrong as wrong:
+        return str(wrong)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return explain(error, file)
+    return ""
+
+
+def explain(error: BaseException, file: str = "your cell") -> str:
+    """An error in the reader's code, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [frame for frame in frames if frame.filename == file]
+    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    if where:
+        return f"Your code stops at `{where[-1].line}`\n{text}"
+    if isinstance(error, SyntaxError):
+        return f"This is no Python yet, in line {error.lineno}: `{error.text}`\n{text}"
+    last = f"`{frames[-1].line}`" if frames else "the check"
+    return f"What your code gives can't be used: {last}\n{text}"
+
+
+def serve() -> None:
+    """Judges the jobs that come in, a line each; what code prints goes elsewhere."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    torch.set_num_threads(1)
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        noun, name, source, imports = json.loads(line)
+        try:
+            message = judge(noun, name, load(noun, source, imports))
+        except BaseException as error:  # `exit()` too
+            message = explain(error)
+        print(json.dumps(message), file=answers, flush=True)
+
+
+# --- In a workbook ---
+
+
+def begin(name: str) -> Callable[..., None]:
+    """Says whose the earlier chapters are; returns what checks this one's holes."""
+    if importlib.util.find_spec("mygpt") is None:
+        subprocess.run(
+            [sys.executable, ROOT / "tools/learn.py", "--library"], check=True
+        )
+        importlib.invalidate_caches()
+    from mygpt import BORROWED
+
+    earlier = {noun: of for noun, of in BORROWED.items() if of and number(noun) < name}
+    if earlier:
+        print("Still the course's, of the chapters before: ", end="")
+        print("; ".join(f"{noun}: {', '.join(of)}" for noun, of in earlier.items()))
+    elif name[:2] > "01":
+        print("All of the chapters before is yours.")
+    shell = inspect.currentframe().f_back.f_globals
+
+    def check(*holes: str) -> None:
+        for hole in holes:
+            check_here(name[3:], hole, shell)
+
+    return check
+
+
+def bare(names: dict, owner: str, module: str) -> type | None:
+    """The class as its cell has it, beneath what has been wrapped around it."""
+    found = getattr(names.get(owner), "__mro__", ())
+    return next((each for each in found if each.__module__ == module), None)
+
+
+def number(noun: str) -> str:
+    return next((ROOT / "notebooks/text").glob(f"[0-9][0-9]_{noun}.py")).stem
+
+
+def check_here(noun: str, hole: str, shell: dict) -> None:
+    """Judges what a notebook holds; the course's code stands in for an open hole."""
+    module = importlib.import_module(f"tinygpt_lib.{noun}")
+    ours, (owner, _, last) = vars(module), hole.rpartition(".")
+    place = bare(shell, owner, "__main__") if owner else shell
+    try:
+        mine = vars(place)[last] if owner else shell[last]
+        mine = getattr(mine, "__func__", getattr(mine, "fget", None) or mine)
+        mine = inspect.unwrap(mine)  # from a decorator such as `torch.no_grad`
+        is_open = DOTS.search(inspect.getsource(mine))
+    except (KeyError, TypeError, OSError):
+        is_open = True
+    if not is_open:
+        file = mine.__code__.co_filename
+        names = {**ours, **{name: shell[name] for name in ours if name in shell}}
+        names |= {hole.split(".")[0]: shell[hole.split(".")[0]]}
+        message = judge(noun, hole, names, file)
+        print(f"{hole} is wrong.\n{message}\n" if message else f"{hole} is right.")
+    elif owner and place and owner in ours:
+        setattr(place, last, vars(bare(ours, owner, module.__name__))[last])
+        print(f"{hole} is open: the course's stands in for it.")
+    elif hole in ours:
+        shell[hole] = ours[hole]
+        print(f"{hole} is open: the course's stands in for it.")
+    else:
+        print(f"{hole} is open.")
+
+
+def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, seed=0):
+    """The reader's GPT, trained by the reader's code, or as that has trained before."""
+    from mygpt.gpt import GPT
+    from mygpt.training import History, train
+
+    library = Path(sys.modules["mygpt"].__file__).parent
+    digest = hashlib.sha256(f"{model_config} {train_config} {seed}".encode())
+    digest.update(train_ids.numpy().tobytes())
+    for path in sorted(library.glob("*.py")):
+        if path.stem not in ("__init__", "generation"):
+            digest.update(path.read_bytes())
+    kept = library / "runs" / f"{name}-{digest.hexdigest()[:12]}.pt"
+    torch.manual_seed(seed)
+    model, history = GPT(model_config), History()
+    if kept.exists():
+        weights, history.losses, history.evaluations = torch.load(kept)
+        model.load_state_dict(weights)
+        return model.eval(), history
+    print(f"{train_config.steps} steps ...", flush=True)
+    history = train(model, train_ids, val_ids, train_config)
+    kept.parent.mkdir(exist_ok=True)
+    torch.save((model.state_dict(), history.losses, history.evaluations), kept)
+    return model, history
+
+
+def graduate(steps: int = 0) -> None:
+    """The run of chapter 07 by the reader's library: its loss, and what it writes."""
+    from mygpt.generation import generate
+    from mygpt.text import CharTokenizer, split
+    from mygpt.training import cpu_preset
+
+    from course import PROMPT
+    from tinygpt_lib import load_shakespeare
+
+    text = load_shakespeare()
+    tokenizer = CharTokenizer.from_text(text)
+    train_ids, val_ids = split(tokenizer.encode(text))
+    shape, plan = cpu_preset(tokenizer.vocab_size)
+    plan = replace(plan, steps=steps) if steps else plan
+    given = train_ids, val_ids, tokenizer
+    model, history = trained("cpu", shape, plan, *given)
+    done, loss = history.evaluations[-1]
+    print(f"{model.n_parameters():,} parameters, {done} steps: {loss:.3f} nats\n")
+    generator = torch.Generator().manual_seed(0)
+    start = tokenizer.encode(PROMPT)[None]
+    out = generate(model, start, 400, temperature=0.7, generator=generator)
+    print(tokenizer.decode(out[0]))
