@@ -18,17 +18,17 @@
 # # 09 · Tokenizers
 # > What is the right unit?
 #
-# *An hour to read, a minute to run. It needs the GPT (06), its training (07) and the n-grams of chapter
-# 02 as an idea. It trains three small models, 150 steps each.*
+# *An hour to read, a minute to run. It needs the GPT (06), its training (07) and the n-grams of chapter 02
+# as an idea. It trains three small models, 150 steps each.*
 #
 # Where we are: Part I built a GPT whose unit is the character, and chapter 07 brought it to 1.80 nats per
 # character. We never questioned that unit; we took the first one that came to mind. A smaller one, the
-# byte, could spell any text there is. With a larger one, the word, the same window of 64 tokens would
-# reach several times further back.
+# byte, could spell any text there is. With a larger one, the word, the same window of 64 tokens would reach
+# several times further back.
 #
 # This chapter builds three more tokenizers with the interface of chapter 01, and trains the same model on
-# each of them for the same time. The number to beat is what characters reach in that time. First, though,
-# we will need a score that means the same for every unit.
+# each of them for the same time. The number to beat is what characters reach in that time. First, though, we
+# will need a score that means the same for every unit.
 
 # %%
 import json
@@ -70,8 +70,8 @@ from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
 # ## Bytes
-# A character tokenizer can't say what it has never met. Ours has met 65 characters, and one French letter
-# stops it:
+# A character tokenizer can't say what it has never met. Ours has met 65 characters, and one French
+# letter stops it:
 
 # %% tags=["nbval-check-output"]
 characters = CharTokenizer.from_text(text)
@@ -127,9 +127,8 @@ class ByteTokenizer:
 
 
 # %% [markdown]
-# (`@hardened_bytes` is, as in chapter 01, the library's business: clear errors, saving and loading.)
-# Nothing is lost on the way to ids and back. If the text is cut inside a character, here between the two
-# bytes of `ù`, the gap shows:
+# (`@hardened_bytes` is, as in chapter 01, the library's business: clear errors, saving and loading.) Nothing
+# is lost on the way to ids and back. If the text is cut inside a character, here between the two bytes of `ù`, the gap shows:
 
 # %% tags=["nbval-check-output"]
 ids = ByteTokenizer().encode("Où")
@@ -137,9 +136,8 @@ assert ByteTokenizer().decode(ids) == "Où"
 ids.tolist(), ByteTokenizer().decode(ids[:2])
 
 # %% [markdown]
-# The price is length. A Greek text has nearly twice as many bytes as characters, a Chinese one three
-# times as many. Shakespeare's bytes are his characters, so all that we gain here is 191 tokens that never
-# occur.
+# The price is length. A Greek text has nearly twice as many bytes as characters, a Chinese one three times
+# as many. Shakespeare's bytes are his characters, so all that we gain here is 191 tokens that never occur.
 
 # %% [markdown]
 # ## Merging, by hand
@@ -157,8 +155,8 @@ counts = Counter(pairwise(ids))
 
 # %% [markdown]
 # `aa` occurs four times, because `aaa` contains it twice. The first new token, number 256, is `aa`. We
-# replace from left to right, and what was used is used up: of `aaa` the first two become the token, and
-# the third stays.
+# replace from left to right, and what was used is used up: of `aaa` the first two become the token, and the
+# third stays.
 
 
 # %%
@@ -182,14 +180,14 @@ counts = Counter(pairwise(ids))
 ids, counts.most_common(3)
 
 # %% [markdown]
-# Eleven tokens have become nine. Now two pairs occur twice: `aa` with `a`, and `a` with `b`. A tie needs
-# a rule, or two programs would learn different tokens from the same text. Ours: **among equally frequent
-# pairs, the one that comes first in the text.** That is `(256, 97)`, so token 257 is `aaa`.
+# Eleven tokens have become nine. Now two pairs occur twice: `aa` with `a`, and `a` with `b`. A tie needs a
+# rule, or two programs would learn different tokens from the same text. Ours: **among equally frequent pairs, the
+# one that comes first in the text.** That is `(256, 97)`, so token 257 is `aaa`.
 #
 # ![Three merges on aaabdaaabac, row by row: the commonest pair, first aa, then aa a, then aaa b, becomes one token of its own, so 11 tokens become 9, 7 and 5, until no pair occurs twice.](drawings/merges.svg)
 #
-# We stop when no pair occurs twice. Merging a pair that was seen once would shorten this text, but
-# nothing says that it will come again. The whole method takes ten lines:
+# We stop when no pair occurs twice. Merging a pair that was seen once would shorten this text, but nothing says that it will
+# come again. The whole method takes ten lines:
 
 
 # %% tags=["nbval-check-output"]
@@ -228,12 +226,12 @@ sample = train_text[:20_000]
 print(spelled(plain_merges([sample.encode()], 40)[0]))
 
 # %% [markdown]
-# Some of these are no units at all. `, ` glues a comma to a space; `e ` glues the end of one word to the
-# gap before the next. If the space sometimes belongs to the word before it and sometimes to the word
-# after, then one word gets several names. So GPT-2 cuts the text first and never merges across a cut. Its
-# pattern keeps a word together with the space before it, and splits off endings such as `'ll`, numbers,
-# punctuation and line breaks. `\p{L}` is a letter of any script, `\p{N}` a digit or another number.
-# Python's own `re` knows neither, so the package `regex` does the cutting.
+# Some of these are no units at all. `, ` glues a comma to a space; `e ` glues the end of one word to the gap
+# before the next. If the space sometimes belongs to the word before it and sometimes to the word after, then
+# one word gets several names. So GPT-2 cuts the text first and never merges across a cut. Its pattern keeps
+# a word together with the space before it, and splits off endings such as `'ll`, numbers, punctuation and
+# line breaks. `\p{L}` is a letter of any script, `\p{N}` a digit or another number. Python's own `re` knows
+# neither, so the package `regex` does the cutting.
 
 
 # %%
@@ -265,9 +263,8 @@ for line in ("we'll, WE'LL", "in 12345", "(who, x_y", "    x = 1", "stop!\n\n\n\
 
 # %% [markdown]
 # Nothing is ever left out, so joining the chunks gives the text back. GPT-4's pattern knows `'LL` in
-# capitals. It cuts numbers into threes, where GPT-2's lets merges decide, and it lets go of the space in
-# front of them. Any single sign may open a word, not only a space, which suits code: `(who` and `_y` are
-# chunks. A sign takes the line breaks after it along.
+# capitals. It cuts numbers into threes, where GPT-2's lets merges decide, and it lets go of the space in front of them. Any single sign may open
+# a word, not only a space, which suits code: `(who` and `_y` are chunks. A sign takes the line breaks after it along.
 #
 # We stay with GPT-2's. Forty merges within chunks look like this:
 
@@ -284,8 +281,7 @@ print(spelled(expected))
 # The plain way goes through the whole text for each merge. For a million characters and 768 merges, that
 # is minutes of Python. Three observations save nearly all of it.
 #
-# **The same chunks come again and again.** Keep each different one once, with the number of times it
-# occurs:
+# **The same chunks come again and again.** Keep each different one once, with the number of times it occurs:
 
 # %% tags=["nbval-check-output"]
 cut = Counter(chunks_of(train_text))
@@ -306,8 +302,8 @@ after = Counter(pairwise(replace_pair(b"aaabdaaabac", (97, 97), 256)))
 }
 
 # %% [markdown]
-# So we keep `total`, how often each pair occurs, and `places`, where. All chunks lie in one `row`, with a
-# -1 before and after each, and `weight` says how often the chunk at a place occurs.
+# So we keep `total`, how often each pair occurs, and `places`, where. All chunks lie in one `row`, with a -1
+# before and after each, and `weight` says how often the chunk at a place occurs.
 
 
 # %%
@@ -333,16 +329,16 @@ for a, b in total:
     print(chr(a) + chr(b), total[a, b], list(places[a, b]))
 
 # %% [markdown]
-# A merge visits the places of its pair and corrects the pairs to the left and right of each. Nothing in
-# the row ever moves: a token of three bytes keeps its three places and writes its number at the first and
-# at the last. The `size` of each token then says where its neighbors are. After the merge of `aa` the row
+# A merge visits the places of its pair and corrects the pairs to the left and right of each. Nothing in the
+# row ever moves: a token of three bytes keeps its three places and writes its number at the first and at
+# the last. The `size` of each token then says where its neighbors are. After the merge of `aa` the row
 # begins with `-1, 256, 256, 97, 98`.
 #
 # **A count can only fall.** Whatever a merge puts into the row contains the new token, so a pair that
-# already exists gains nothing. That makes it cheap to find the most frequent pair. A *heap* is a list
-# that always has its smallest entry ready; ours holds (minus the count, first place, pair). By the time
-# an entry comes out on top it may be out of date, but then it promised too much, never too little. If it
-# still holds, it is the best of all. If not, it goes back corrected.
+# already exists gains nothing. That makes it cheap to find the most frequent pair. A *heap* is a list that
+# always has its smallest entry ready; ours holds (minus the count, first place, pair). By the time an entry
+# comes out on top it may be out of date, but then it promised too much, never too little. If it still holds,
+# it is the best of all. If not, it goes back corrected.
 
 
 # %%
@@ -422,9 +418,8 @@ for what, measured_in in speed["seconds"].items():
 # %% [markdown]
 # ## Encoding
 # To encode a new text means to make the same merges *in the order in which they were learned*. Order
-# matters. With `ab` learned before `bc`, the text `abc` becomes `ab`, `c`; the other way round it is `a`,
-# `bc`. So for each chunk we look for the earliest merge that is possible, make it everywhere, and look
-# again.
+# matters. With `ab` learned before `bc`, the text `abc` becomes `ab`, `c`; the other way round it is `a`, `bc`. So
+# for each chunk we look for the earliest merge that is possible, make it everywhere, and look again.
 
 
 # %%
@@ -443,9 +438,9 @@ ab, bc = (97, 98), (98, 99)
 merge_chunk(b"abc", {ab: 256, bc: 257}), merge_chunk(b"abc", {bc: 256, ab: 257})
 
 # %% [markdown]
-# The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each
-# different chunk is merged once. The class also has **special tokens**, numbered after the last merge,
-# for what is not text. We will see one below.
+# The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each different
+# chunk is merged once. The class also has **special tokens**, numbered after the last merge, for what is not text.
+# We will see one below.
 
 
 # %%
@@ -497,8 +492,8 @@ class BPETokenizer(ByteTokenizer):
 
 
 # %% [markdown]
-# The string from above once more, and some texts that break tokenizers: nothing at all, accents, emoji,
-# line ends as Windows writes them, and one letter 100,000 times.
+# The string from above once more, and some texts that break tokenizers: nothing at all, accents, emoji, line
+# ends as Windows writes them, and one letter 100,000 times.
 
 # %% tags=["nbval-check-output"]
 tiny = BPETokenizer.from_text("aaabdaaabac", vocab_size=259)
@@ -507,8 +502,8 @@ for odd in ("", "Où est\r\n  Roméo? 👍🏽\t\x00", "a" * 100_000):
 tiny.encode("aaabdaaabac"), tiny.encode("a" * 100_000).shape
 
 # %% [markdown]
-# Now the plays. Merges are learned from the *training* text alone, because they are fitted to a text just
-# as weights are.
+# Now the plays. Merges are learned from the *training* text alone, because they are fitted to a text just as
+# weights are.
 
 # %% tags=["nbval-check-output"]
 bpe = BPETokenizer.from_text(train_text, vocab_size=1024)
@@ -516,9 +511,9 @@ print([bpe.decode([i]) for i in range(256, 276)])
 print([bpe.decode([i]) for i in range(1004, 1024)])
 
 # %% [markdown]
-# The first twenty are mostly pairs, of letters or of a space and a letter. Among the last twenty are
-# whole words with their space, a speaker's name, and still many pieces of words. In the library `merged`
-# uses a heap as well. Does it agree with the ten lines above on the whole validation text?
+# The first twenty are mostly pairs, of letters or of a space and a letter. Among the last twenty are whole words with
+# their space, a speaker's name, and still many pieces of words. In the library `merged` uses a heap
+# as well. Does it agree with the ten lines above on the whole validation text?
 
 # %%
 chunks = [chunk.encode() for chunk in set(chunks_of(val_text))]
@@ -558,9 +553,9 @@ show(
 )
 
 # %% [markdown]
-# *Left, the size of the vocabulary and the number of tokens in the line. A dot is a space, ⏎ a line
-# break. From 1,024 on, most words are one token together with the space before them. Rare words stay in
-# pieces, so nothing is ever unknown.*
+# *Left, the size of the vocabulary and the number of tokens in the line. A dot is a space, ⏎ a line break.
+# From 1,024 on, most words are one token together with the space before them. Rare words stay in pieces, so nothing is
+# ever unknown.*
 #
 # How many characters does a token stand for, on text that the merges were not learned from?
 
@@ -570,8 +565,8 @@ assert 2 < shorter[1024] < 2.5 and shorter[4096] > 2.8
 {n: round(characters_each, 2) for n, characters_each in shorter.items()}
 
 # %% [markdown]
-# Sixteen times the vocabulary makes a text about three times shorter. A window of 64 pieces out of 1,024
-# holds 64 · 2.26, about 145 characters.
+# Sixteen times the vocabulary makes a text about three times shorter. A window of 64 pieces out of 1,024 holds
+# 64 · 2.26, about 145 characters.
 
 # %% [markdown]
 # ## What text must not say
@@ -589,11 +584,10 @@ assert chat.decode(plain) == chat.decode(obeyed) == stranger
 len(plain), len(obeyed)
 
 # %% [markdown]
-# Both ids decode to the same text, but only one of them ends the document. If a program writes its own
-# marks and a stranger's words into one string and encodes it with `special=True`, the stranger can close
-# the document, or speak in another's name. So `encode` makes special tokens only on request, and a
-# careful program never asks for them on text that it did not write. It encodes the parts and joins the
-# ids:
+# Both ids decode to the same text, but only one of them ends the document. If a program writes its own marks
+# and a stranger's words into one string and encodes it with `special=True`, the stranger can close
+# the document, or speak in another's name. So `encode` makes special tokens only on request, and a careful program never asks for them
+# on text that it did not write. It encodes the parts and joins the ids:
 
 # %%
 prompt = torch.cat([chat.encode(stranger), torch.tensor([end])])
@@ -601,9 +595,9 @@ assert (prompt == end).sum() == 1
 
 # %% [markdown]
 # ## GPT-2's own merges
-# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. OpenAI's two files are not part of this
-# project. `read_gpt2(folder)` reads them, and `benchmarks/gpt2_ids.py` says where they can be had. It put
-# them through the class above and compared all ids with those of tiktoken and of Hugging Face:
+# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. OpenAI's two files are not part of this project.
+# `read_gpt2(folder)` reads them, and `benchmarks/gpt2_ids.py` says where they can be had. It put them through the class above and compared all ids
+# with those of tiktoken and of Hugging Face:
 
 # %%
 gpt2 = json.loads(Path("../benchmarks/gpt2_ids.json").read_text("utf-8"))
@@ -613,14 +607,14 @@ for name, found in gpt2["compared"].items():
     print(f"{name:15} {found['tokens']:8,} equal ids, {each:.2f} characters each")
 
 # %% [markdown]
-# With 49 times our vocabulary, GPT-2 needs only a quarter fewer tokens for the plays than our 1,024: it
-# learned from the web, ours from Shakespeare.
+# With 49 times our vocabulary, GPT-2 needs only a quarter fewer tokens for the plays than our 1,024: it learned
+# from the web, ours from Shakespeare.
 
 # %% [markdown]
 # ## Words
 # Why stop at pieces? Let every word be a token, with the space before it, and every sign and line break.
-# This cut loses nothing either. But there is no end of words, so the vocabulary keeps the most frequent
-# ones and the rest become `<unk>`, *unknown*. A second unknown token has a space before it: which word it
+# This cut loses nothing either. But there is no end of words, so the vocabulary keeps the most frequent ones
+# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it: which word it
 # was is lost, but not the space.
 
 
@@ -684,12 +678,11 @@ for size in (512, 4096, 10**6):
 unknown
 
 # %% [markdown]
-# Even with all of them one token in twenty is unknown, above all names that occur nowhere else, such as
-# `PROSPERO`.
+# Even with all of them one token in twenty is unknown, above all names that occur nowhere else, such as `PROSPERO`.
 
 # %% [markdown]
-# Four tokenizers, one interface. The library keeps them in a table by name, in which a saved model finds
-# its own again. On the command line it is `train --tokenizer bpe --vocab-size 1024`.
+# Four tokenizers, one interface. The library keeps them in a table by name, in which a saved model finds its
+# own again. On the command line it is `train --tokenizer bpe --vocab-size 1024`.
 
 # %%
 for tokenizer in (characters, ByteTokenizer(), bpe, words):
@@ -710,18 +703,18 @@ for name, tokenizer in tokenizers.items():
 
 # %% [markdown]
 # And yet over the whole text it is ahead, because its tokens are fewer. A token is no fair unit when
-# every tokenizer has its own. What all of them share is the text. So add up the nats of all tokens,
-# convert them to bits, and divide by the bytes of text that the tokens stand for:
+# every tokenizer has its own. What all of them share is the text. So add up the nats of all tokens, convert
+# them to bits, and divide by the bytes of text that the tokens stand for:
 #
 # $$\text{bits per byte} = \frac{\text{nats per token} \cdot \text{tokens}}{\ln 2 \cdot \text{bytes}}$$
 #
-# For characters on plain English text this is the old loss in another measure: 1.80 nats per character
-# are 2.60 bits per byte.
+# For characters on plain English text this is the old loss in another measure: 1.80 nats per character are 2.60 bits per
+# byte.
 #
 # Two details decide whether the score is honest. The first token is not predicted, so its bytes must not
-# count. And for an unknown word a model pays for the fact that *some* unknown word comes, but not for
-# which one. That makes its score too good, so it must always come with the number of unknown tokens. We
-# find them by decoding: a token is unknown if it does not give back what it stands for.
+# count. And for an unknown word a model pays for the fact that *some* unknown word comes, but not for which one. That makes its
+# score too good, so it must always come with the number of unknown tokens. We find them by decoding: a
+# token is unknown if it does not give back what it stands for.
 
 
 # %%
@@ -761,13 +754,12 @@ def score_text(model, tokenizer, text: str) -> TextScore:
 
 # %% [markdown]
 # ## Which unit is best?
-# Now the experiment: the model of chapter 07, 3 layers, 4 heads, 144 wide, windows of 64 tokens, with
-# each tokenizer. *Equal time* has to be made precise, because a larger vocabulary makes a larger output
-# layer and slower steps. Each kind got as many steps as fit into 40 seconds by timings taken in turns,
-# and three seeds. That takes half an hour, so it is done by `benchmarks/tokenizers_compare.py`.
+# Now the experiment: the model of chapter 07, 3 layers, 4 heads, 144 wide, windows of 64 tokens, with each
+# tokenizer. *Equal time* has to be made precise, because a larger vocabulary makes a larger output layer and slower steps.
+# Each kind got as many steps as fit into 40 seconds by timings taken in turns, and three seeds. That takes half an hour, so it is done by
+# `benchmarks/tokenizers_compare.py`.
 #
-# Before you look: which vocabulary do you expect to win? And does anything differ between the models
-# other than the unit?
+# Before you look: which vocabulary do you expect to win? And does anything differ between the models other than the unit?
 
 # %%
 results = json.loads(Path("../benchmarks/tokenizers.json").read_text())
@@ -799,18 +791,17 @@ for name in names:
     print_row(name)
 
 # %% [markdown]
-# *Texts: how many times the training text was read. Window: how many characters it holds. Then the mean
-# and standard deviation of three seeds.*
+# *Texts: how many times the training text was read. Window: how many characters it holds. Then the mean and standard deviation of
+# three seeds.*
 #
-# From characters to 1,024 pieces the score falls by more than a tenth. Beyond that it rises again: each
-# token is met less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are
-# too close for three seeds to rank, and bytes and characters overlap. The best size belongs to this text,
-# this model and this time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces
-# are at 1.61 where characters are at 1.82.
+# From characters to 1,024 pieces the score falls by more than a tenth. Beyond that it rises again: each token is met
+# less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are too close for three seeds to rank,
+# and bytes and characters overlap. The best size belongs to this text, this model and this
+# time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at 1.82.
 #
 # The word model seems to beat all others by far. It doesn't: nearly every eleventh token is unknown to
-# it, and it never has to say which word that was. Let chapter 02's counts of six characters spell those
-# words out, and add the bill. Each unknown word then costs:
+# it, and it never has to say which word that was. Let chapter 02's counts of six characters spell
+# those words out, and add the bill. Each unknown word then costs:
 
 # %%
 spelled_out = measured("word 4096", "bits_per_byte_spelled")
@@ -820,8 +811,8 @@ print(f"{(left_out * n_bytes / n_unknown).mean():.1f} bits, and the words get")
 print(f"{spelled_out.mean():.3f} ± {spelled_out.std():.3f} bits per byte")
 
 # %% [markdown]
-# That puts them between 2,048 and 4,096 pieces, with the help of a second model. What can be claimed over
-# every seed:
+# That puts them between 2,048 and 4,096 pieces, with the help of a second model. What can be claimed over every
+# seed:
 
 # %%
 best = measured("bpe 1024", "bits_per_byte")
@@ -831,12 +822,10 @@ assert best.max() < spelled_out.min()
 
 # %% [markdown]
 # ## Is it the unit?
-# The winner differs from the characters in three more ways. It has a third more parameters, all of them
-# in the two tables that belong to the vocabulary. Its window reaches more than twice as far. And in the
-# same 40 seconds it reads more than twice as much text. So here are two controls. One gives the
-# characters windows of 145, in the same time. The other stops the pieces as soon as they have read what
-# the characters read, after 19 of their 40 seconds. Guess both before you look: is it the window, or the
-# text?
+# The winner differs from the characters in three more ways. It has a third more parameters, all of them in the two
+# tables that belong to the vocabulary. Its window reaches more than twice as far. And in the same 40 seconds it reads more
+# than twice as much text. So here are two controls. One gives the characters windows of 145, in the same time. The other stops
+# the pieces as soon as they have read what the characters read, after 19 of their 40 seconds. Guess both before you look: is it the window, or the text?
 
 # %%
 print("million parameters   steps   texts  window   bits per byte")
@@ -874,12 +863,11 @@ show(
 # %% [markdown]
 # *Bars are one standard deviation of three seeds. The two controls were run once.*
 #
-# In the same time a long window makes characters worse. A step over 145 of them takes 2.5 times as long,
-# so far fewer steps fit into the time. Compare that control with the other one: about the same text, the
-# same window, the same number of steps. Only the unit differs, with the two tables that belong to it, and
-# the pieces are 0.3 bits ahead, in half the time. Against characters with short windows they win by 0.1
-# on the same text. The other two thirds of the gain come from the text that they read in the time that is
-# left. So the unit pays twice: it makes a step worth more, and it makes reading cheap.
+# In the same time a long window makes characters worse. A step over 145 of them takes 2.5 times as long, so
+# far fewer steps fit into the time. Compare that control with the other one: about the same text, the same
+# window, the same number of steps. Only the unit differs, with the two tables that belong to it, and the pieces are 0.3 bits ahead, in half the time. Against characters with short
+# windows they win by 0.1 on the same text. The other two thirds of the gain come from the text that they read
+# in the time that is left. So the unit pays twice: it makes a step worth more, and it makes reading cheap.
 
 # %%
 less = measured("bpe 1024 less", "bits_per_byte")
@@ -913,11 +901,10 @@ for name, tokenizer in tokenizers.items():
 assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,096"])
 
 # %% [markdown]
-# Each drew 150 tokens, which give texts of very different length. After so short a training the
-# characters make words that don't exist. The pieces make many that do, and where they go wrong they glue:
-# a piece without its space follows another, and capitals turn up inside a word. The word model can't
-# misspell anything. It says `<unk>` instead, and has hardly seen enough of each word to know what may
-# follow.
+# Each drew 150 tokens, which give texts of very different length. After so short a training the characters
+# make words that don't exist. The pieces make many that do, and where they go wrong they glue: a piece
+# without its space follows another, and capitals turn up inside a word. The word model can't misspell
+# anything. It says `<unk>` instead, and has hardly seen enough of each word to know what may follow.
 
 # %% [markdown]
 # ## What a token hides
@@ -930,8 +917,8 @@ for word in ("the", " the", "The", "THE", " THE", "teh"):
 
 # %% [markdown]
 # `THE` has nothing in common with `the`, and nothing with ` THE` but its end. What does this cost? We
-# give all three models a part of the validation text in capitals, and once more with typos: one small
-# letter in twenty changes places with the next. Guess which unit suffers most.
+# give all three models a part of the validation text in capitals, and once more with typos: one small letter in twenty changes places with
+# the next. Guess which unit suffers most.
 
 
 # %%
@@ -960,12 +947,11 @@ for how in ("with typos", "CAPITALS"):
     assert lost["BPE 1,024"] > 1.3 * lost["char"]
 
 # %% [markdown]
-# Typos cost the pieces about twice as much as the characters, since one wrong letter breaks a word into
-# pieces that the model has hardly met in this order. In capitals the pieces lose their whole advantage.
-# The words only *look* better: unknown ones are free.
+# Typos cost the pieces about twice as much as the characters, since one wrong letter breaks a word into pieces that
+# the model has hardly met in this order. In capitals the pieces lose their whole advantage. The words only *look* better: unknown ones are free.
 #
-# **A space at the end.** People type `I am ` and wait. Is it harmless for a model of pieces? Here is what
-# it expects with and without:
+# **A space at the end.** People type `I am ` and wait. Is it harmless for a model of pieces? Here is what it
+# expects with and without:
 
 # %%
 model = models["BPE 1,024"]
@@ -981,10 +967,9 @@ assert after_space[the] == 0
 after_space.total(), [(bpe.decode([i]), n) for i, n in after_space.most_common(4)]
 
 # %% [markdown]
-# Words carry their space in front. So in the training text a space stands alone only where what follows
-# can't be merged with it, about 1,300 times in a million characters, and never before `the`. Ending in a
-# space tells the model: *none of the usual words comes next*. How much does that cost, over 200 words of
-# the validation text?
+# Words carry their space in front. So in the training text a space stands alone only where what follows can't be merged with it,
+# about 1,300 times in a million characters, and never before `the`. Ending in a space tells the model: *none of the usual words
+# comes next*. How much does that cost, over 200 words of the validation text?
 
 
 # %%
@@ -1010,12 +995,11 @@ assert cost[1] > cost[0] + 1
 cost
 
 # %% [markdown]
-# Left, the nats for the word with its space; right, for the word alone, *after the space was given away
-# for free*. It is three nats more. The right word has become, on average, twenty times less likely. Strip
-# the space before you call such a model.
+# Left, the nats for the word with its space; right, for the word alone, *after the space was given away for free*. It is
+# three nats more. The right word has become, on average, twenty times less likely. Strip the space before you call such a model.
 #
-# **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers
-# from 1000 to 9999, by their lengths:
+# **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers from 1000 to
+# 9999, by their lengths:
 
 # %%
 print(gpt2["lengths of the pieces of 1000 to 9999"])
@@ -1023,37 +1007,35 @@ for text_shown, pieces in gpt2["pieces"].items():
     print(f"{text_shown!r:22}", pieces)
 
 # %% [markdown]
-# About half of them are cut into two and two digits, most others into one and three, and 176 are tokens
-# of their own. To add two numbers one has to know which digits stand under which, and here that changes
-# from number to number. GPT-4's pattern at least cuts all numbers of one length alike.
+# About half of them are cut into two and two digits, most others into one and three, and 176 are tokens of their own.
+# To add two numbers one has to know which digits stand under which, and here that changes from number to number.
+# GPT-4's pattern at least cuts all numbers of one length alike.
 #
-# The last line shows something odd: a user's name that is a single token. It was frequent in the text
-# from which the merges were learned, and apparently rare in the text on which the models were trained.
-# Such a *glitch token* more or less keeps the random row with which it began. Asked to repeat it, models
-# answered with other words, evasions and insults (Rumbelow and Watkins, 2023). Do we have any? Exercise 2
-# finds them.
+# The last line shows something odd: a user's name that is a single token. It was frequent in the text from which the merges were learned,
+# and apparently rare in the text on which the models were trained. Such a *glitch token* more or less keeps the random row with which it
+# began. Asked to repeat it, models answered with other words, evasions and insults (Rumbelow and Watkins, 2023). Do we have
+# any? Exercise 2 finds them.
 
 # %% [markdown]
 # ## Summary
-# Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from
-# letters to words without ever meeting an unknown one. Words are the largest unit, and lose what their
-# list lacks. Nats per token can't compare them; bits per byte can, with what each model read beside it.
-# For the same 40 seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. A
-# third of that gain is the unit itself, and the rest is the text that it lets a model read in the time.
-# In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next
-# chapter goes back to characters and changes the parts of the model.
+# Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from letters
+# to words without ever meeting an unknown one. Words are the largest unit, and lose what their list lacks.
+# Nats per token can't compare them; bits per byte can, with what each model read beside it. For the same 40
+# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. A third of that gain is the unit itself, and the rest is the text that it lets a model read in
+# the time. In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes back to characters
+# and changes the parts of the model.
 
 # %% [markdown]
 # ## Exercises
-# **1.** Who pays for a vocabulary that was learned from English? Write `cost(tokenizer, text)`, in tokens
-# per character, and try a sentence in your own language.
+# **1.** Who pays for a vocabulary that was learned from English? Write `cost(tokenizer, text)`, in tokens per
+# character, and try a sentence in your own language.
 # ```python
 # assert cost(ByteTokenizer(), "Ελλάδα") == 2 and cost(tiny, "aaabdaaabac") == 5 / 11
 # assert cost(bpe, "The sea is calm tonight.") < 0.5 < cost(bpe, "Das Meer ist heute ruhig.")
 # ```
-# **2.** Find the glitch tokens of the model of pieces *from its weights alone*: write `untouched(trained,
-# drawn)`, the ids whose row of the embedding (V, C) still points exactly where it pointed when it was
-# drawn. (Weight decay shortened all rows.) Which merges are among them?
+# **2.** Find the glitch tokens of the model of pieces *from its weights alone*: write `untouched(trained, drawn)`, the ids whose row of
+# the embedding (V, C) still points exactly where it pointed when it was drawn. (Weight decay shortened all rows.) Which
+# merges are among them?
 # ```python
 # found = untouched(models["BPE 1,024"].token_embedding.weight, fresh["BPE 1,024"])
 # often = Counter(bpe.encode(train_text).tolist())
@@ -1061,9 +1043,8 @@ for text_shown, pieces in gpt2["pieces"].items():
 # assert never <= set(found) and max(often[i] for i in found) < 60
 # assert untouched(torch.eye(3) + torch.eye(3)[[0, 2, 1]], torch.eye(3)) == [0]
 # ```
-# **3.** There is another way to encode a chunk: take the longest token that it begins with, cut it off,
-# and repeat. Write `longest_first(tokenizer, chunk)`. How often does it differ from the merges, and which
-# of the two is shorter?
+# **3.** There is another way to encode a chunk: take the longest token that it begins with, cut it off, and
+# repeat. Write `longest_first(tokenizer, chunk)`. How often does it differ from the merges, and which of the two is shorter?
 # ```python
 # odd = BPETokenizer([(98, 99), (97, 98)])  # bc, then ab
 # assert longest_first(odd, b"abcb") == [257, 99, 98] != odd.merged(b"abcb")
@@ -1087,8 +1068,8 @@ sentences = "The sea is calm tonight.", "Das Meer ist heute ruhig.", "海很平�
 {sentence: round(cost(bpe, sentence), 2) for sentence in sentences}
 
 # %% [markdown]
-# In German the same thought takes more tokens, and in Chinese each character takes three. Where tokens
-# are paid for, some readers pay more, and their window holds less.
+# In German the same thought takes more tokens, and in Chinese each character takes three. Where tokens are
+# paid for, some readers pay more, and their window holds less.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1105,9 +1086,9 @@ assert untouched(torch.eye(3) + torch.eye(3)[[0, 2, 1]], torch.eye(3)) == [0]
 [(bpe.decode([i]), often[i]) for i in found if i >= 256]
 
 # %% [markdown]
-# Nearly all are parts of speakers' names in capitals, which occur only whole: steps on the way to a
-# longer merge. (A few rare ones were simply not drawn in 150 steps.) Land and Bartolo (2024) searched
-# large models by their weights in a similar way, and found thousands.
+# Nearly all are parts of speakers' names in capitals, which occur only whole: steps on the way to a longer merge. (A few rare ones
+# were simply not drawn in 150 steps.) Land and Bartolo (2024) searched large models by their weights in a similar way, and
+# found thousands.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1129,6 +1110,5 @@ saved = sum(len(bpe.merged(c)) - len(longest_first(bpe, c)) for c in others)
 len(others), len(chunks), saved, sum(len(bpe.merged(c)) for c in chunks)
 
 # %% [markdown]
-# The two disagree on more than a quarter of the different chunks, and yet the texts are almost equally
-# long: longest first saves 81 tokens out of 11,746. What matters is that a model is asked in the cuts
-# that it was trained on.
+# The two disagree on more than a quarter of the different chunks, and yet the texts are almost equally long: longest first
+# saves 81 tokens out of 11,746. What matters is that a model is asked in the cuts that it was trained on.
