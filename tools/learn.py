@@ -25,7 +25,7 @@ import textwrap
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -82,11 +82,21 @@ class Lesson:
 
 
 def read_lessons(root: Path = ROOT) -> list[Lesson]:
+    """The chapters that have holes."""
+    texts = sorted((root / "notebooks/text").rglob("*.py"))
+    return lessons_of(root, tuple((path, path.stat().st_mtime_ns) for path in texts))
+
+
+@cache
+def lessons_of(root: Path, stamp: tuple) -> list[Lesson]:
     lessons = []
     for chapter in run.find_chapters(root, []):
-        lesson = Lesson(chapter.name, run.from_text(chapter.read_text()))
-        lesson.imports = read_imports(lesson.nb)
+        text = chapter.read_text()
         path = chapter.text_path.parent / "solutions" / chapter.text_path.name
+        if not is_marked(text) and not path.exists():
+            continue
+        lesson = Lesson(chapter.name, run.from_text(text))
+        lesson.imports = read_imports(lesson.nb)
         solutions = (
             run.from_text(path.read_text("utf-8")).cells if path.exists() else []
         )
@@ -588,9 +598,9 @@ def read_state(folder: Path) -> tuple[dict[str, str], dict[str, Verdict]]:
 def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
     """Cut a workbook, or bring the one that is there up to date."""
     lessons = read_lessons(root)
-    name = run.match_name(wanted, {lesson.name for lesson in lessons})
-    lesson = next(each for each in lessons if each.name == name)
-    if not lesson.holes:
+    name = run.match_name(wanted, {each.name for each in run.find_chapters(root, [])})
+    lesson = next((each for each in lessons if each.name == name), None)
+    if lesson is None:
         sys.exit(f"{name} has no holes (yet): read it with `make lab`")
     new, path = make_workbook(lesson, folder.name), folder / f"{name}{suffix}"
     shown = path.relative_to(folder.parent)
@@ -614,8 +624,6 @@ def overview(folder: Path, root: Path = ROOT) -> None:
     _, verdicts = read_state(folder)
     following = ""
     for lesson in read_lessons(root):
-        if not lesson.holes:
-            continue
         if not workbooks(lesson, folder):
             state = "not begun"
         else:
@@ -648,7 +656,7 @@ def check(
     folder: Path,
     wanted: str = "",
     root: Path = ROOT,
-    limit: float = LIMIT,
+    judge: Judge | None = None,
     steps: int = 0,
 ) -> dict[str, Verdict]:
     """Judge all that was written, say what to read, export what is right.
@@ -658,13 +666,13 @@ def check(
     """
     lessons = read_lessons(root)
     sources, verdicts = read_state(folder)
-    chosen = [each for each in lessons if each.holes and workbooks(each, folder)]
+    chosen = [each for each in lessons if workbooks(each, folder)]
     if wanted:
         name = run.match_name(wanted, {lesson.name for lesson in lessons})
         chosen = [lesson for lesson in chosen if lesson.name == name]
     if not chosen:
         sys.exit("there is no workbook yet: `make learn CHAPTER=01` cuts the first")
-    judge, first = Judge(limit), None
+    judge, first = judge or Judge(), None
     try:
         for lesson in chosen:
             print(lesson.name)
