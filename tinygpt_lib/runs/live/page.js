@@ -253,17 +253,17 @@ function showText(model, tokenizer, run) {
 
   function drawHeads() {
     const n = Math.min(shown.ids.length, 96), from = shown.ids.length - n;
-    const glow = getComputedStyle(document.body).getPropertyValue("--map");
+    const colour = getComputedStyle(document.body).getPropertyValue("--map"); // #rrggbb
+    const [red, green, blue] = colour.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16));
     const rows = shown.maps.map((heads, layer) => {
       const buttons = heads.map((rows, head) => {
         const canvas = element("canvas", { width: n, height: n, "aria-hidden": "true" });
         const pen = canvas.getContext("2d");
-        pen.fillStyle = glow;
+        const image = pen.createImageData(n, n);
         for (let t = 0; t < n; t++)
-          for (let j = 0; j <= t; j++) {
-            pen.globalAlpha = Math.sqrt(rows[from + t][from + j]);
-            pen.fillRect(j, t, 1, 1);
-          }
+          for (let j = 0; j <= t; j++)
+            image.data.set([red, green, blue, 255 * Math.sqrt(rows[from + t][from + j])], 4 * (t * n + j));
+        pen.putImageData(image, 0, 0);
         const name = `layer ${layer + 1}, head ${head + 1}`;
         const button = element("button", { "aria-label": name, title: name }, canvas);
         Object.assign(button.dataset, { layer, head });
