@@ -1,6 +1,7 @@
 """Builds the course as static pages, from what is committed: `make site`.
 
-    build.py [FOLDER]    the pages, by default in build/site
+    build.py [FOLDER]            the pages, by default in build/site
+    build.py FOLDER linkcheck    the links to other hosts: do they answer?
 
 No cell is run. The pages ask no other host for anything, open from a disk as well as
 from a server, and may lie under any path. Links to Colab are made where
@@ -25,15 +26,14 @@ sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is h
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 PART_TWO = "09_tokenizers"
-AS_THEY_ARE = """CHANGELOG.md benchmarks/*.* notebooks/course/*.py site/*.png
-    notebooks/drawings/*.svg
-    notebooks/drawings/*.png""".split()
+# What a page may link to, beside other pages, or show.
+FOLDERS = "benchmarks notebooks site tests tinygpt_lib tools".split()
+LINKED = {".py", ".js", ".json", ".svg", ".png"}
 # By hand, below and above the lessons; the commands have a page of their own.
-BY_HAND = sorted(
-    f"{part}.{path.stem}"
+BY_HAND = {
+    part: sorted(p.stem for p in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py"))
     for part in ("basics", "runs")
-    for path in ROOT.glob(f"tinygpt_lib/{part}/[a-z]*.py")
-)
+}
 # What pages carry of other packages, with their licences. MathJax draws formulas as
 # SVG: a font would not be loaded by every browser from a disk.
 OF_OTHERS = {
@@ -43,7 +43,7 @@ OF_OTHERS = {
 }
 
 
-def main(out=ROOT / "build" / "site"):
+def main(out=ROOT / "build" / "site", builder="html"):
     started, out = time.perf_counter(), Path(out).resolve()
     if out.exists() and not (out / "_static").exists():
         sys.exit(f"error: {out} is there and holds no site: name another folder")
@@ -52,7 +52,8 @@ def main(out=ROOT / "build" / "site"):
         pages, doctrees = Path(folder, "pages"), Path(folder, "doctrees")
         gather(pages)
         options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "site")]
-        failed = sphinx([*options, "-d", str(doctrees), str(pages), str(out)])
+        options += ["-b", builder, "-d", str(doctrees)]
+        failed = sphinx([*options, str(pages), str(out)])
         if failed:
             sys.exit(failed)
         shutil.copytree(pages / "beside", out, dirs_exist_ok=True)
@@ -65,9 +66,11 @@ def main(out=ROOT / "build" / "site"):
 
 def gather(pages):
     """What Sphinx reads; and in `beside` what lies between its pages as it is."""
-    for pattern in AS_THEY_ARE:
-        for path in ROOT.glob(pattern):
-            copy(path, pages / path.relative_to(ROOT))
+    linked = [ROOT / "CHANGELOG.md", ROOT / "LICENSE", ROOT / "benchmarks" / "LOG.md"]
+    for folder in FOLDERS:
+        linked += [p for p in (ROOT / folder).rglob("*") if p.suffix in LINKED]
+    for path in linked:
+        copy(path, pages / path.relative_to(ROOT))
     for package, pattern in OF_OTHERS.items():
         for path in files_of(package, pattern):
             copy(path, pages / "beside" / "_static" / package / path.name)
@@ -81,8 +84,13 @@ def gather(pages):
         notebook = chapter(json.loads(original.read_text(encoding="utf-8")), name, cut)
         write(pages / "notebooks" / original.name, json.dumps(notebook))
     write(pages / "library" / "index.md", library())
-    for name in BY_HAND + [noun(chapter) for chapter in CHAPTERS]:
-        write(pages / "library" / f"{name}.md", module(name))
+    for name in CHAPTERS:
+        explained = f"[Chapter {name[:2]}](../notebooks/{name}.ipynb) explains it · "
+        page = f"# {noun(name)}\n{explained}{module(noun(name))}"
+        write(pages / "library" / f"{noun(name)}.md", page)
+    for part, names in BY_HAND.items():
+        sections = [f"## {name}\n{module(f'{part}.{name}')}" for name in names]
+        write(pages / "library" / f"{part}.md", "\n".join([f"# {part}", *sections]))
     copy(ROOT / "site" / "commands.md", pages / "commands.md")
 
 
@@ -130,7 +138,8 @@ def front_page():
 
 
 def toctree(documents, *options):
-    return "\n".join(["```{toctree}", ":hidden:", *options, "", *documents, "```", ""])
+    options = [":hidden:", ":titlesonly:", *options]
+    return "\n".join(["```{toctree}", *options, "", *documents, "```", ""])
 
 
 def chapter(notebook, name, cut):
@@ -199,38 +208,20 @@ def library():
             does = thing.__doc__.split("\n\n")[0].replace("\n", " ")
             place = f"{thing.__module__}.{thing.__qualname__}"
             rows.append(f"| {{py:obj}}`{name} <{place}>` | {does} |")
-    lessons = [noun(name) for name in CHAPTERS]
-    return "\n".join(
-        [
-            "# The library",
-            "What `from tinygpt_lib import ...` finds. Each lesson's module comes from "
-            "the chapter of its name; `basics` below them and `runs` above are written "
-            "by hand.",
-            "",
-            "| name | what it is or does |",
-            "|---|---|",
-            *rows,
-            "",
-            toctree(lessons + BY_HAND),
-        ]
+    intro = (
+        "What `from tinygpt_lib import ...` finds. Each lesson's module comes from the "
+        "chapter of its name; `basics` below them and `runs` above are written by hand."
     )
+    head = ["# The library", intro, "", "| name | what it is or does |", "|---|---|"]
+    lessons = [noun(name) for name in CHAPTERS]
+    return "\n".join([*head, *rows, "", toctree([*lessons, *BY_HAND])])
 
 
 def module(name):
-    of = [chapter for chapter in CHAPTERS if noun(chapter) == name]
-    links = [f"[Chapter {c[:2]}](../notebooks/{c}.ipynb) explains it" for c in of]
-    links.append(f'<a href="{source(name)}">source</a>')
-    return "\n".join(
-        [
-            f"# {name}",
-            " · ".join(links),
-            "",
-            "```{eval-rst}",
-            f".. automodule:: tinygpt_lib.{name}",
-            "```",
-            "",
-        ]
-    )
+    """What a module's docstrings say."""
+    link = f'<a href="{source(name)}">source</a>'
+    rst = f".. automodule:: tinygpt_lib.{name}"
+    return "\n".join([link, "", "```{eval-rst}", rst, "```", ""])
 
 
 if __name__ == "__main__":

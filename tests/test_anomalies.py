@@ -36,9 +36,9 @@ from tinygpt_lib.logs import (
 from tinygpt_lib.runs.detectors import (
     SCORES,
     AnomalyDetector,
-    EventStream,
     check_rate,
 )
+from tinygpt_lib.runs.streams import EventStream
 from tinygpt_lib.speed import FastGPT
 
 
@@ -568,6 +568,33 @@ def test_a_stream_says_what_a_batch_says(detector):
                 expected.n_events,
             )
     assert not stream.running
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_many_events_at_once_are_as_one_by_one(kept, name):
+    kept.score_name, rng = name, Random(3)
+    events = [*kept.tokenizer.events, "panic"]
+    left = {str(i): rng.choices(events, k=rng.randrange(1, 50)) for i in range(12)}
+    names, singly, together = list(left), kept.stream(), kept.stream()
+    while left := {name: rest for name, rest in left.items() if rest}:
+        numbers = {name: rng.randrange(20) for name in left}
+        part = {name: left[name][:n] for name, n in numbers.items() if n}
+        pairs = [(name, event) for name, new in part.items() for event in new]
+        left = {name: left[name][n:] for name, n in numbers.items()}
+        for pair in pairs:
+            assert singly.look(*pair) == singly.push(*pair)
+        if rng.random() < 0.7:
+            together.push_many(part)
+        else:
+            for pair in pairs:
+                together.push(*pair)
+    for name in names:
+        for ask in (EventStream.report, EventStream.close):
+            one, other = ask(singly, name), ask(together, name)
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert one.p_value == pytest.approx(other.p_value, abs=0.01)
+            assert one.worst.position == other.worst.position
+            assert one.n_unknown == other.n_unknown
 
 
 @pytest.mark.parametrize("name", sorted(SCORES))

@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygpt_lib.basics.files import check_free
 from tinygpt_lib.basics.interrupts import Ended, held_interrupt, raising_ends
 from tinygpt_lib.commands import main
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
@@ -142,79 +141,6 @@ def text(song, tmp_path_factory):
     file = tmp_path_factory.mktemp("text") / "song.txt"
     file.write_text(song.text)
     return file
-
-
-def test_killed_at_every_dealing_with_files(text, tmp_path):
-    """From the first folder made to the last file replaced, in each of three saves."""
-    reference = tmp_path / "never killed"
-    run(command(text, reference, steps=2))
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    for moment in itertools.count():
-        out = folder / str(moment)
-        arguments = command(text, out, steps=2)
-        process = in_background(arguments, tmp_path / "log", moment, folder)
-        process.join()
-        if process.exitcode == 0:
-            break  # there are no more moments
-        assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
-        assert_sound(out)
-        run(command(text, out, steps=2))
-        assert_same(out, reference)
-    # Three saves of four files, each opened, made durable and renamed.
-    assert moment >= 3 * 4 * 3
-
-
-def test_killed_at_every_dealing_with_files_of_going_on(text, tmp_path):
-    """The same for a process that goes on with what a killed one left."""
-    reference = tmp_path / "never killed"
-    run(command(text, reference, steps=2))
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    begun = folder / "begun"
-    log = tmp_path / "log"
-    # Somewhere in the second save, in the middle of writing a file.
-    process = in_background(command(text, begun, steps=2), log, 27, folder)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert list(begun.glob(".*.partial"))
-    for moment in itertools.count():
-        out = Path(shutil.copytree(begun, folder / str(moment)))
-        process = in_background(command(text, out, steps=2), log, moment, folder)
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL, log.read_text()
-        assert_sound(out)
-        run(command(text, out, steps=2))
-        assert_same(out, reference)
-    assert moment >= 4 * 3
-
-
-def test_killed_while_filling_a_folder_that_is_there(text, tmp_path):
-    """Up to the decisive file it holds no run yet, and one may begin in it again."""
-    reference, folder, log = (tmp_path / name for name in ("alone", "killed", "log"))
-    run(command(text, reference, steps=1))
-    for moment in itertools.count():
-        out = folder / str(moment)
-        arguments = command(text, out, steps=1)
-        out.mkdir(parents=True)
-        out.chmod(0o2750)
-        process = in_background(arguments, log, moment, out)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, log.read_text()
-        begun = (out / "training.safetensors").exists()
-        if begun:
-            assert_sound(out)
-        else:
-            check_free(out, "training.safetensors")
-        if begun or moment % 4 == 0:
-            run(command(text, out, steps=1) if begun else arguments)
-            assert_same(out, reference)
-        assert out.stat().st_mode & 0o7777 == 0o2750
-        if begun:
-            break
-    assert moment >= 4 * 3 + 4
 
 
 def test_killed_at_random_moments(text, tmp_path):

@@ -29,7 +29,6 @@ from tinygpt_lib.basics.files import (
 )
 from tinygpt_lib.runs import checkpoints, run
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
-from tinygpt_lib.runs.huggingface import save_hf
 from tinygpt_lib.runs.run import Run, train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.text import CharTokenizer
@@ -198,47 +197,6 @@ def test_a_file_that_is_replaced_keeps_its_mode(song, tiny_gpt, folder):
         (folder / name).chmod(0o600)
     save_checkpoint(folder, tiny_gpt(seed=1), song.tokenizer)
     assert {(folder / name).stat().st_mode & 0o777 for name in MODEL_FILES} == {0o600}
-
-
-WRITERS = {  # all that fills a folder: how, and with what
-    "train": (lambda out, song, model: train_in(out, song, model), RUN_FILES),
-    "save": (lambda out, song, m: save_checkpoint(out, m, song.tokenizer), MODEL_FILES),
-    "convert": (
-        lambda out, song, model: save_hf(out, model, song.tokenizer),
-        ["config.json", "model.safetensors", "tinygpt_tokenizer.json"],
-    ),
-}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("out", ["private", "shared", "volume", "link", "broken", "."])
-def test_a_folder_that_is_there_stays_what_it_is(
-    song, tiny_gpt, tmp_path, monkeypatch, out, writer
-):
-    """Renaming another folder to its place would also fail for mount points."""
-    place = tmp_path / ("elsewhere" if out in ("link", "broken") else out)
-    if out != "broken":
-        place.mkdir(exist_ok=True)
-        place.chmod({"private": 0o700, "shared": 0o2770}.get(out, 0o755))
-        if os.geteuid() == 0:
-            os.chown(place, 12, 34)
-    before = place.stat() if place.exists() else None
-    if place.name == "elsewhere":
-        (tmp_path / out).symlink_to(place)
-    if out == "volume":
-        (place / "lost+found").mkdir()
-    monkeypatch.chdir(tmp_path)
-    write, files = WRITERS[writer]
-    write(Path(out), song, tiny_gpt())
-    rest = ["lost+found"] * (out == "volume")
-    assert files_in(place) == sorted([*files, *rest])
-    assert (tmp_path / out).is_symlink() == (place.name == "elsewhere")
-    if before:
-        after = place.stat()
-        for what in ("st_ino", "st_mode", "st_uid", "st_gid"):
-            assert getattr(after, what) == getattr(before, what), what
-    if out == "shared":
-        assert {(place / name).stat().st_gid for name in files} == {after.st_gid}
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
@@ -811,29 +769,6 @@ def test_a_full_disk_leaves_a_whole_checkpoint(
             save_checkpoint(folder, new, song.tokenizer)
     assert files_in(folder) == MODEL_FILES
     assert same_model(load_checkpoint(folder)[0], kept[1])
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("call", [1, 4, 5, 6, 8, 9])
-def test_a_full_disk_leaves_a_whole_run_or_none(
-    song, tiny_gpt, tmp_path, monkeypatch, function, call
-):
-    expected = train_in(tmp_path / "undisturbed", song, tiny_gpt())
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(_files.os, function, fails_at(call, getattr(os, function)))
-        match = r"run can't be written: No space left on device$"
-        with pytest.raises(CheckpointError, match=match) as caught:
-            train_in(out, song, tiny_gpt())
-        assert "partial" not in str(caught.value)
-    if call <= 4:  # the first save, of step 0
-        assert [path.name for path in tmp_path.iterdir()] == ["undisturbed"]
-        return
-    assert files_in(out) == RUN_FILES
-    load_checkpoint(out)
-    history = train_in(out, song, tiny_gpt(seed=4), resume=True)
-    assert history.losses == expected.losses
-    assert history.evaluations == expected.evaluations
 
 
 def test_the_first_save_fails_and_nothing_stays(song, tiny_gpt, tmp_path, monkeypatch):

@@ -1,10 +1,16 @@
 """The workbooks: what their checks let through and what not, and a whole walk."""
 
 import copy
+import os
 import re
+import shutil
+import subprocess
+import sys
 import textwrap
+from itertools import chain
 
 import jupytext
+import nbformat
 import pytest
 import torch
 
@@ -129,3 +135,284 @@ def test_no_solution_stands_in_a_workbook(lesson):
             line = row.partition("  # ")[0].strip()
             if row not in left and len(line) > 20 and line not in shown:
                 assert line.replace('"', '\\"') not in workbook, line
+
+
+# --- What a reader does ---
+
+ALL = [each for each in LESSONS if each.holes]
+
+
+class Reader:
+    """Someone at work in a folder `learn`."""
+
+    def __init__(self, folder, root=learn.ROOT):
+        self.folder, self.root = folder, root
+
+    def learn(self, name, suffix=".ipynb"):
+        learn.learn(self.folder, name, suffix, self.root)
+
+    def path(self, name, suffix=".ipynb"):
+        return self.folder / f"{name}{suffix}"
+
+    def cells(self, name, suffix=".ipynb"):
+        return jupytext.read(self.path(name, suffix)).cells
+
+    def fill(self, name, task, source, suffix=".ipynb"):
+        nb = jupytext.read(self.path(name, suffix))
+        (cell,) = [cell for cell in nb.cells if learn.mark_of(cell)[0] == task.id]
+        cell.source = source
+        learn.write_workbook(self.path(name, suffix), nb)
+
+    def check(self, **how):
+        found = learn.check(self.folder, root=self.root, **how)
+        return {key.split(" ")[1]: verdict.state for key, verdict in found.items()}
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return Reader(tmp_path / "learn")
+
+
+def solved(task, names):
+    """The cell as the course has it in some of its holes, and open in the others."""
+    rest = [name for name in task.names if name not in names]
+    skeleton = learn.Task(task.id, task.skeleton, "", task.names)
+    return learn.compose(task.source, skeleton, rest)
+
+
+def task_of(name):
+    return next(task for lesson in ALL for task, each in lesson.holes if each == name)
+
+
+def test_the_whole_walk(reader, capsys):
+    """Chapter after chapter, every hole filled: the reader's own library trains a GPT."""
+    for lesson in ALL:
+        reader.learn(lesson.name)
+        for task in lesson.all:
+            reader.fill(lesson.name, task, task.source)
+    capsys.readouterr()
+    verdicts = reader.check(steps=30)
+    assert set(verdicts.values()) == {"right"}
+    assert len(verdicts) == sum(len(lesson.holes) for lesson in ALL)
+    said = capsys.readouterr().out
+    assert "Every line of this GPT is yours." in said
+    loss = float(re.search(r"30 steps: (\S+) nats", said)[1])
+    assert said.count("ROMEO:") == 1
+    for lesson in ALL:  # nothing of the course's lessons is used
+        text = (reader.folder / "mygpt" / f"{lesson.noun}.py").read_text("utf-8")
+        assert f"from learn/{lesson.name}.ipynb" in text.split("\n")[0]
+        assert "tinygpt_lib" not in text.replace("tinygpt_lib.basics.", "")
+    assert abs(loss - course_loss(30)) < 0.05  # another summing order is worth less
+
+
+def course_loss(steps):
+    """The same run by the course's own code."""
+    from dataclasses import replace
+
+    from tinygpt_lib import CharTokenizer, load_shakespeare, split
+    from tinygpt_lib.gpt import GPT
+    from tinygpt_lib.training import cpu_preset, train
+
+    text = load_shakespeare()
+    tokenizer = CharTokenizer.from_text(text)
+    shape, plan = cpu_preset(tokenizer.vocab_size)
+    torch.manual_seed(0)
+    ids = split(tokenizer.encode(text))
+    return train(GPT(shape), *ids, replace(plan, steps=steps)).evaluations[-1][1]
+
+
+def test_with_every_second_hole_left_open(reader):
+    """What is filled is right, what isn't is open, and the library is whole."""
+    given = {}
+    for lesson in ALL:
+        reader.learn(lesson.name)
+        for task in lesson.all:
+            names = [name for at, name in enumerate(task.names, len(given)) if at % 2]
+            given |= dict.fromkeys(task.names, "open") | dict.fromkeys(names, "right")
+            reader.fill(lesson.name, task, solved(task, names))
+    assert set(given.values()) == {"open", "right"}
+    assert reader.check() == given
+    code = (
+        "import mygpt; print(mygpt.BORROWED); import mygpt.generation, mygpt.training"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=reader.folder,
+        env={**os.environ, "PYTHONPATH": str(learn.ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    borrowed = [*chain(*eval(done.stdout).values())]
+    assert [given[name] for name in borrowed] == ["open"] * len(borrowed)
+
+
+def test_nothing_is_open_and_neither_wrong_nor_right(reader):
+    for name in ("01_text", "03_single_head"):
+        reader.learn(name)
+    assert set(reader.check().values()) == {"open"}
+    task = task_of("attention_weights")
+    first, _, rest = task.skeleton.partition("    ...\n")  # one of two steps done
+    reader.fill("03_single_head", task, f"{first}    scores = q @ k.mT\n{rest}")
+    assert set(reader.check().values()) == {"open"}
+
+
+def test_a_loop_a_crash_and_nonsense_hide_no_other_hole(reader, capsys):
+    reader.learn("03_single_head")
+    task = task_of("attention_weights")
+    good = {name: "right" for name in ("attention", "previous", "leaks")}
+    for each in ("previous", "leaks"):
+        reader.fill("03_single_head", task_of(each), task_of(each).source)
+    for line, says in {
+        "while True: pass": "a loop that never ends",
+        "import os; os._exit(3)": "ended Python itself",
+        "exit()": "SystemExit",
+        "print('{}' * 9); import sys; sys.stdout.close(); 1 / 0": "division by zero",
+    }.items():
+        bad = task.source.replace("    Tq, Tk = q", f"    {line}\n    Tq, Tk = q", 1)
+        reader.fill("03_single_head", task, bad)
+        assert reader.check(limit=6) == {"attention_weights": "wrong"} | good
+        assert says in capsys.readouterr().out
+    reader.fill("03_single_head", task, "def attention(q, k, v)\n    return v")
+    assert reader.check()["attention"] == "wrong"
+    assert (
+        "no Python yet, in line 1: `def attention(q, k, v)`" in capsys.readouterr().out
+    )
+
+
+def test_a_wrong_hole_does_not_spoil_the_next(reader):
+    reader.learn("03_single_head")
+    task = task_of("attention_weights")
+    bad = task.source.replace(" / math.sqrt(q.shape[-1])", "")
+    reader.fill("03_single_head", task, bad)
+    verdicts = reader.check()
+    assert (verdicts["attention_weights"], verdicts["attention"]) == ("wrong", "right")
+    text = (reader.folder / "mygpt/single_head.py").read_text("utf-8")
+    assert "math.sqrt" in text.partition("def attention(")[0]  # the course's
+
+
+def test_what_a_reader_adds_comes_along(reader):
+    """Imports, helpers and other names; what only tries things out stays behind."""
+    reader.learn("03_single_head")
+    code = """
+import math as m
+from mygpt.text import split
+
+
+def scaled(q, k):
+    return q @ k.transpose(-1, -2) / m.sqrt(q.size(-1))
+
+
+def attention_weights(q, k):
+    n, N = q.size(-2), k.size(-2)
+    if n > N:
+        raise ValueError("no")
+    late = torch.ones(n, N).triu(N - n + 1).bool()
+    return F.softmax(scaled(q, k).masked_fill(late, -m.inf), -1)
+
+
+def attention(q, k, v):
+    return attention_weights(q, k) @ v
+
+
+print(attention(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2)))
+"""
+    reader.fill("03_single_head", task_of("attention"), code)
+    verdicts = reader.check()
+    assert verdicts["attention_weights"] == verdicts["attention"] == "right"
+    text = (reader.folder / "mygpt/single_head.py").read_text("utf-8")
+    assert "import torch.nn.functional as F" in text and "def scaled" in text
+    assert "print(" not in text and "from mygpt.text import split" in text
+    compile(text, "single_head.py", "exec")
+
+
+# --- Nothing of the reader's is lost ---
+
+
+def test_a_second_time_it_opens_what_is_there(reader, capsys):
+    reader.learn("03_single_head")
+    reader.fill("03_single_head", task_of("attention"), "mine = 1")
+    before = reader.path("03_single_head").read_bytes()
+    reader.learn("03")
+    assert reader.path("03_single_head").read_bytes() == before
+    assert "as you left it" in capsys.readouterr().out
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of the course's texts, to be changed."""
+    shutil.copytree(learn.ROOT / "notebooks/text", tmp_path / "notebooks/text")
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".ipynb", ".py"])
+def test_an_update_of_the_course_in_between(course, suffix, capsys):
+    reader, name = Reader(course / "learn", course), "03_single_head"
+    reader.learn(name, suffix)
+    task = task_of("attention")
+    mine = task.source.replace("scores", "my_scores")
+    reader.fill(name, task, mine, suffix)
+    nb = jupytext.read(reader.path(name, suffix))
+    ids = [learn.mark_of(cell)[0] for cell in nb.cells]
+    note = nbformat.v4.new_markdown_cell("A note of mine.")
+    prose = next(c for c in nb.cells if c.source.startswith("## Blind to order"))
+    prose.source += "\n\nI don't believe it."
+    nb.cells.insert(ids.index(task.id) + 1, note)
+    learn.write_workbook(reader.path(name, suffix), nb)
+
+    text = course / "notebooks/text/03_single_head.py"
+    source = text.read_text("utf-8")
+    for old, new in {
+        "# ## Blind to order\n": "# ## Blind to order\n# New prose.\n#\n",
+        "# The plan has three parts.": "# The plan has 3 parts.",
+        "    #| hole: the scores, each": "    #| hole: the scores: each",
+    }.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    text.write_text(source, "utf-8")
+    reader.learn(name, suffix)
+    said = capsys.readouterr().out
+    assert "brought up to date, with everything that you wrote" in said
+    assert "hole-attention_weights: yours stays" in said
+    sources = [cell.source for cell in reader.cells(name, suffix)]
+    assert sources.count(mine) == 1 and sources.count("A note of mine.") == 1
+    at = sources.index(mine)
+    assert "The course has changed the cell above" in sources[at + 1]
+    assert "the scores: each" in sources[at + 1]
+    assert sources[at + 2] == "A note of mine."
+    assert any("I don't believe it." in each for each in sources)
+    assert any("New prose." in each for each in sources)
+    assert any("The plan has 3 parts." in each for each in sources)
+    assert not any("The plan has three parts." in each for each in sources)
+    assert reader.check()["attention_weights"] == "right"
+    before = reader.path(name, suffix).read_bytes()
+    reader.learn(name, suffix)
+    assert reader.path(name, suffix).read_bytes() == before
+
+
+def test_cells_that_were_split_copied_or_deleted(reader):
+    name = "03_single_head"
+    reader.learn(name)
+    task = task_of("attention")
+    nb = jupytext.read(reader.path(name))
+    (cell,) = [cell for cell in nb.cells if learn.mark_of(cell)[0] == task.id]
+    at = nb.cells.index(cell)
+    first, _, second = task.source.partition("\n\n\ndef attention(")
+    other = copy.deepcopy(cell)
+    cell.source, other.source = first, "def attention(" + second
+    other.id = "another"
+    nb.cells.insert(at + 1, other)
+    del nb.cells[2:5]
+    learn.write_workbook(reader.path(name), nb)
+    assert reader.check()["attention"] == "right"
+    reader.learn(name)
+    sources = [cell.source for cell in reader.cells(name)]
+    assert first in sources and other.source in sources
+    assert len(sources) == len(learn.make_workbook(LESSONS[2]).cells) + 1
+    assert reader.check()["attention_weights"] == "right"
+
+
+def test_make_clean_leaves_learn_alone():
+    makefile = (learn.ROOT / "Makefile").read_text("utf-8")
+    recipe = makefile.partition("\nclean:")[2].partition("\n\n")[0]
+    assert "learn" not in recipe.partition("\n")[2]

@@ -230,7 +230,8 @@ def test_times_in_words_of_their_own():
     assert seconds_of("1900-01-02", "%Y-%m-%d") == seconds_of("1900-01-02T00:00:00")
     assert seconds_of("Jan 2", "%Y") is None
     assert seconds_of("9" * 400) is None
-    assert seconds_of("1612010912300") is None  # milliseconds, no day in 1612
+    assert seconds_of("1612010912300") == 1612010912.3  # no day in 1612
+    assert seconds_of("1612010912300000") == 1612010912.3
     assert from_iso("1612010912300") is None
 
 

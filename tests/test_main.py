@@ -106,10 +106,9 @@ def stopped(kept_stopped, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        [],
-        *map(
-            str.split, "train|sample|evaluate|play|detect fit|detect score".split("|")
-        ),
+        *([], ["train"], ["sample"], ["evaluate"], ["play"]),
+        *(["detect", name] for name in ("fit", "score", "accept", "update", "undo")),
+        ["detect", "status"],
     ],
     ids=" ".join,
 )

@@ -41,13 +41,14 @@ from tinygpt_lib.modern_parts import RMSNorm
 from tinygpt_lib.multi_head import MultiHeadAttention
 from tinygpt_lib.representations import attention_maps, embed, hidden_states
 from tinygpt_lib.runs.checkpoints import load_checkpoint, save_checkpoint
-from tinygpt_lib.runs.detectors import AnomalyDetector, EventStream
+from tinygpt_lib.runs.detectors import AnomalyDetector
 from tinygpt_lib.runs.fast import keep_freed_memory
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.processes import processes
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.sampling import generate
 from tinygpt_lib.runs.settings import TrainConfig
+from tinygpt_lib.runs.streams import EventStream
 from tinygpt_lib.scaling_out import shard
 from tinygpt_lib.single_head import attention
 from tinygpt_lib.speed import FastConfig, FastGPT, Muon

@@ -187,6 +187,7 @@ class SessionReport:
     worst: EventReport | None  # an unknown event, else the most surprising one
     counts: tuple[tuple[str, int, int], ...]  # events, how often, how often elsewhere
     windowed: bool  # longer than what the models see at once
+    by: str = "order"  # the witness with the smaller p-value, or "counts"
 
 
 def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
@@ -352,9 +353,10 @@ class AnomalyDetector:
         """The report, judged among sessions that have ended, or among all."""
         among = ended if among is None else among
         far = distances(row[None], self.normal[ended], ended)[0].double()
-        p_value = p_values(self.held_out[among], nats[:, None]).item()
+        p_value, by = p_values(self.held_out[among], nats[:, None]).item(), "order"
         if self.score_name == "max":
             q_value = p_values([self.far[among]], far.min()[None, None]).item()
+            by = "counts" if q_value < p_value else by
             p_value = min(1.0, 2 * min(p_value, q_value))
         usual = self.normal[ended][far.argmin()]
         gaps = (row - usual).abs() if ended else (row - usual).clamp(min=0)
@@ -372,4 +374,5 @@ class AnomalyDetector:
                 (self.tokenizer.names[i], often[i], elsewhere[i]) for i in most
             ),
             windowed=sum(often) >= self.members[0].config.block_size,
+            by=by,
         )

@@ -22,6 +22,7 @@ from tinygpt_lib.basics.loglines import (
     compiled,
     seconds_of,
 )
+from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -35,9 +36,11 @@ __all__ = [
     "Masks",
     "Session",
     "SessionFinder",
+    "Templates",
     "bits_per_event",
     "group_lines",
     "in_windows",
+    "is_code",
     "learn",
     "log_config",
     "mask",
@@ -71,6 +74,73 @@ class Masks:
 
 
 mask = Masks()
+
+# --- Learnt from the log ---
+
+
+def is_code(seen: Counter, n: int) -> bool:
+    """Whether a place, seen n times, has few values, and another would be news.
+
+    About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+    What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
+    """
+    once = sum(times == 1 for times in seen.values())
+    numbers = sorted(int(value) for value in seen if value.isdigit())
+    counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
+    return (
+        len(seen) <= Form.few
+        and seen.total() == n  # else there were more than were counted
+        and (once + 1) / (n + 1) <= 0.1
+        and (numbers == [0, 1] or not counts)
+        and all(CODE.fullmatch(value) for value in seen)
+    )
+
+
+class Templates(Kinds):
+    """Lines to events, learnt from normal lines, and frozen: a line is what it was."""
+
+    similar = 0.75  # share of the fixed words that lines of a kind have in common
+
+    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
+        """The kind that a form fits best; None where too few fixed words agree."""
+        best, most = None, (similar, -1)
+        for kind in self.beginning_like(form):
+            agree = [
+                word == other
+                for word, other in zip(kind.words, form, strict=True)
+                if word is not None and word != MANY
+            ]
+            share = sum(agree) / len(agree) if agree else 1.0
+            if (share, len(agree)) > most:
+                best, most = kind, (share, len(agree))
+        return best
+
+    @classmethod
+    def learn(
+        cls, lines: Iterable[str], masks: dict[str, str] | None = None
+    ) -> "Templates":
+        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
+        self = cls(masks=masks)
+        # 1. The forms of the lines, how often each came, and with which values.
+        forms = self.forms(lines)
+        # 2. Forms that differ in few words are one kind: those that are common first.
+        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
+            kind = self.closest(form, self.similar)
+            if kind is None:
+                self.add(Kind(list(form)))
+            else:
+                pairs = zip(kind.words, form, strict=True)
+                kind.words = [a if a == b else None for a, b in pairs]
+        # 3. Places of a kind that have few values are codes.
+        for kind, members in self.members(forms):
+            n = sum(forms[form].times for form in members)
+            kind.codes = {
+                place: sorted(seen)
+                for place, seen in values_at(kind, members, forms).items()
+                if is_code(seen, n)
+            }
+        return self
+
 
 # --- Sessions ---
 

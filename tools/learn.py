@@ -645,9 +645,17 @@ def is_open(source: str, name: str) -> bool:
 
 
 def check(
-    folder: Path, wanted: str = "", root: Path = ROOT, limit: float = LIMIT
+    folder: Path,
+    wanted: str = "",
+    root: Path = ROOT,
+    limit: float = LIMIT,
+    steps: int = 0,
 ) -> dict[str, Verdict]:
-    """Judge all that was written, say what to read, export what is right."""
+    """Judge all that was written, say what to read, export what is right.
+
+    When nothing of Part I is open, the reader's library trains its GPT (`steps`: for
+    fewer steps than the chapter takes).
+    """
     lessons = read_lessons(root)
     sources, verdicts = read_state(folder)
     chosen = [each for each in lessons if each.holes and workbooks(each, folder)]
@@ -669,11 +677,9 @@ def check(
                     verdicts[f"{lesson.name} {name}"] = verdict
                     aside = " (exercise)" if task.id.startswith("exercise") else ""
                     print(f"  {name + aside:34} {verdict.state}")
-                    if verdict.state != "right" and not (
-                        first and first[2].state == "wrong"
-                    ):
-                        if not first or verdict.state == "wrong":
-                            first = lesson, name, verdict
+                    ranks = {"right": 0, "open": 1, "wrong": 2}
+                    if ranks[verdict.state] > (ranks[first[2].state] if first else 0):
+                        first = lesson, name, verdict
     finally:
         judge.stop()
     write_library(lessons, folder, sources, verdicts)
@@ -698,13 +704,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="judge what was written")
     parser.add_argument("--script", action="store_true", help="a script, no notebook")
     parser.add_argument("--library", action="store_true", help="write learn/mygpt")
+    steps = {"type": int, "default": 0, "help": "of your GPT's training, if fewer"}
+    parser.add_argument("--steps", **steps)
     folder = {"type": Path, "default": ROOT / "learn", "help": "where you work"}
     parser.add_argument("--folder", **folder)
     args = parser.parse_args(argv)
     if args.library:
         write_library(read_lessons(), args.folder, *read_state(args.folder))
     elif args.check:
-        check(args.folder, args.chapter)
+        check(args.folder, args.chapter, steps=args.steps)
     elif args.chapter:
         learn(args.folder, args.chapter, ".py" if args.script else ".ipynb")
     else:

@@ -298,6 +298,7 @@ def run_chapter(chapter: Chapter) -> None:
     nb = from_text(text)
     started = time.perf_counter()
     print(f"{chapter.label} ...", flush=True)
+    chapter.notebook_path.parent.mkdir(exist_ok=True)
     try:
         execute(nb, chapter.notebook_path.parent)
     except CellFailed as failure:

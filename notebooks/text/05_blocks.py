@@ -787,7 +787,8 @@ show(
 # stopped at 1,200 steps, we would have called them useless.
 #
 # And is it the depth, or the size? Three blocks have 2.7 times the parameters of one. The single wide block,
-# with as many as the three, covers about half of the distance. So half of the gain is size and half is depth.
+# with as many as the three, covers a little more than half of the distance. So size is one half of the gain, and
+# depth is about the other half.
 
 # %% [markdown]
 # ## Has it learned "t and h"?

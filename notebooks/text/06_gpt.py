@@ -321,7 +321,10 @@ assert not torch.equal(model(changed)[:, 40:], model(ids)[:, 40:])
 # blocks under other names.
 
 # %%
-from transformers import GPT2Config, GPT2LMHeadModel
+import warnings
+
+with warnings.catch_warnings(action="ignore"):  # it misses a progress bar for notebooks
+    from transformers import GPT2Config, GPT2LMHeadModel
 
 torch.manual_seed(0)
 shape = {"vocab_size": V, "n_positions": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}

@@ -446,6 +446,7 @@ class SessionReport:
     worst: EventReport | None  # an unknown event, else the most surprising one
     counts: tuple[tuple[str, int, int], ...]  # events, how often, how often elsewhere
     windowed: bool  # longer than what the models see at once
+    by: str = "order"  # the witness with the smaller p-value, or "counts"
 
 
 # %% [markdown]
@@ -620,9 +621,10 @@ class AnomalyDetector:
         """The report, judged among sessions that have ended, or among all."""
         among = ended if among is None else among
         far = distances(row[None], self.normal[ended], ended)[0].double()
-        p_value = p_values(self.held_out[among], nats[:, None]).item()
+        p_value, by = p_values(self.held_out[among], nats[:, None]).item(), "order"
         if self.score_name == "max":
             q_value = p_values([self.far[among]], far.min()[None, None]).item()
+            by = "counts" if q_value < p_value else by
             p_value = min(1.0, 2 * min(p_value, q_value))
         usual = self.normal[ended][far.argmin()]
         gaps = (row - usual).abs() if ended else (row - usual).clamp(min=0)
@@ -640,6 +642,7 @@ class AnomalyDetector:
                 (self.tokenizer.names[i], often[i], elsewhere[i]) for i in most
             ),
             windowed=sum(often) >= self.members[0].config.block_size,
+            by=by,
         )
 
 
@@ -902,8 +905,20 @@ assert abs(report.score - reports[shown].score) < 1e-3
 f"alarm at event {early} of {len(one)}; at the end p {report.p_value:.4f}"
 
 # %% [markdown]
-# The command line does the same for files (`python -m tinygpt_lib detect fit`, `score`, `--follow`).
-# A detector is kept as plain data; no code of a file ever runs.
+# ## What the command adds
+# The command line does the same for files (`python -m tinygpt_lib detect fit`, `score`, `--follow`), and
+# wraps the detector in what a night on call asks for. A line that is new raises an alarm *once*: the second
+# one tells nobody anything, so it only counts ("and 212 more like it"). Until somebody says what it is
+# (`detect accept`, `detect update`), sessions are judged by their other lines, as those that were kept back
+# were. Alarms of one cause are one alarm.
+#
+# Sessions can't see everything. A thousand good logins in a second are each normal, and a server that
+# has died tells no story at all. So the log as a whole is cut into windows, and three more questions are
+# asked of each: how far does any event beat its record of the normal windows (a *burst*), for how long has
+# it been missing (a *silence*), and does it come at another *rate*? The largest answer is a score like any
+# other: normal windows, each compared with the rest, give it its p-value. Sessions then have two
+# thirds of the promised rate and the windows one third, so that it stays one promise. A detector is kept
+# as plain data; no code of a file ever runs.
 
 # %%
 with TemporaryDirectory() as folder:

@@ -1,6 +1,8 @@
 """Lines of logs: read from files of many kinds, and the times that they tell."""
 
+import bz2
 import gzip
+import lzma
 import re
 import signal
 import sys
@@ -24,6 +26,7 @@ __all__ = [
     "EventText",
     "bounded_lines",
     "compiled",
+    "in_order",
     "read_lines",
     "seconds_of",
 ]
@@ -126,9 +129,9 @@ def compiled(pattern: str, what: str) -> re.Pattern | Bounded:
 def read_lines(*paths: str) -> Iterator[str]:
     """The lines of text files in turn, without their ends; "-" is standard input.
 
-    Files, but not standard input, may be gzipped: their first bytes tell. Bytes that
-    are not UTF-8 become U+FFFD, and long lines are cut to what is looked at. OSError
-    for what can't be read, ValueError for a gzipped file that is damaged.
+    Files, but not standard input, may be packed (gzip, bzip2, xz, zstd): their first
+    bytes tell. Bytes that are not UTF-8 become U+FFFD, and long lines are cut to what
+    is looked at. OSError for what can't be read, ValueError for a damaged packed file.
     """
     for path in paths:
         with ExitStack() as stack:
@@ -136,12 +139,41 @@ def read_lines(*paths: str) -> Iterator[str]:
                 file: IO[bytes] = sys.stdin.buffer
             else:
                 file = stack.enter_context(open(path, "rb"))
-                if file.peek(2)[:2] == b"\x1f\x8b":
-                    file = stack.enter_context(gzip.open(file))
+                if opened := unpacker(file.peek(6)):
+                    file = stack.enter_context(opened(file))
             try:
                 yield from bounded_lines(file)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
                 raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def unpacker(start: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
+    """What opens a packed file that begins so; None for a plain one."""
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        try:
+            from zstandard import open as opened  # a package of its own
+        except ImportError:
+            raise ValueError(
+                "a file is packed by zstd: unpack it, or install the package zstandard"
+            ) from None
+        return opened
+    known = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    return next((how for magic, how in known.items() if start.startswith(magic)), None)
+
+
+def in_order(paths: Sequence[str]) -> list[str]:
+    """Files with rotated ones in the order they were written: log.2.gz, log.1, log."""
+
+    def age(path: str) -> tuple[str, int, str]:
+        name = re.sub(r"\.(?:gz|bz2|xz|zst)$", "", path)
+        found = re.fullmatch(r"(.+?)(?:\.(\d{1,3})|[-.](\d{8}(?:\d\d)?))?", name, re.S)
+        stem, number, date = found.groups()
+        return stem, -int(number or 0), date or "9"
+
+    first = {}
+    for place, path in enumerate(paths):
+        first.setdefault(age(path)[0], place)
+    return sorted(paths, key=lambda path: (first[age(path)[0]], *age(path)[1:]))
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[str]:
@@ -170,8 +202,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
     """Seconds since 1970 of a time as text, UTC unless it says; None if it is none.
 
     Without a `time_format` (as for `strptime`), ISO 8601, web servers', syslog's and
-    Unix times are known, and most others; 05/06/2024 is then a day in May. A time
-    without a year is taken to be of 2000.
+    Unix times (in milli- and microseconds, too) are known, and most others; 05/06/2024
+    is then a day in May. A time without a year is taken to be of 2000.
     """
     from dateutil import parser  # here, because few need it
 
@@ -182,6 +214,8 @@ def seconds_of(text: str, time_format: str | None = None) -> float | None:
             time = datetime.strptime(text, time_format)
         elif re.fullmatch(r"\d{9,11}(?:\.\d+)?", text):
             return float(text)
+        elif re.fullmatch(r"1\d{12}|1\d{15}", text):  # milli- or microseconds
+            return int(text) / (1e3 if len(text) == 13 else 1e6)
         else:
             if re.match(r"\d\d/[A-Z][a-z]{2}/\d{4}:", text):  # as web servers write
                 text = text.replace(":", " ", 1)

@@ -114,8 +114,9 @@ NOT_DESCRIBED = (
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line; torch likes to go on."""
-    return str(error).partition("\n")[0]
+    """The error in one line; torch likes to go on, and so may what a file holds."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= 300 else f"{line[:300]}..."
 
 
 def read_run(folder: str | os.PathLike) -> RunState:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -10,13 +9,17 @@ import torch
 from torch import Tensor
 
 from tinygpt_lib import anomalies
-from tinygpt_lib.anomalies import EventReport, SessionReport, weigh
+from tinygpt_lib.anomalies import EventReport
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
-from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
-from tinygpt_lib.generation import KVCache
 from tinygpt_lib.logs import END, learn
-from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from tinygpt_lib.runs.checkpoints import (
+    fingerprint,
+    first_line,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tinygpt_lib.runs.streams import EventStream
 from tinygpt_lib.speed import FastConfig
 
 SCORES = ("max", "mean")
@@ -61,6 +64,11 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         check_choice("score", settings.get("score", "max"), SCORES)
         check_rate(settings["false_alarms"])
         super().__init__(members, tokenizer, normal, far, held_out, **settings)
+
+    @property
+    def size(self) -> int:
+        """How many events the models see at once."""
+        return self.members[0].config.block_size
 
     @property
     def false_alarms(self) -> float:
@@ -132,7 +140,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
             for t, event in enumerate((*events, END))
         ]
 
-    def stream(self, **settings) -> "EventStream":
+    def stream(self, **settings) -> EventStream:
         """Judges events as they come; settings as for EventStream."""
         return EventStream(self, **settings)
 
@@ -190,7 +198,9 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                 f"{path} lacks {error}: no detector, or of another version; fit anew"
             ) from error
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is no detector: {error}") from error
+            raise CheckpointError(
+                f"{path} is no detector: {first_line(error)}"
+            ) from error
 
 
 def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> None:
@@ -206,145 +216,3 @@ def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> N
                 raise ValueError("held-out scores must be (n,) of float64")
             if scores.isnan().any() or (scores.diff() < 0).any():
                 raise ValueError("held-out scores are no numbers in rising order")
-
-
-# --- One event at a time ---
-
-
-@dataclass(slots=True)
-class Running:
-    """A session that is not over, as far as it was read."""
-
-    ids: list[int]  # of the window that the members are in
-    caches: list[KVCache]
-    logits: Tensor  # (K, V): of the next event, by each member
-    counts: Tensor  # (V,): how often each event has come
-    totals: Tensor  # (K,): largest surprisal so far, or the sum
-    n: int = 0  # surprisals in it
-    seen: float = 0.0  # when the last event came
-    worst: EventReport | None = None
-
-
-def worse(first: EventReport | None, second: EventReport) -> EventReport:
-    """The worse of two events: the first unknown one, else the more surprising one."""
-    if first is None:
-        return second
-    later = not second.known or second.surprisal > first.surprisal
-    return second if first.known and later else first
-
-
-class EventStream:
-    """Judges events as they come, of up to `max_sessions` sessions at a time.
-
-    `on_close` is called for each session that is closed because it was silent for more
-    than `max_age` (in the units of `now`), or because there was no more room: with its
-    name, its report, and whether its end was counted. With `count_ends` off it never
-    is. A running session takes about 64 kB for each member, however long it is.
-    """
-
-    def __init__(
-        self,
-        detector: AnomalyDetector,
-        max_sessions: int = 1000,
-        max_age: float = math.inf,
-        count_ends: bool = True,
-        on_close: Callable[[str, SessionReport, bool], None] = lambda *told: None,
-    ):
-        check_int("max_sessions", max_sessions, low=1)
-        if not max_age >= 0:  # nor NaN
-            raise ValueError(f"max_age is {max_age}; it must be at least 0")
-        self.detector, self.on_close = detector, on_close
-        self.max_sessions, self.max_age = max_sessions, max_age
-        self.count_ends = count_ends
-        self.running: dict[str, Running] = {}  # the one silent longest comes first
-        self.device = device_of(detector.members[0])
-
-    @torch.no_grad()
-    def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
-        """Takes in the next event of a session, and says what it thinks of it."""
-        self.expire(now)
-        event = str(event)
-        session = self.running.pop(name, None) or self.begin()
-        while len(self.running) >= self.max_sessions:
-            oldest = next(iter(self.running))
-            report = self.report(oldest)
-            del self.running[oldest]
-            self.on_close(oldest, report, False)
-        self.running[name] = session
-        token = self.detector.tokenizer.encode_session([event])[1].item()
-        report = self.weigh(session, token, event)
-        session.counts[token] += 1
-        session.seen = now
-        self.feed(session, token)
-        return report
-
-    def report(self, name: str, as_ended: bool = False) -> SessionReport:
-        """The report of a running session; KeyError if it is none.
-
-        Its end is not counted. It is judged among sessions whose end was not, either,
-        or `as_ended` among those whose end was, as it will be. Neither the largest
-        surprisal nor what there is too much of can shrink, so an alarm there stays one.
-        """
-        return self.verdict(self.running[name], False, as_ended)
-
-    @torch.no_grad()
-    def close(self, name: str) -> SessionReport:
-        """Ends a session and gives its report; KeyError if it is not running."""
-        session = self.running.pop(name)
-        if self.count_ends:
-            self.weigh(session, self.detector.tokenizer.end, END)
-        return self.verdict(session, self.count_ends)
-
-    def expire(self, now: float) -> None:
-        """Closes the sessions that have been silent for more than `max_age`."""
-        while self.running:
-            name, session = next(iter(self.running.items()))
-            if now - session.seen <= self.max_age:
-                break
-            self.on_close(name, self.close(name), self.count_ends)
-
-    def weigh(self, session: Running, token: int, event: str) -> EventReport:
-        """The report of what came, and the session's totals with it."""
-        ids = torch.tensor([token], device=self.device)
-        reading = weigh(session.logits[:, None], ids, self.detector.price)
-        nats = reading.nats[:, 0].cpu().double()
-        if self.detector.score_name == "max":
-            session.totals = torch.maximum(session.totals, nats)
-        else:
-            session.totals = session.totals + nats
-        place, session.n = session.n, session.n + 1
-        report = self.detector.report_event(event, reading, 0, place)
-        session.worst = worse(session.worst, report)
-        return report
-
-    def verdict(
-        self, session: Running, ended: bool, as_ended: bool = False
-    ) -> SessionReport:
-        """The report of a session as far as it has come."""
-        nats = session.totals
-        if self.detector.score_name == "mean":
-            nats = nats / max(1, session.n)
-        row, among = session.counts.sqrt(), ended or as_ended
-        return self.detector.verdict(nats, row, session.worst, ended, among)
-
-    def begin(self) -> Running:
-        """A session of which only the begin was read."""
-        members, vocab_size = self.detector.members, self.detector.tokenizer.vocab_size
-        totals = torch.zeros(len(members), dtype=torch.float64)
-        session = Running([], [], torch.empty(0), torch.zeros(vocab_size), totals)
-        self.feed(session, self.detector.tokenizer.begin)
-        return session
-
-    def feed(self, session: Running, token: int) -> None:
-        """Lets the members read a token, in a new window if the last one is full."""
-        members = self.detector.members
-        size = members[0].config.block_size
-        if len(session.ids) == size:
-            session.ids = session.ids[size // 2 :]
-            session.caches = []
-        if not session.caches:
-            session.caches = [KVCache(member) for member in members]
-        session.ids.append(token)
-        ids = torch.tensor([session.ids], device=self.device)
-        logits = [cache.read(ids)[0] for cache in session.caches]
-        session.logits = torch.stack(logits)  # (K, V)

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,7 +244,7 @@ def check_here(noun: str, hole: str, shell: dict) -> None:
 
 
 def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, seed=0):
-    """The reader's GPT, trained by the reader's code, or as that has trained it before."""
+    """The reader's GPT, trained by the reader's code, or as that has trained before."""
     from mygpt.gpt import GPT
     from mygpt.training import History, train
 
@@ -257,12 +258,35 @@ def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, see
     torch.manual_seed(seed)
     model, history = GPT(model_config), History()
     if kept.exists():
-        weights, vars(history)["losses"], vars(history)["evaluations"] = torch.load(
-            kept
-        )
+        weights, history.losses, history.evaluations = torch.load(kept)
         model.load_state_dict(weights)
         return model.eval(), history
+    print(f"{train_config.steps} steps ...", flush=True)
     history = train(model, train_ids, val_ids, train_config)
     kept.parent.mkdir(exist_ok=True)
     torch.save((model.state_dict(), history.losses, history.evaluations), kept)
     return model, history
+
+
+def graduate(steps: int = 0) -> None:
+    """The run of chapter 07 by the reader's library: its loss, and what it writes."""
+    from mygpt.generation import generate
+    from mygpt.text import CharTokenizer, split
+    from mygpt.training import cpu_preset
+
+    from course import PROMPT
+    from tinygpt_lib import load_shakespeare
+
+    text = load_shakespeare()
+    tokenizer = CharTokenizer.from_text(text)
+    train_ids, val_ids = split(tokenizer.encode(text))
+    shape, plan = cpu_preset(tokenizer.vocab_size)
+    plan = replace(plan, steps=steps) if steps else plan
+    given = train_ids, val_ids, tokenizer
+    model, history = trained("cpu", shape, plan, *given)
+    done, loss = history.evaluations[-1]
+    print(f"{model.n_parameters():,} parameters, {done} steps: {loss:.3f} nats\n")
+    generator = torch.Generator().manual_seed(0)
+    start = tokenizer.encode(PROMPT)[None]
+    out = generate(model, start, 400, temperature=0.7, generator=generator)
+    print(tokenizer.decode(out[0]))
