@@ -76,8 +76,9 @@ class Page:
 
     def type(self, text):
         """Puts in a text, which the page has taken when this returns."""
-        self.tab.fill("#text", text)
+        # Not while it writes: fill() selects and then replaces, in two steps.
         self.tab.get_by_role("button", name="Write on").wait_for()
+        self.tab.fill("#text", text)
         self.tab.locator("#text").dispatch_event("change")
 
     def write(self, n, **settings):
