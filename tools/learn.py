@@ -699,10 +699,23 @@ def check(
     if first:
         lesson, name, verdict = first
         print(f"\n{lesson.name}: {name} is {verdict.state}")
-        print(
-            verdict.message
-            or f"It is the next to fill in, in {folder.name}/{lesson.name}."
-        )
+        print(verdict.message or f"It is the next one to fill in, in {folder.name}/.")
+    part_one = [
+        f"{lesson.name} {name}"
+        for lesson in lessons
+        for task, name in lesson.holes
+        if lesson.name < "09" and task.id.startswith("hole")
+    ]
+    if all(verdicts.get(key, OPEN).state == "right" for key in part_one):
+        print("\nEvery line of this GPT is yours.", flush=True)
+        paths = [str(each) for each in (folder, ROOT / "notebooks", ROOT)]
+        run_it = f"sys.path[:0] = {paths}; from course.checks import graduate"
+        code = f"import sys; {run_it}; graduate({steps})"
+        command = [sys.executable, "-c", code]
+        pipe = {"stdout": subprocess.PIPE, "encoding": "utf-8"}
+        with subprocess.Popen(command, **pipe) as training:
+            for line in training.stdout:
+                print(line, end="", flush=True)
     return verdicts
 
 
