@@ -14,7 +14,6 @@ is right becomes a module of the reader's own library, learn/mygpt.
 
 import argparse
 import ast
-import copy
 import json
 import os
 import queue
@@ -546,6 +545,30 @@ def judge_task(
 # --- The reader's library ---
 
 
+def code_of(lesson: Lesson, mine: dict[str, str]) -> str:
+    """The text of a chapter with that code in its holes: headings and exports alone."""
+    nb = nbformat.v4.new_notebook()
+    for at, cell in enumerate(lesson.nb.cells):
+        task, source = lesson.tasks.get(cell.id), cell.source
+        if task:
+            source = re.sub(r"\A#\s*\|\s*export\n", "", mine[task.id])
+            source = f"#| export\n{imports_for(source, lesson)}\n{source}"
+        if source.startswith("#| export"):
+            nb.cells.append(nbformat.v4.new_code_cell(source))
+        elif cell.cell_type == "markdown" and (at == 0 or export.last_heading(source)):
+            nb.cells.append(nbformat.v4.new_markdown_cell(source))
+    return run.to_text(nb)
+
+
+@cache
+def module_text(name: str, nouns: tuple[str, ...], code: str) -> str:
+    """The module that our exporter makes of it, among modules of the reader's."""
+    book = export.Notebook(int(name[:2]), name[3:])
+    export.read_cells(book, code)
+    text = export.render(book).split("\n", 1)[1]
+    return re.sub(rf"\btinygpt_lib\.({'|'.join(nouns)})\b", rf"{MINE}.\1", text)
+
+
 def write_library(
     lessons: list[Lesson],
     folder: Path,
@@ -558,18 +581,11 @@ def write_library(
     for lesson in lessons:
         if not lesson.tasks:
             continue
-        nb = copy.deepcopy(lesson.nb)
-        for cell in nb.cells:
-            if task := lesson.tasks.get(cell.id):
-                source = sources.get(f"{lesson.name} {task.id}", task.source)
-                source = re.sub(r"\A#\s*\|\s*export\n", "", source)
-                cell.source = f"#| export\n{imports_for(source, lesson)}\n{source}"
-        book = export.Notebook(int(lesson.name[:2]), lesson.noun)
-        export.read_cells(book, run.to_text(nb))
-        text = export.render(book).split("\n", 1)[1]
-        text = re.sub(
-            rf"\btinygpt_lib\.({'|'.join(lesson.nouns)})\b", rf"{MINE}.\1", text
-        )
+        mine = {
+            task.id: sources.get(f"{lesson.name} {task.id}", task.source)
+            for task in lesson.tasks.values()
+        }
+        text = module_text(lesson.name, tuple(lesson.nouns), code_of(lesson, mine))
         open_ = [
             name
             for task, name in lesson.holes
