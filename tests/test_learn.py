@@ -185,7 +185,7 @@ def task_of(name):
 
 
 def test_the_whole_walk(reader, capsys):
-    """Chapter after chapter, every hole filled: the reader's own library trains a GPT."""
+    """Chapter after chapter, every hole filled: the reader's library trains a GPT."""
     for lesson in ALL:
         reader.learn(lesson.name)
         for task in lesson.all:

@@ -133,8 +133,12 @@ def test_a_log_of_two_formats_and_one_with_colours():
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"kind": "x", "times": {}}, {"kind": "text", "times": {"x": []}}]
-    + [{"kind": "text", "times": {"syslog": [999]}}],
+    [
+        {},
+        {"kind": "x", "times": {}},
+        {"kind": "text", "times": {"x": []}},
+        {"kind": "text", "times": {"syslog": [999]}},
+    ],
 )
 def test_descriptions_of_no_format(data):
     with pytest.raises(ValueError, match="format"):
