@@ -121,7 +121,7 @@ for temperature in (0.5, 1.0, 2.0):
 
 # %% [markdown]
 # The factor is squared: $e^2 = 7.4$. As the temperature goes to 0 the largest logit takes all, so greedy is
-# temperature 0.
+# temperature 0. To see the bars move with it, give a model a page: `python -m tinygpt_lib play runs/cpu`.
 
 # %% [markdown]
 # ## Cutting off the tail
