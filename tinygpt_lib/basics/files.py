@@ -28,11 +28,20 @@ KINDS = {  # what a folder with this file holds, and what that is for
     "training.safetensors": "a run, for `sample`, `evaluate` and `train --resume`",
     "model.safetensors": "a model without a run, for `sample` and `evaluate`",
 }
+NEXT = (
+    "versions/next"  # in a detector's folder: what it becomes, until it has become it
+)
 ASIDE = ".-*.partial"  # what `filling` writes aside in, within a folder
 
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be read or written; says which file, and why."""
+
+
+def current(folder: Path) -> Path:
+    """Where a detector's files are: while they are exchanged, in a folder aside."""
+    coming = folder / NEXT
+    return coming if (coming / "detector.safetensors").exists() else folder
 
 
 @contextmanager
