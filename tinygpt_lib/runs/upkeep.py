@@ -182,13 +182,16 @@ def keep_version(folder: Path) -> None:
     for path in own_files(folder):
         link(folder / path, new / path)
     for old in [*before, new][:-KEPT]:
-        discard(old)
+        discard(folder, old)
 
 
-def discard(version: Path) -> None:
-    """Removes a version, which is none from the first moment on."""
-    (version / DECISIVE).unlink()
-    shutil.rmtree(version)
+def discard(folder: Path, version: Path | None = None) -> None:
+    """Removes a version, and whatever somebody who was stopped has left of others."""
+    if version:
+        (version / DECISIVE).unlink()  # from now on it is none
+    for path in (folder / VERSIONS).glob("[!.]*"):
+        if not (path / DECISIVE).exists():
+            remove(path)
 
 
 def link(path: Path, other: Path) -> None:
@@ -227,7 +230,7 @@ def settle(folder: Path) -> None:
     if coming != folder:
         for path in own_files(coming):
             link(coming / path, folder / path)
-        discard(coming)
+    discard(folder, coming if coming != folder else None)
     with suppress(OSError):  # unless there are others
         (folder / VERSIONS).rmdir()
 
@@ -242,9 +245,7 @@ def undo(folder: Path) -> None:
 
 def become(folder: Path, version: Path) -> None:
     """Makes a folder with a version the detector's, at once and for good."""
-    coming = folder / NEXT
-    remove(coming)  # what is left of one that is in its place
-    version.rename(coming)
+    version.rename(folder / NEXT)
     settle(folder)
 
 
