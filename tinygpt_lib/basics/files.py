@@ -113,11 +113,8 @@ def filling(folder: Path, decisive: str) -> Iterator[Path]:
         beside = (place, ".-") if there else (place.parent, f".{place.name}-")
         aside = stack.enter_context(scratch(*beside)) / "new"
         aside.mkdir()
-        try:
+        with meaning(aside, folder):
             yield aside
-        except CheckpointError as error:  # of a file in it: where it is to be
-            told = str(error).replace(str(aside), str(folder))
-            raise CheckpointError(told) from error
         if not there:
             aside.rename(place)
             return
@@ -130,6 +127,16 @@ def filling(folder: Path, decisive: str) -> Iterator[Path]:
             for file in files:
                 remove(place / file.name)
             raise
+
+
+@contextmanager
+def meaning(aside: Path, folder: Path) -> Iterator[None]:
+    """Errors of files in a folder aside name the one that they are to be in."""
+    try:
+        yield
+    except CheckpointError as error:
+        told = str(error).replace(str(aside), str(folder))
+        raise CheckpointError(told) from error
 
 
 @contextmanager

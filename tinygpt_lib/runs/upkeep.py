@@ -21,6 +21,7 @@ from tinygpt_lib.basics.files import (
     CheckpointError,
     current,
     locked,
+    meaning,
     read_tensors,
     remove,
     scratch,
@@ -273,7 +274,8 @@ def replace_detector(folder: Path, detector: AnomalyDetector, normal: Normal) ->
         with scratch(folder / VERSIONS, ".-") as aside:
             new = aside / "new"
             new.mkdir()
-            normal.save(new)
-            detector.save(new)
+            with meaning(new, folder):
+                normal.save(new)
+                detector.save(new)
             keep_version(folder)
             become(folder, new)
