@@ -32,6 +32,7 @@ from tinygpt_lib.commands import main, parser
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run
 from tinygpt_lib.runs.detectors import AnomalyDetector
 from tinygpt_lib.runs.huggingface import load_hf
+from tinygpt_lib.runs.upkeep import Normal, versions
 
 # Shapes of rotary positions would take torch a second of imports.
 TINY = "--n-layer 1 --n-embd 16 --block-size 16 --batch-size 4 --dropout 0.1 "
@@ -48,11 +49,49 @@ class Row:
     whole: Callable | None = None  # loads the target, or raises; None: it only prints
     again: Callable | None = None  # as `arguments`, for a target that is whole already
     begun: str | None = None  # what the target is a copy of, where it has to be there
+    least: int = 6  # dealings with files
 
 
 def run_is_whole(out):
     load_checkpoint(out)
     read_run(out)
+
+
+def page_is_whole(out):
+    if not out.is_file() or not out.read_bytes().rstrip().endswith(b"</html>"):
+        raise CheckpointError(f"{out} is no whole page")
+
+
+def detector_is_whole(out):
+    for folder in (out, *versions(out)):
+        AnomalyDetector.load(folder)
+        Normal.load(folder)
+
+
+def play(things, out):
+    return ["play", things.run, "--out", out, "--no-open"]
+
+
+def accept(things, out):
+    return ["detect", "accept", out, "--event", "something \u2603 new"]
+
+
+def settle(out):
+    """Accepts what is known: nothing to do but what one that was killed has left."""
+    known = AnomalyDetector.load(out).tokenizer.events[0]
+    return ["detect", "accept", out, "--event", known]
+
+
+def update(things, out):
+    if any("something" in event for event in Normal.load(out).events()):
+        return settle(out)
+    return ["detect", "update", out, things.news]
+
+
+def undo(things, out):
+    if not AnomalyDetector.load(out).about.get("accepted"):
+        return settle(out)
+    return ["detect", "undo", out]
 
 
 def go_on(things, out):
@@ -77,6 +116,10 @@ ROWS = {
         Row(lambda t, out: ["sample", t.run, "--prompt", "9 \u2603", "--tokens", 3])
     ],
     "evaluate": [Row(lambda things, out: ["evaluate", things.run])],
+    "play": [
+        Row(play, page_is_whole, again=play, begun="page", least=3),
+        Row(play, page_is_whole, again=play, begun="nothing", least=3),
+    ],
     "convert": [
         Row(lambda things, out: ["convert", things.run, "--to", "hf", out], load_hf),
         Row(
@@ -85,6 +128,11 @@ ROWS = {
         ),
     ],
     "detect fit": [Row(fit, AnomalyDetector.load)],
+    "detect inspect": [Row(lambda things, out: ["detect", "inspect", things.log])],
+    "detect accept": [Row(accept, detector_is_whole, again=accept, begun="detector")],
+    "detect update": [Row(update, detector_is_whole, again=update, begun="detector")],
+    "detect undo": [Row(undo, detector_is_whole, again=undo, begun="accepted")],
+    "detect status": [Row(lambda things, out: ["detect", "status", things.detector])],
     "detect score": [
         Row(lambda things, out: ["detect", "score", things.detector, things.news]),
         Row(lambda t, out: ["detect", "score", t.detector, t.news, "--json"]),
@@ -133,7 +181,7 @@ def quick_and_same(monkeypatch, one_thread):
 def things(song, tmp_path_factory):
     """A text, a run of it, half of one, the same in the form of others, a detector."""
     folder = tmp_path_factory.mktemp("things")
-    names = "text run half exported log news detector"
+    names = "text run half exported log news detector accepted page nothing"
     things = SimpleNamespace(**{name: folder / name for name in names.split()})
     things.text.write_text(f"\u2603{song.text}\u2603", encoding="utf-8")
     lines = [f"s{i // 3} event {i % 3} \u2603" for i in range(60)]
@@ -145,7 +193,10 @@ def things(song, tmp_path_factory):
         for arguments in (
             train,
             ["convert", things.run, "--to", "hf", things.exported],
+            play(things, things.page),
             fit(things, things.detector),
+            fit(things, things.accepted),
+            accept(things, things.accepted),
         ):
             assert call(arguments) == 0
 
@@ -161,6 +212,15 @@ def call(arguments):
     return main([str(argument) for argument in arguments])
 
 
+def bring(things, row, target):
+    """The target as it has to be there."""
+    source = getattr(things, row.begun)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.exists():
+        shutil.copy(source, target)
+
+
 def tree(folder):
     """All files and folders and what is in them, but for the lock of a run."""
     paths = (p for p in sorted(folder.rglob("*")) if p.name != ".lock")
@@ -172,6 +232,8 @@ def tree(folder):
 
 def result(target):
     """What is the same however often it was stopped: not how many seconds it took."""
+    if target.is_file():
+        return target.read_bytes()
     found = {k: v for k, v in tree(target).items() if ".partial" not in str(k)}
     if Path("training.safetensors") in found:
         found["losses"] = read_run(target).history.losses
@@ -243,7 +305,7 @@ def start(things, tmp_path):
         target = root / "out"
         root.mkdir()
         if row.begun:
-            shutil.copytree(getattr(things, row.begun), target)
+            bring(things, row, target)
         elif there:
             target.mkdir()
             target.chmod(0o2750)
@@ -277,7 +339,7 @@ def test_killed_at_any_moment(row, there, things, start, tmp_path, capsys):
         assert call(row.arguments(things, target)) == 0
     row.whole(target)
     expected = result(target)
-    assert len(copies) >= 6
+    assert len(copies) >= row.least
     before = None
     for i, copied in enumerate(copies):
         out = copied / "out"
@@ -436,7 +498,7 @@ def printing(things, tmp_path, monkeypatch):
     def run(row, stream):
         target = tmp_path / "out"
         if row.begun:
-            shutil.copytree(getattr(things, row.begun), target)
+            bring(things, row, target)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stream)
             code = call(row.arguments(things, target))

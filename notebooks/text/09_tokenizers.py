@@ -101,7 +101,7 @@ for character in "aù€😀":
 class ByteTokenizer:
     """One token per byte of the text in UTF-8; the id is the byte. Knows every text."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens = [bytes([b]) for b in range(256)]
 
     @classmethod

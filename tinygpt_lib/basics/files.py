@@ -28,11 +28,20 @@ KINDS = {  # what a folder with this file holds, and what that is for
     "training.safetensors": "a run, for `sample`, `evaluate` and `train --resume`",
     "model.safetensors": "a model without a run, for `sample` and `evaluate`",
 }
+NEXT = (
+    "versions/next"  # in a detector's folder: what it becomes, until it has become it
+)
 ASIDE = ".-*.partial"  # what `filling` writes aside in, within a folder
 
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be read or written; says which file, and why."""
+
+
+def current(folder: Path) -> Path:
+    """Where a detector's files are: while they are exchanged, in a folder aside."""
+    coming = folder / NEXT
+    return coming if (coming / "detector.safetensors").exists() else folder
 
 
 @contextmanager
@@ -104,11 +113,8 @@ def filling(folder: Path, decisive: str) -> Iterator[Path]:
         beside = (place, ".-") if there else (place.parent, f".{place.name}-")
         aside = stack.enter_context(scratch(*beside)) / "new"
         aside.mkdir()
-        try:
+        with meaning(aside, folder):
             yield aside
-        except CheckpointError as error:  # of a file in it: where it is to be
-            told = str(error).replace(str(aside), str(folder))
-            raise CheckpointError(told) from error
         if not there:
             aside.rename(place)
             return
@@ -121,6 +127,16 @@ def filling(folder: Path, decisive: str) -> Iterator[Path]:
             for file in files:
                 remove(place / file.name)
             raise
+
+
+@contextmanager
+def meaning(aside: Path, folder: Path) -> Iterator[None]:
+    """Errors of files in a folder aside name the one that they are to be in."""
+    try:
+        yield
+    except CheckpointError as error:
+        told = str(error).replace(str(aside), str(folder))
+        raise CheckpointError(told) from error
 
 
 @contextmanager

@@ -11,7 +11,12 @@ from torch import Tensor
 from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import EventReport
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
-from tinygpt_lib.basics.files import CheckpointError, read_tensors, write_tensors
+from tinygpt_lib.basics.files import (
+    CheckpointError,
+    current,
+    read_tensors,
+    write_tensors,
+)
 from tinygpt_lib.logs import END, learn
 from tinygpt_lib.runs.checkpoints import (
     fingerprint,
@@ -168,7 +173,8 @@ class AnomalyDetector(anomalies.AnomalyDetector):
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """The detector that `save` wrote; CheckpointError for anything else."""
-        path = Path(folder) / "detector.safetensors"
+        folder = current(Path(folder))
+        path = folder / "detector.safetensors"
         tensors, settings = read_tensors(path)
         try:
             digests = settings.pop("members")
@@ -181,7 +187,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                     tensors[f"held-out-{name}-{i}"] for i in range(len(digests))
                 ]
             loaded = [
-                load_checkpoint(Path(folder) / f"member-{i}", device)
+                load_checkpoint(folder / f"member-{i}", device)
                 for i in range(len(digests))
             ]
             members, tokenizers = zip(*loaded, strict=True)

@@ -4,11 +4,12 @@ Beside a detector's own files its folder holds `normal.safetensors`, the session
 windows that it was fitted on, and `versions`, with the files of its last ones.
 """
 
+import filecmp
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,8 +17,14 @@ from typing import Self
 import torch
 
 from tinygpt_lib.basics.files import (
+    NEXT,
     CheckpointError,
+    current,
+    locked,
+    meaning,
     read_tensors,
+    remove,
+    scratch,
     write_tensors,
     writing,
 )
@@ -75,7 +82,7 @@ class Normal:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote; CheckpointError for anything else."""
-        path = folder / NORMAL
+        path = current(folder) / NORMAL
         if not path.exists():
             raise CheckpointError(
                 f"{folder} doesn't hold what it was fitted on ({NORMAL}), as detectors "
@@ -160,7 +167,8 @@ def own_files(folder: Path) -> list[Path]:
 
 def versions(folder: Path) -> list[Path]:
     """The folders of the versions before, the last one last."""
-    found = (path for path in (folder / VERSIONS).glob("*") if path.name.isdecimal())
+    found = (path.parent for path in (folder / VERSIONS).glob(f"*/{DECISIVE}"))
+    found = (path for path in found if path.name.isdecimal())
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -169,38 +177,78 @@ def keep_version(folder: Path) -> None:
 
     They are linked: files here are replaced by others, never written into.
     """
-    with writing(folder):
-        before = versions(folder)
-        new = folder / VERSIONS / str(1 + int(before[-1].name) if before else 1)
-        for path in own_files(folder):
-            link(folder / path, new / path)
-        for old in [*before, new][:-KEPT]:
-            shutil.rmtree(old)
+    before = versions(folder)
+    if before and filecmp.cmp(before[-1] / DECISIVE, folder / DECISIVE, shallow=False):
+        return  # what was to follow was stopped
+    new = folder / VERSIONS / str(1 + int(before[-1].name) if before else 1)
+    for path in own_files(folder):
+        link(folder / path, new / path)
+    for old in [*before, new][:-KEPT]:
+        discard(folder, old)
+
+
+def discard(folder: Path, version: Path | None = None) -> None:
+    """Removes a version, and whatever somebody who was stopped has left of others."""
+    if version:
+        (version / DECISIVE).unlink()  # from now on it is none
+    for path in (folder / VERSIONS).glob("[!.]*"):
+        if not (path / DECISIVE).exists():
+            remove(path)
 
 
 def link(path: Path, other: Path) -> None:
     """Makes a file appear in another place too, in that of what was there."""
+    if other.exists() and path.samefile(other):
+        return  # renaming a link of a file to another would leave both
     other.parent.mkdir(parents=True, exist_ok=True)
     aside = other.with_name(f".{other.name}.partial")
-    aside.unlink(missing_ok=True)
     try:
-        os.link(path, aside)
-    except OSError:  # where there are no links
-        shutil.copyfile(path, aside)
-    os.replace(aside, other)
+        try:
+            os.link(path, aside)
+        except OSError:  # where there are no links
+            shutil.copyfile(path, aside)
+        os.replace(aside, other)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Within, a detector is changed: by one process at a time, from a settled state."""
+    with writing(folder), locked(folder):
+        for leftover in [*folder.rglob(".*.partial")]:
+            remove(leftover)
+        settle(folder)
+        yield
+
+
+def settle(folder: Path) -> None:
+    """Puts the files of the version that is to be next in their places.
+
+    Whoever is stopped meanwhile leaves it where `current` finds it.
+    """
+    coming = current(folder)
+    if coming != folder:
+        for path in own_files(coming):
+            link(coming / path, folder / path)
+    discard(folder, coming if coming != folder else None)
+    with suppress(OSError):  # unless there are others
+        (folder / VERSIONS).rmdir()
 
 
 def undo(folder: Path) -> None:
     """Puts the version before in place of this one."""
-    before = versions(folder)
-    if not before:
+    if not versions(folder):
         raise CheckpointError(f"{folder} holds no version from before")
-    with writing(folder):
-        for path in own_files(before[-1]):
-            link(before[-1] / path, folder / path)
-        shutil.rmtree(before[-1])
-        with suppress(OSError):  # unless it holds others
-            (folder / VERSIONS).rmdir()
+    with changing(folder):
+        become(folder, versions(folder)[-1])
+
+
+def become(folder: Path, version: Path) -> None:
+    """Makes a folder with a version the detector's, at once and for good."""
+    version.rename(folder / NEXT)
+    settle(folder)
 
 
 def accept(folder: Path, events: Iterable[str]) -> list[str]:
@@ -209,19 +257,26 @@ def accept(folder: Path, events: Iterable[str]) -> list[str]:
     They are left out of what is judged, as what was news in the normal log was left out
     of what it is judged by: the promise stands.
     """
-    tensors, settings = read_tensors(folder / DECISIVE)
-    kept = settings["about"]["accepted"] = accepted_in(settings["about"])
-    new = [event for event in dict.fromkeys(events) if event not in kept]
-    if new:
-        kept.extend(new)
-        keep_version(folder)
-        write_tensors(folder / DECISIVE, tensors, settings)
+    with changing(folder):
+        tensors, settings = read_tensors(folder / DECISIVE)
+        kept = settings["about"]["accepted"] = accepted_in(settings["about"])
+        new = [event for event in dict.fromkeys(events) if event not in kept]
+        if new:
+            kept.extend(new)
+            keep_version(folder)
+            write_tensors(folder / DECISIVE, tensors, settings)
     return new
 
 
 def replace_detector(folder: Path, detector: AnomalyDetector, normal: Normal) -> None:
     """Puts a detector in the place of the one in a folder, which is kept."""
-    keep_version(folder)
-    with writing(folder):
-        normal.save(folder)
-        detector.save(folder)
+    with changing(folder):
+        (folder / VERSIONS).mkdir(exist_ok=True)
+        with scratch(folder / VERSIONS, ".-") as aside:
+            new = aside / "new"
+            new.mkdir()
+            with meaning(new, folder):
+                normal.save(new)
+                detector.save(new)
+            keep_version(folder)
+            become(folder, new)
