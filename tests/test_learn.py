@@ -351,6 +351,15 @@ print(attention(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2)))
     compile(text, "single_head.py", "exec")
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_the_library_of_the_courses_code_is_the_courses(lesson):
+    code = learn.code_of(lesson, {task.id: task.source for task in lesson.all})
+    text = learn.module_text(lesson.name, tuple(lesson.nouns), code)
+    path = learn.ROOT / "tinygpt_lib" / f"{lesson.noun}.py"
+    _, _, ours = path.read_text("utf-8").partition("\n")
+    assert text.replace("mygpt.", "tinygpt_lib.") == ours
+
+
 # --- Nothing of the reader's is lost ---
 
 

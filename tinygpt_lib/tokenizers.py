@@ -39,7 +39,7 @@ __all__ = [
 class ByteTokenizer:
     """One token per byte of the text in UTF-8; the id is the byte. Knows every text."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens = [bytes([b]) for b in range(256)]
 
     @classmethod

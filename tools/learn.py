@@ -221,7 +221,9 @@ def defined(source: str) -> str:
 
 def imports_for(source: str, lesson: Lesson) -> str:
     """Those imports of the chapter's other cells that the source uses."""
-    used = {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)}
+    names = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)]
+    stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    used = {n.id for n in names} - stored
     return "\n".join(
         sorted({lesson.imports[name] for name in used & lesson.imports.keys()})
     )
