@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is here
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 CHAPTERS = sorted(path.stem for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
+SOLUTIONS = sorted(path.stem for path in ROOT.glob("notebooks/solutions/*.ipynb"))
 PART_TWO = "09_tokenizers"
 # What a page may link to, beside other pages, or show.
 FOLDERS = "benchmarks notebooks site tests tinygpt_lib tools".split()
@@ -78,11 +79,15 @@ def gather(pages):
     live.write_page(ROOT / "site" / "model", pages / "beside" / "live" / "index.html")
     write(pages / "index.md", front_page())
     cut = workbooks(pages / "beside" / "workbooks")
-    for name in CHAPTERS:
+    for name in CHAPTERS + [f"solutions/{name}" for name in SOLUTIONS]:
         original = ROOT / "notebooks" / f"{name}.ipynb"
-        copy(original, pages / "beside" / "notebooks" / original.name)
-        notebook = chapter(json.loads(original.read_text(encoding="utf-8")), name, cut)
-        write(pages / "notebooks" / original.name, json.dumps(notebook))
+        copy(original, pages / "beside" / "notebooks" / f"{name}.ipynb")
+        notebook = mended(json.loads(original.read_text(encoding="utf-8")))
+        if name in CHAPTERS:
+            title, rest = notebook["cells"][0]["source"].split("\n\n", 1)
+            text = f"{title}\n\n{bar(name, cut)}\n\n{rest}"
+            notebook["cells"][0]["source"] = text
+        write(pages / "notebooks" / f"{name}.ipynb", json.dumps(notebook))
     write(pages / "library" / "index.md", library())
     for name in CHAPTERS:
         explained = f"[Chapter {name[:2]}](../notebooks/{name}.ipynb) explains it · "
@@ -127,12 +132,14 @@ def front_page():
     contents = {
         "Part I: a GPT, from characters up": nouns[:at],
         "Part II: what it lets you try": nouns[at:],
+        "Solutions": [f"notebooks/solutions/{name}" for name in SOLUTIONS],
         "Reference": ["library/index", "commands"],
         "More": ["benchmarks/LOG", "CHANGELOG"],
     }
     trees = "\n".join(
         toctree(documents, f":caption: {caption}")
         for caption, documents in contents.items()
+        if documents
     )
     return f"{text}\n{trees}"
 
@@ -142,15 +149,13 @@ def toctree(documents, *options):
     return "\n".join(["```{toctree}", *options, "", *documents, "```", ""])
 
 
-def chapter(notebook, name, cut):
-    """The notebook with a bar of links under its title, and what Sphinx must know."""
-    cells = notebook["cells"]
-    title, rest = "".join(cells[0]["source"]).split("\n\n", 1)
-    cells[0]["source"] = f"{title}\n\n{bar(name, cut)}\n\n{rest}"
-    for cell in cells:
-        cell["source"] = "".join(cell["source"])
-        if cell["source"].startswith("## Exercises"):
-            cell["source"] += "\n\n[To the solutions](#solutions)"
+def mended(notebook):
+    """The notebook with what Sphinx must know of it, and a link to the solutions."""
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    here = any(source.startswith("## Solutions") for source in sources)
+    for cell, source in zip(notebook["cells"], sources, strict=True):
+        link = here and source.startswith("## Exercises")
+        cell["source"] = source + "\n\n[To the solutions](#solutions)" * link
         if cell["metadata"].get("jupyter", {}).get("source_hidden"):
             cell["metadata"]["tags"] = ["hide-input"]
         for output in cell.get("outputs", []):

@@ -340,6 +340,14 @@ def test_an_update_needs_what_it_was_fitted_on(cli, door):
         Normal.load(door / "run")
 
 
+@pytest.mark.parametrize("said", [{"accepted": [[1]]}, {"watch": [1]}, {"watch": {}}])
+def test_nonsense_about_a_detector_is_refused(cli, door, said):
+    detector = AnomalyDetector.load(door / "run")
+    detector.about |= said
+    detector.save(door / "run")
+    assert "are none" in fails(cli, "score", door / "run", door / "normal.log")
+
+
 def test_a_promise_that_was_not_kept_is_said(cli, door):
     code, out, _ = cli("status", door / "run")
     assert code == 0 and out == "nothing was judged so far\n"

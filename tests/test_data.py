@@ -91,7 +91,7 @@ def test_one_long_chunk_is_merged_as_the_lesson_merges_it(unit):
     merges = pairs.learn_merges({text.encode(): 2}, 60)
     assert merges == learn_merges({text.encode(): 2}, 60)
     ids, _ = pairs.encode_chunks(BPETokenizer(merges), [text.encode()])
-    assert ids.tolist() == BPETokenizer(merges)._merged(text.encode())
+    assert ids.tolist() == BPETokenizer(merges).merged(text.encode())
 
 
 def test_a_text_in_pieces_is_the_text(small_pieces, tmp_path):

@@ -17,10 +17,12 @@ from tools import run
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = run.find_chapters(ROOT, [])
+NOTEBOOKS = CHAPTERS + run.find_solutions(ROOT, [])
 MAX_CELL_LINES = 45
 MAX_CODE_CELLS_IN_A_ROW = 3
 
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
+each_notebook = pytest.mark.parametrize("chapter", NOTEBOOKS, ids=lambda c: c.label)
 
 
 def code_cells(nb):
@@ -59,7 +61,7 @@ def test_module_and_test_bear_the_name(chapter):
     assert (ROOT / "tests" / f"test_{noun}.py").exists()
 
 
-@each_chapter
+@each_notebook
 def test_text_and_notebook_say_the_same(chapter):
     assert chapter.text_path.exists(), "`make text` writes it"
     assert chapter.notebook_path.exists(), "`make notebooks` writes it"
@@ -73,7 +75,7 @@ def test_text_and_notebook_say_the_same(chapter):
     assert recorded == run.text_hash(text), "the text changed: `make notebooks`"
 
 
-@each_chapter
+@each_notebook
 def test_text_survives_jupyter(chapter):
     text = chapter.read_text()
     assert run.to_text(run.from_text(text)) == text, "`make text` brings it into form"
@@ -83,7 +85,7 @@ def test_text_survives_jupyter(chapter):
 # What the outputs are
 
 
-@each_chapter
+@each_notebook
 def test_outputs_come_from_one_clean_run(chapter):
     nb = chapter.read_notebook()
     counts = [cell.execution_count for cell in code_cells(nb)]
@@ -92,7 +94,7 @@ def test_outputs_come_from_one_clean_run(chapter):
     assert not errors
 
 
-@each_chapter
+@each_notebook
 def test_notebook_is_small_and_without_widgets(chapter):
     assert chapter.notebook_path.stat().st_size <= run.MAX_BYTES
     nb = chapter.read_notebook()

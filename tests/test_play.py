@@ -75,9 +75,11 @@ class Page:
         return self.tab.input_value("#text")
 
     def type(self, text):
-        """Puts in a text, and waits until the page has taken it."""
+        """Puts in a text, which the page has taken when this returns."""
+        # Not while it writes: fill() selects and then replaces, in two steps.
+        self.tab.get_by_role("button", name="Write on").wait_for()
         self.tab.fill("#text", text)
-        self.tab.wait_for_timeout(200)
+        self.tab.locator("#text").dispatch_event("change")
 
     def write(self, n, **settings):
         """Lets the model write on; the whole text."""

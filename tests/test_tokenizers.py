@@ -33,6 +33,7 @@ from tinygpt_lib.tokenizers import (
     WordTokenizer,
     chunks_of,
     learn_merges,
+    merge_chunk,
     pieces_of,
     score_text,
 )
@@ -258,6 +259,19 @@ def test_ties_and_overlaps_in_many_texts_of_few_letters():
             expected += ids
         assert tokenizer.encode(text).tolist() == expected
         assert tokenizer.decode(expected) == text
+        by_lesson = [merge_chunk(c.encode(), tokenizer.number) for c in chunks_of(text)]
+        assert [i for ids in by_lesson for i in ids] == expected
+
+
+@pytest.mark.parametrize("kind", [ByteTokenizer, BPETokenizer, WordTokenizer])
+def test_the_bare_lesson_gives_the_same(kind):
+    """What is wrapped around it only refuses nonsense and saves time."""
+    bare, ours = kind.__mro__[2].from_text(SOURCE), kind.from_text(SOURCE)
+    for text in (SOURCE, *(text for text in TRAPS.values() if len(text) < 1000)):
+        ids = bare.encode(text)
+        assert torch.equal(ids, ours.encode(text))
+        assert bare.decode(ids) == ours.decode(ids)
+        assert bare.pieces(text) == ours.pieces(text)
 
 
 def test_a_chunk_counts_as_often_as_it_occurs():
@@ -314,6 +328,36 @@ def test_no_more_merges_than_there_are_pairs():
     assert BPETokenizer.from_text("hello", vocab_size=10**9).vocab_size == 256
     assert BPETokenizer.from_text("hello hello", vocab_size=256).merges == []
     assert BPETokenizer.from_text("hello hello", vocab_size=10**9).vocab_size == 260
+
+
+# --- Special tokens ---
+
+
+def test_special_tokens_are_made_on_request_alone():
+    # One begins another, one looks like a pattern.
+    names = ["<|end|>", "<|end|>>", "a.c"]
+    tokenizer = BPETokenizer.from_text(SOURCE, vocab_size=270, special=names)
+    assert tokenizer.vocab_size == 270
+    text = "the cat<|end|>>abc <|end|>a.c"
+    plain, special = tokenizer.encode(text), tokenizer.encode(text, special=True)
+    assert plain.max() < 267 and tokenizer.decode(plain) == text
+    assert special[special >= 267].tolist() == [268, 267, 269]
+    assert tokenizer.decode(special) == text
+    begin = tokenizer.encode("the cat")
+    assert torch.equal(special[: len(begin)], begin)
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert torch.equal(again.encode(text, special=True), special)
+    without = BPETokenizer(tokenizer.merges)
+    assert torch.equal(without.encode(text, special=True), plain)
+
+
+@given(st.text(st.sampled_from("<|endoftext> a")))
+def test_text_never_becomes_a_special_token(text):
+    tokenizer = BPETokenizer.from_text("<|endoftext|>" * 9, 300, ["<|endoftext|>"])
+    last = tokenizer.vocab_size - 1
+    for written in (text, f"{text}<|endoftext|>{text}"):
+        assert last not in tokenizer.encode(written)
+    assert last in tokenizer.encode(written, special=True)
 
 
 # --- Words ---
@@ -410,6 +454,7 @@ def test_what_gpt2_calls_a_special_token_is_shown_and_never_made(gpt2_folder):
     assert tokenizer.decode([0, last]) == "!<|endoftext|>"
     ids = tokenizer.encode("<|endoftext|>").tolist()
     assert last not in ids and tokenizer.decode(ids) == "<|endoftext|>"
+    assert tokenizer.encode("!<|endoftext|>!", special=True).tolist() == [0, last, 0]
 
 
 def test_gpt2_files_survive_json_and_other_names(gpt2_folder, tmp_path):
@@ -470,6 +515,7 @@ HOSTILE = {
     "special, no list": {"type": "bpe", "merges": [], "special": 5},
     "special numbers": {"type": "bpe", "merges": [], "special": [5]},
     "a special surrogate": {"type": "bpe", "merges": [], "special": ["\ud800"]},
+    "special, the same twice": {"type": "bpe", "merges": [], "special": ["a", "a"]},
     "no words": {"type": "word"},
     "words, no list": {"type": "word", "words": {"a": 1}},
     "numbers for words": {"type": "word", "words": [1]},

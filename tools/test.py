@@ -18,8 +18,8 @@ TIMED = {"12_speed"}  # notebooks that measure time
 # The longest first, so that no core is left with a long one at the end. Their order is
 # all that rests on these lists.
 LONG_TESTS = """test_scaling_out test_faults test_detect test_site test_alarms
-    test_anomalies test_training test_modern_parts test_speed test_main test_package
-    test_tokenizers""".split()
+    test_anomalies test_training test_learn test_modern_parts test_speed test_main
+    test_package test_tokenizers""".split()
 LONG_NOTEBOOKS = """07_training 16_anomalies 17_representations 11_long_context
     13_scaling_out 15_logs 09_tokenizers 10_modern_parts 05_blocks 03_single_head
     06_gpt 08_generation""".split()
@@ -33,6 +33,7 @@ def main():
     spread = ("-n", str(workers), "--dist=loadfile", "--no-loadscope-reorder")
     tests = in_order("tests/test_*.py", LONG_TESTS)
     notebooks = in_order("notebooks/*.ipynb", LONG_NOTEBOOKS)
+    notebooks += in_order("notebooks/solutions/*.ipynb", [])
     alone = [path for path in notebooks if Path(path).stem in TIMED]
     others = [path for path in notebooks if path not in alone]
     run(env, ROOT / "tools/export.py", "--check")

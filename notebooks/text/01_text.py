@@ -128,7 +128,8 @@ characters, ids
 # ## The tokenizer as a class
 # Later chapters need the tokenizer too, so it goes into the library that comes out of this course.
 # **A cell that begins with `#| export`, like the next one, becomes part of `tinygpt_lib`**, and
-# every later chapter (or a program of yours) can import it.
+# every later chapter (or a program of yours) can import it. A line `#| hole` in it marks what is yours
+# to write in the workbooks that `make learn` cuts.
 #
 # All computing in this course is done with PyTorch, a library for arrays of numbers. Its word for
 # such an array is **tensor**: numbers of one kind, with a shape. $N$ ids are a tensor of shape `(N,)`.

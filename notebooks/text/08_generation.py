@@ -121,7 +121,7 @@ for temperature in (0.5, 1.0, 2.0):
 
 # %% [markdown]
 # The factor is squared: $e^2 = 7.4$. As the temperature goes to 0 the largest logit takes all, so greedy is
-# temperature 0.
+# temperature 0. To see the bars move with it, give a model a page: `python -m tinygpt_lib play runs/cpu`.
 
 # %% [markdown]
 # ## Cutting off the tail
@@ -385,8 +385,8 @@ class KVCache:
 
 # %% [markdown]
 # <!-- hints: KVCache.join
-# `self.past[i]` has room for a whole window; `self.length` of its places are filled. The T new ones go right
-# behind: into `kept[:, :, self.length : self.length + T]`, for keys and for values.
+# `self.past[i]` has room for a whole window, (2, B, H, T_max, D); `self.length` of its places are filled. The T
+# new ones go right behind: into `self.past[i][:, :, :, self.length : self.length + T]`, keys and values stacked.
 #
 # What comes back are keys and values of all self.length + T tokens. Do not move `self.length` here: the next
 # block needs it as it is.

@@ -18,25 +18,30 @@
 # # 09 · Tokenizers
 # > What is the right unit?
 #
-# Where we are: Part I built a GPT whose unit is the character. In chapter 07 it reached 1.80 nats a
-# character. The unit was never put to the test: we took the first one that came to mind. A smaller
-# one, the byte, would know every text there is. A larger one, the word, would let the same window
-# of 64 tokens see several times as far.
+# *An hour to read, a minute to run. It needs the GPT (06), its training (07) and the n-grams of chapter 02
+# as an idea. It trains three small models, 150 steps each.*
 #
-# This chapter builds three more tokenizers behind the interface of chapter 01, and trains the same
-# model on each for the same time. The number to beat is what the character model reaches in that
-# time. Before anything can be compared, though, we need a score that means the same for every unit.
+# Where we are: Part I built a GPT whose unit is the character, and chapter 07 brought it to 1.80 nats per
+# character. We never questioned that unit; we took the first one that came to mind. A smaller one, the
+# byte, could spell any text there is. With a larger one, the word, the same window of 64 tokens would reach
+# several times further back.
+#
+# This chapter builds three more tokenizers with the interface of chapter 01, and trains the same model on
+# each of them for the same time. The number to beat is what characters reach in that time. First, though, we
+# will need a score that means the same for every unit.
 
 # %%
 import json
 import time
 from pathlib import Path
 
-from course import BLUE, GREEN, ORANGE, RED, plt, show
+import regex
+import torch.nn.functional as F
+
+from course import BLUE, GREEN, PROMPT, RED, plt, show
 from tinygpt_lib import load_shakespeare
 from tinygpt_lib.generation import generate
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.runs.huggingface import gpt2_alphabet, read_gpt2
 from tinygpt_lib.runs.run import train
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
@@ -57,18 +62,16 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tinygpt_lib.basics.checks import check_int
-from tinygpt_lib.basics.tokens import check_merges, checked_ids, utf8
+from tinygpt_lib.basics.tokens import hardened_bpe, hardened_bytes, hardened_words
 from tinygpt_lib.bigram import evaluate
 
 # %% [markdown]
 # ## Bytes
-# What a character tokenizer has not met, it can't say. Ours has met 65 characters, and a single
-# letter outside English stops it:
+# A character tokenizer can't say what it has never met. Ours has met 65 characters, and one French
+# letter stops it:
 
 # %% tags=["nbval-check-output"]
 characters = CharTokenizer.from_text(text)
@@ -78,66 +81,54 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# Listing more characters does not end the trouble: Unicode has more than 150,000, and new ones are
-# added nearly every year. But every text is stored as bytes, and there are only 256 of those. The
-# usual way to write characters as bytes is **UTF-8**: one byte for each character that English
-# needs, two to four for all others.
+# A longer list is no way out, since Unicode has more than 150,000 characters and grows nearly every year.
+# But every text is stored as bytes, and there are only 256 of those. The usual way to write characters as
+# bytes is **UTF-8**: one byte for each character that English needs, two to four for all others.
 
 # %% tags=["nbval-check-output"]
 for character in "aù€😀":
-    print(character, list(character.encode("utf-8")))
+    print(character, list(character.encode()))
 
 # %% [markdown]
-# So a tokenizer with 256 tokens knows every text. Two things can still go wrong. Python strings may
-# hold half of a *surrogate pair*, a leftover of another way to store text; alone it is no character
-# and has no bytes. And a model may write bytes in an order that is not UTF-8. The first is an
-# error that says where, the second is shown as `�`, the character U+FFFD that stands for
-# what can't be read.
-
-
-# %% [markdown]
-# With this and chapter 01's `checked_ids` the byte tokenizer needs nothing else. `pieces` says
-# which bytes each token stands for; we will need it to keep the score.
+# So 256 tokens can spell every text. The other direction can fail, since a model may write bytes in an
+# order that is not UTF-8. `decode` then shows `�`, the character that stands for what can't be read.
+# `pieces` says which bytes each token stands for. We will need it to keep the score.
 
 
 # %%
 #| export
+@hardened_bytes
 class ByteTokenizer:
     """One token per byte of the text in UTF-8; the id is the byte. Knows every text."""
 
-    vocab_size = 256
+    def __init__(self):
+        self.tokens = [bytes([b]) for b in range(256)]
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """The same for every text: there is nothing to fit."""
+        """The same for every text: there is nothing to learn."""
         return cls()
 
+    @property
+    def vocab_size(self) -> int:
+        return len(self.tokens)
+
     def encode(self, text: str) -> Tensor:
-        """Ids of shape (bytes of text,), int64; ValueError for a lone surrogate."""
-        ids = np.frombuffer(utf8(text), dtype=np.uint8)  # no list of 20 million ints
-        return torch.from_numpy(ids.astype(np.int64))
+        """Ids of shape (bytes of text,), int64."""
+        return torch.tensor([*text.encode()], dtype=torch.int64)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), U+FFFD where not UTF-8; ValueError for a bad id."""
-        return bytes(checked_ids(ids, 256)).decode("utf-8", errors="replace")
+        """The text of ids (N,), with U+FFFD where they are not UTF-8."""
+        return b"".join(self.tokens[i] for i in ids).decode(errors="replace")
 
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""
-        return [bytes([b]) for b in utf8(text)]
-
-    def to_dict(self) -> dict:
-        """The tokenizer as plain JSON data."""
-        return {"type": "byte"}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> Self:
-        """The tokenizer that `to_dict` described."""
-        return cls()
+        return [self.tokens[i] for i in self.encode(text).tolist()]
 
 
 # %% [markdown]
-# Nothing is lost on the way there and back. Cut inside a character, the second half of `ù` missing,
-# it shows the gap:
+# (`@hardened_bytes` is, as in chapter 01, the library's business: clear errors, saving and loading.) Nothing
+# is lost on the way to ids and back. If the text is cut inside a character, here between the two bytes of `ù`, the gap shows:
 
 # %% tags=["nbval-check-output"]
 ids = ByteTokenizer().encode("Où")
@@ -145,21 +136,17 @@ assert ByteTokenizer().decode(ids) == "Où"
 ids.tolist(), ByteTokenizer().decode(ids[:2])
 
 # %% [markdown]
-# The price: a text in Greek gets nearly twice as many tokens as characters, one in Chinese three
-# times as many. On Shakespeare, bytes and characters are the same thing, only with 191 tokens that
-# never occur.
+# The price is length. A Greek text has nearly twice as many bytes as characters, a Chinese one three times
+# as many. Shakespeare's bytes are his characters, so all that we gain here is 191 tokens that never occur.
 
 # %% [markdown]
 # ## Merging, by hand
-# Now for larger units. **Byte-pair encoding** (Gage, 1994, to compress files; Sennrich et al.,
-# 2016, for words; Radford et al., 2019, on bytes, for GPT-2) has one idea: find the pair of tokens
-# that stands side by side most often, and make it a new token. Then do it again.
+# Now for larger units. **Byte-pair encoding** (Gage, 1994, to compress files; Sennrich et al., 2016, for
+# words; Radford et al., 2019, on bytes, for GPT-2) has one idea: find the pair of tokens that stands side
+# by side most often, and make it a new token. Then do it again.
 #
-# Here is a string that can be followed by hand.
-#
-# ![Three merges on aaabdaaabac, row by row: the commonest pair, first aa, then aa a, then aaa b, becomes one token of its own, so 11 tokens become 9, 7 and 5, until no pair occurs twice.](drawings/merges.svg)
-#
-# How often does each pair occur at first?
+# Do it by hand once, on `aaabdaaabac`. Before you run the next cell: which pair is the most frequent, and
+# how often does it occur?
 
 # %% tags=["nbval-check-output"]
 ids = list(b"aaabdaaabac")
@@ -167,14 +154,15 @@ counts = Counter(pairwise(ids))
 {chr(a) + chr(b): n for (a, b), n in counts.items()}
 
 # %% [markdown]
-# `aa` occurs four times (in `aaa` it is counted twice, since the two overlap). So the first new
-# token, number 256, is `aa`. Replacing goes from left to right, and what was used is used up: of
-# `aaa` the first two become the token, and the third stays.
+# `aa` occurs four times, because `aaa` contains it twice. The first new token, number 256, is `aa`. We
+# replace from left to right, and what was used is used up: of `aaa` the first two become the token, and the
+# third stays.
 
 
-# %% tags=["nbval-check-output"]
-def replace_pair(ids, pair, new):
-    """ids with every pair, from left to right, replaced by one new id."""
+# %%
+#| export
+def replace_pair(ids: Sequence[int], pair: tuple[int, int], new: int) -> list[int]:
+    """ids with every such pair, from left to right, replaced by one new id."""
     out, i = [], 0
     while i < len(ids):
         if tuple(ids[i : i + 2]) == pair:
@@ -186,55 +174,46 @@ def replace_pair(ids, pair, new):
     return out
 
 
+# %% tags=["nbval-check-output"]
 ids = replace_pair(ids, (97, 97), 256)
-ids
+counts = Counter(pairwise(ids))
+ids, counts.most_common(3)
 
 # %% [markdown]
-# Count again. Now two pairs occur twice: `aa` with `a`, and `a` with `b`.
+# Eleven tokens have become nine. Now two pairs occur twice: `aa` with `a`, and `a` with `b`. A tie needs a
+# rule, or two programs would learn different tokens from the same text. Ours: **among equally frequent pairs, the
+# one that comes first in the text.** That is `(256, 97)`, so token 257 is `aaa`.
+#
+# ![Three merges on aaabdaaabac, row by row: the commonest pair, first aa, then aa a, then aaa b, becomes one token of its own, so 11 tokens become 9, 7 and 5, until no pair occurs twice.](drawings/merges.svg)
+#
+# We stop when no pair occurs twice. Merging a pair that was seen once would shorten this text, but nothing says that it will
+# come again. The whole method takes ten lines:
+
 
 # %% tags=["nbval-check-output"]
-counts = Counter(pairwise(ids))
-counts.most_common()
-
-# %% [markdown]
-# A tie needs a rule, or two programs learn different tokens from the same text. Ours: **among
-# equally frequent pairs, the one that comes first in the text.** Here this is `(256, 97)`, so token
-# 257 is `aaa`. And we stop when no pair occurs twice. Merging what was seen once makes the text
-# shorter, but there is no reason to expect it again.
-#
-# The whole thing, for a text that is already cut into chunks (why it is cut, we see in a moment):
-
-
-# %%
-def naive_merges(chunks, n_merges):
+def plain_merges(chunks, n_merges):
     """Counts everything anew and replaces everything anew, for each merge."""
-    chunks, merges = [list(chunk) for chunk in chunks], []
+    merges = []
     while len(merges) < n_merges:
         counts = Counter(pair for chunk in chunks for pair in pairwise(chunk))
         if not counts or max(counts.values()) < 2:
             break
-        pair = max(counts, key=counts.get)  # the first of them, as counted
-        chunks = [replace_pair(c, pair, 256 + len(merges)) for c in chunks]
+        pair = max(counts, key=counts.get)  # the first of the most frequent
+        chunks = [replace_pair(chunk, pair, 256 + len(merges)) for chunk in chunks]
         merges.append(pair)
     return merges, chunks
 
 
-# %% [markdown]
-# Three merges turn eleven bytes into five tokens:
-
-# %% tags=["nbval-check-output"]
-naive_merges([b"aaabdaaabac"], 10)
+plain_merges([b"aaabdaaabac"], 10)
 
 # %% [markdown]
-# It stopped at three by itself: after `aaab` nothing occurs twice.
+# Three merges turn eleven bytes into five tokens, as in the drawing.
 #
-# ## Chunks first
-# What happens on real text, taken as one long string?
+# ## Cut first
+# What does this learn from a real text, taken as one long string?
+
 
 # %% tags=["nbval-check-output"]
-sample = train_text[:20_000]
-
-
 def spelled(merges):
     """The text of each new token."""
     tokens = [bytes([b]) for b in range(256)]
@@ -243,15 +222,16 @@ def spelled(merges):
     return [token.decode() for token in tokens[256:]]
 
 
-print(spelled(naive_merges([sample.encode()], 40)[0]))
+sample = train_text[:20_000]
+print(spelled(plain_merges([sample.encode()], 40)[0]))
 
 # %% [markdown]
-# Some of these are no units at all: `, ` glues a comma to a blank, `e ` the end of one word to the
-# gap before the next. A token that ends with a blank forces the next to begin without one, so that
-# one word gets several names. GPT-2 therefore cuts the text first, and never merges across a cut.
-# Its pattern takes a word with the blank before it, and keeps endings such as `'ll`, numbers,
-# punctuation and line breaks apart. `\p{L}` means a letter of any script and `\p{N}` a number sign.
-# Python's own `re` does not know them, so the package `regex` does the cutting.
+# Some of these are no units at all. `, ` glues a comma to a space; `e ` glues the end of one word to the gap
+# before the next. If the space sometimes belongs to the word before it and sometimes to the word after, then
+# one word gets several names. So GPT-2 cuts the text first and never merges across a cut. Its pattern keeps
+# a word together with the space before it, and splits off endings such as `'ll`, numbers, punctuation and
+# line breaks. `\p{L}` is a letter of any script, `\p{N}` a digit or another number. Python's own `re` knows
+# neither, so the package `regex` does the cutting.
 
 
 # %%
@@ -262,37 +242,46 @@ GPT2_PATTERN = (
 
 
 def chunks_of(text: str) -> list[str]:
-    """text cut as GPT-2 cuts it, nothing left out: words, numbers, signs, blanks."""
-    import regex  # \p{L}, any letter of any script, is unknown to Python's own re
+    """text cut as GPT-2 cuts it, nothing left out: words, numbers, signs, spaces."""
+    import regex
 
     return regex.findall(GPT2_PATTERN, text)
 
 
 # %% [markdown]
-# No character is left out, the blanks included, so that joining the chunks gives the text back.
+# Four years later GPT-4 came with another pattern. Here are the two side by side:
 
 # %% tags=["nbval-check-output"]
-line = "Don't stop:  we'll sail in 1623!\n\n"
-assert "".join(chunks_of(line)) == line
-chunks_of(line)
+GPT4_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+for line in ("we'll, WE'LL", "in 12345", "(who, x_y", "    x = 1", "stop!\n\n\n\nGo"):
+    ours, theirs = chunks_of(line), regex.findall(GPT4_PATTERN, line)
+    assert "".join(ours) == "".join(theirs) == line
+    print(f"GPT-2  {ours}\nGPT-4  {theirs}\n")
 
 # %% [markdown]
-# Forty merges again, now within chunks. There are beginnings of words, common endings, and the first
-# whole words:
+# Nothing is ever left out, so joining the chunks gives the text back. GPT-4's pattern knows `'LL` in
+# capitals. It cuts numbers into threes, where GPT-2's lets merges decide, and it lets go of the space in front of them. Any single sign may open
+# a word, not only a space, which suits code: `(who` and `_y` are chunks. A sign takes the line breaks after it along.
+#
+# We stay with GPT-2's. Forty merges within chunks look like this:
 
 # %% tags=["nbval-check-output"]
 chunks = [chunk.encode() for chunk in chunks_of(sample)]
-expected, merged = naive_merges(chunks, 40)
+expected, merged = plain_merges(chunks, 40)
 print(spelled(expected))
 
 # %% [markdown]
-# ## Touching only what changes
-# The naive way goes over the whole text for each merge. On a million characters and 768 merges,
-# that is hundreds of millions of pairs to look at, minutes of Python. Two observations save nearly
-# all of it.
+# Beginnings of words with their space, common endings, and the first whole words.
+
+# %% [markdown]
+# ## Touch only what changes
+# The plain way goes through the whole text for each merge. For a million characters and 768 merges, that
+# is minutes of Python. Three observations save nearly all of it.
 #
-# First, the same chunks come again and again. It is enough to keep each *different* chunk once,
-# with the number of times it occurs:
+# **The same chunks come again and again.** Keep each different one once, with the number of times it occurs:
 
 # %% tags=["nbval-check-output"]
 cut = Counter(chunks_of(train_text))
@@ -300,19 +289,56 @@ print(f"{sum(cut.values()):,} chunks, {len(cut):,} different ones")
 cut.most_common(5)
 
 # %% [markdown]
-# Second, a merge changes little. Where `t`, `h` become one, only the pair that ends in this `t`,
-# the pair itself, and the pair that begins with this `h` are affected, and only in the places where
-# it stands. So we remember for each pair how often it occurs *and where*, and each merge visits its
-# own places only. All chunks lie in one row, and every place knows its neighbours, so that a merged
-# token can drop out without moving the others.
+# **A merge changes little.** Go back to the first merge by hand. `aa` stood at two places, and only pairs
+# that touch these places changed. Guess from the drawing which counts fell and which are new:
+
+# %% tags=["nbval-check-output"]
+before = Counter(pairwise(b"aaabdaaabac"))
+after = Counter(pairwise(replace_pair(b"aaabdaaabac", (97, 97), 256)))
+{
+    pair: after[pair] - before[pair]
+    for pair in before | after
+    if before[pair] != after[pair]
+}
+
+# %% [markdown]
+# So we keep `total`, how often each pair occurs, and `places`, where. All chunks lie in one `row`, with a -1
+# before and after each, and `weight` says how often the chunk at a place occurs.
+
+
+# %%
+#| export
+def lay_out(counts: Mapping[bytes, int]):
+    """Chunks in one row, how often each place counts; each pair's count and places."""
+    row, weight = [-1], [0]
+    for chunk, n in counts.items():
+        row += [*chunk, -1]
+        weight += [n] * (len(chunk) + 1)
+    total, places = defaultdict(int), defaultdict(deque)
+    for p, pair in enumerate(pairwise(row)):
+        if -1 not in pair:
+            total[pair] += weight[p]
+            places[pair].append(p)
+    return row, weight, total, places
+
+
+# %% tags=["nbval-check-output"]
+row, weight, total, places = lay_out({b"aaabdaaabac": 1})
+print(row)
+for a, b in total:
+    print(chr(a) + chr(b), total[a, b], list(places[a, b]))
+
+# %% [markdown]
+# A merge visits the places of its pair and corrects the pairs to the left and right of each. Nothing in the
+# row ever moves: a token of three bytes keeps its three places and writes its number at the first and at
+# the last. The `size` of each token then says where its neighbors are. After the merge of `aa` the row
+# begins with `-1, 256, 256, 97, 98`.
 #
-# Finding the most frequent pair is the job of a *heap*, a list that always has its smallest entry
-# ready. Counts go in with a minus sign, so the most frequent pair is the smallest entry, and its
-# place comes second and settles ties. Its entries go out of date as counts fall, but they can only
-# be too good: a pair that exists can lose places and never gains one, since every new place has the
-# new token in it. So an entry that is still true when it comes out on top really is the best. And
-# because the unique chunks keep the order in which they first occurred, *first in the row* is
-# *first in the text*, and the rule for ties stays the same.
+# **A count can only fall.** Whatever a merge puts into the row contains the new token, so a pair that
+# already exists gains nothing. That makes it cheap to find the most frequent pair. A *heap* is a list that
+# always has its smallest entry ready; ours holds (minus the count, first place, pair). By the time an entry
+# comes out on top it may be out of date, but then it promised too much, never too little. If it still holds,
+# it is the best of all. If not, it goes back corrected.
 
 
 # %%
@@ -320,227 +346,154 @@ cut.most_common(5)
 def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, int]]:
     """The pairs that byte-pair encoding merges in chunks, given how often each occurs.
 
-    The most frequent pair first; among equals, the one that comes first in the chunks,
-    in their order. Merge i makes token 256 + i. Fewer than n_merges when no pair that
-    is left occurs twice. Gage, 1994; Sennrich et al., 2016.
+    The most frequent pair first; among equals, the one that comes first in the chunks.
+    Merge i makes token 256 + i. Fewer than n_merges when no pair that is left occurs
+    twice. Gage, 1994; Sennrich et al., 2016.
     """
-    # 1. All chunks in one row, a -1 before, between and after them, and each place
-    #    linked to its neighbours, so that a merge moves nothing.
-    row, weight = [-1], [0]
-    for chunk, n in counts.items():
-        row += [*chunk, -1]
-        weight += [n] * (len(chunk) + 1)
-    before, after = list(range(-1, len(row) - 1)), list(range(1, len(row) + 1))
-
-    # 2. How often each pair occurs, and where, from left to right.
-    total, places = defaultdict(int), defaultdict(deque)
-    for p in range(len(row) - 1):
-        if row[p] >= 0 and row[p + 1] >= 0:
-            pair = row[p], row[p + 1]
-            total[pair] += weight[p]
-            places[pair].append(p)
+    row, weight, total, places = lay_out(counts)
+    size, merges = [1] * 256, []
 
     def entry(pair):
-        """(-count, first place, pair), the smallest of which is merged next."""
-        where = places[pair]
-        while (row[where[0]], row[after[where[0]]]) != pair:  # merged away since
+        where, n = places[pair], size[pair[0]]
+        while (row[where[0]], row[where[0] + n]) != pair:  # merged otherwise since
             where.popleft()
         return -total[pair], where[0], pair
 
-    queue = [entry(pair) for pair in total if total[pair] > 1]
-    heapq.heapify(queue)
-    merges = []
-    while queue and len(merges) < n_merges:
-        # 3. An entry may be out of date, but only too good: a pair that exists can
-        #    lose places and never gains one. So the first that is true is the best.
-        old = heapq.heappop(queue)
-        pair = old[2]
+    heap = sorted(entry(pair) for pair in total if total[pair] > 1)
+    while heap and len(merges) < n_merges:
+        top = heapq.heappop(heap)
+        a, b = pair = top[2]
         if total[pair] < 2:
             continue
-        now = entry(pair)
-        if now != old:
-            heapq.heappush(queue, now)
+        if entry(pair) != top:
+            heapq.heappush(heap, entry(pair))
             continue
-        # 4. Merge it where it still stands; only the pairs beside it change.
-        (a, b), new, made = pair, 256 + len(merges), set()
+        new, made = len(size), set()
         merges.append(pair)
+        size.append(size[a] + size[b])
         for p in places.pop(pair):
-            q = after[p]
-            if row[p] != a or row[q] != b:
-                continue
-            left, right, n = before[p], after[q], weight[p]
-            row[p], row[q] = new, -1
-            after[p], before[right] = right, p
-            x, y = row[left], row[right]
-            if x >= 0:
-                total[x, a] -= n
-                total[x, new] += n
-                places[x, new].append(left)
-                made.add((x, new))
-            if y >= 0:
-                total[b, y] -= n
-                total[new, y] += n
-                places[new, y].append(p)
-                made.add((new, y))
+            if (row[p], row[p + size[a]]) == pair:
+                x, y = row[p - 1], row[p + size[new]]
+                row[p + size[a]] = -1
+                row[p] = row[p + size[new] - 1] = new
+                left = (x, a), (x, new), p - size[x]
+                right = (b, y), (new, y), p
+                for old, now, place in (left, right):
+                    if -1 not in old:
+                        total[old] -= weight[p]
+                        total[now] += weight[p]
+                        places[now].append(place)
+                        made.add(now)
         total[pair] = 0
-        for pair in made:
-            if total[pair] > 1:
-                heapq.heappush(queue, entry(pair))
+        for now in {now for now in made if total[now] > 1}:
+            heapq.heappush(heap, entry(now))
     return merges
 
 
 # %% [markdown]
-# The old result inside the new one, merge for merge, on both texts:
+# Merge for merge it finds what the plain way found, on both texts. And the time, for 40 merges of 20,000
+# characters:
 
 # %%
 assert learn_merges({b"aaabdaaabac": 1}, 10) == [(97, 97), (256, 97), (257, 98)]
+start = time.perf_counter()
+plain_merges(chunks, 40)
+plain_seconds = time.perf_counter() - start
+start = time.perf_counter()
 assert learn_merges(Counter(chunks), 40) == expected
+fast_seconds = time.perf_counter() - start
+assert fast_seconds < plain_seconds
+print(f"{plain_seconds:.3f} s, then {fast_seconds:.3f} s")
 
 # %% [markdown]
-# And the time, for 40 merges of 20,000 characters:
+# On a million characters and 1,024 tokens (`benchmarks/bpe_speed.py`), one thread, it stands beside
+# minbpe, which works as our plain way does, and Hugging Face's tokenizers, which are written in Rust:
 
 # %%
-start = time.perf_counter()
-naive_merges(chunks, 40)
-naive_seconds = time.perf_counter() - start
-start = time.perf_counter()
-learn_merges(Counter(chunks), 40)
-fast_seconds = time.perf_counter() - start
-assert fast_seconds < naive_seconds
-print(f"{naive_seconds:.3f} s, then {fast_seconds:.3f} s")
+speed = json.loads(Path("../benchmarks/bpe_speed.json").read_text())
+assert speed["merges equal to minbpe's"] and speed["ids equal to minbpe's"]
+for what, measured_in in speed["seconds"].items():
+    print(f"{what:14} {measured_in['median']:8.2f} s")
 
 # %% [markdown]
-# The longer the text and the more merges, the larger the gain: cutting and counting are paid for
-# once, and later merges have fewer and fewer places.
-
-# %% [markdown]
-# ## Byte-pair encoding
-# To encode a new text means to do the same merges *in the order in which they were learnt*. Order
-# matters. With the merges `ab`, then `bc`, the text `abc` becomes `ab`, `c`; in the other order it
-# would be `a`, `bc`. So for each chunk a heap holds the merges that are possible now, the earliest
-# on top, from left to right. That takes about $n \log n$ steps for a chunk of $n$ bytes, even if it
-# is 100,000 bytes without a blank, where looking for the earliest pair anew each time would take
-# $n^2$.
-#
-# Merges may come from a file, so the library's `check_merges` looks at them first. Sixty merges, each of the
-# last token with itself, are a small file and a token of $2^{60}$ bytes.
-
-
-# %% [markdown]
-# The class itself. Each different chunk is encoded once per call. `byte_order` and `special` are
-# only for tokenizers that others made; below, GPT-2's needs them.
+# ## Encoding
+# To encode a new text means to make the same merges *in the order in which they were learned*. Order
+# matters. With `ab` learned before `bc`, the text `abc` becomes `ab`, `c`; the other way round it is `a`, `bc`. So
+# for each chunk we look for the earliest merge that is possible, make it everywhere, and look again.
 
 
 # %%
 #| export
-class BPETokenizer:
+def merge_chunk(chunk: bytes, number: Mapping[tuple[int, int], int]) -> list[int]:
+    """The ids of a chunk: of its possible merges the earliest, again and again."""
+    ids = list(chunk)
+    while possible := number.keys() & set(pairwise(ids)):
+        pair = min(possible, key=number.get)
+        ids = replace_pair(ids, pair, number[pair])
+    return ids
+
+
+# %% tags=["nbval-check-output"]
+ab, bc = (97, 98), (98, 99)
+merge_chunk(b"abc", {ab: 256, bc: 257}), merge_chunk(b"abc", {bc: 256, ab: 257})
+
+# %% [markdown]
+# The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each different
+# chunk is merged once. The class also has **special tokens**, numbered after the last merge, for what is not text.
+# We will see one below.
+
+
+# %%
+#| export
+@hardened_bpe
+class BPETokenizer(ByteTokenizer):
     """Byte-pair encoding: bytes, and what merging their most frequent pairs makes.
 
-    Merge i is a pair of ids below 256 + i and makes token 256 + i. `byte_order[i]` is
-    the byte that id i < 256 stands for (default: i); `special` are tokens after the
-    last merge, which text never becomes but `decode` shows. ValueError for what can't
-    be. Sennrich et al., 2016; on bytes: Radford et al., 2019.
+    Merge i makes token 256 + i; `special` names the tokens after the last merge.
+    Sennrich et al., 2016; on bytes: Radford et al., 2019.
     """
 
-    def __init__(
-        self,
-        merges: Iterable[tuple[int, int]],
-        byte_order: Sequence[int] | None = None,
-        special: Sequence[str] = (),
-    ):
-        self.merges = check_merges(merges)
-        self.byte_order = [*range(256)] if byte_order is None else list(byte_order)
-        self.special = list(special)
-        numbers = all(type(b) is int for b in self.byte_order)
-        if not numbers or sorted(self.byte_order) != [*range(256)]:
-            raise ValueError("byte_order must hold each of 0..255 once")
-        if not all(isinstance(s, str) and s for s in self.special):
-            raise ValueError("special tokens must be strings of at least one character")
-        self._ids = {pair: i for i, pair in enumerate(self.merges, start=256)}
-        self.tokens = [bytes([b]) for b in self.byte_order]
+    def __init__(self, merges: Iterable[tuple[int, int]], special: Sequence[str] = ()):
+        super().__init__()
+        self.merges, self.special = list(merges), list(special)
+        self.number = {pair: i for i, pair in enumerate(self.merges, start=256)}
         for a, b in self.merges:
             self.tokens.append(self.tokens[a] + self.tokens[b])
-        self.tokens += [utf8(s) for s in self.special]
-        self._byte_ids = {b: i for i, b in enumerate(self.byte_order)}
+        self.tokens += [name.encode() for name in self.special]
 
     @classmethod
-    def from_text(cls, text: str, vocab_size: int = 1024) -> Self:
-        """As many merges from text as vocab_size leaves room for, or fewer.
-
-        Fewer, because a pair has to occur twice to be merged. ValueError for a
-        vocab_size below 256, or a lone surrogate.
-        """
-        check_int("vocab_size", vocab_size, low=256)
-        utf8(text)  # names the place in the whole text, if need be
+    def from_text(cls, text: str, vocab_size: int = 1024, special=()) -> Self:
+        """As many merges from text as vocab_size has room for, or as occur twice."""
         counts = Counter(chunks_of(text))
         encoded = {chunk.encode(): n for chunk, n in counts.items()}
-        return cls(learn_merges(encoded, vocab_size - 256))
+        merges = learn_merges(encoded, vocab_size - 256 - len(special))
+        return cls(merges, special=special)
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokens)
+    def merged(self, chunk: bytes) -> list[int]:
+        return merge_chunk(chunk, self.number)
 
-    def encode(self, text: str) -> Tensor:
-        """Ids (N,), int64, of any text; ValueError for a lone surrogate."""
-        utf8(text)
+    def ids_of(self, text: str) -> list[int]:
+        """The ids of any text; none of them is special."""
         chunks = chunks_of(text)
-        known = {chunk: self._merged(chunk.encode()) for chunk in set(chunks)}
-        ids = list(chain.from_iterable(map(known.__getitem__, chunks)))
+        known = {chunk: self.merged(chunk.encode()) for chunk in set(chunks)}
+        return list(chain.from_iterable(map(known.__getitem__, chunks)))
+
+    def encode(self, text: str, special: bool = False) -> Tensor:
+        """Ids (N,) of text; with `special`, a special token's name becomes its id."""
+        if not (special and self.special):
+            return torch.tensor(self.ids_of(text), dtype=torch.int64)
+        names = sorted(self.special, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        ids = self.ids_of(parts[0])
+        for name, after in zip(parts[1::2], parts[2::2], strict=True):
+            ids += [len(self.tokens) - len(self.special) + self.special.index(name)]
+            ids += self.ids_of(after)
         return torch.tensor(ids, dtype=torch.int64)
-
-    def _merged(self, chunk: bytes) -> list[int]:
-        """One chunk's ids: the earliest merge first, and each from left to right."""
-        row = [*map(self._byte_ids.__getitem__, chunk), -1]  # -1: no neighbour
-        before, after = list(range(-1, len(row) - 1)), list(range(1, len(row) + 1))
-        ids = self._ids
-        pairs = enumerate(pairwise(row))
-        queue = [(ids[pair], p) for p, pair in pairs if pair in ids]
-        heapq.heapify(queue)
-        while queue:
-            new, p = heapq.heappop(queue)
-            q = after[p]
-            if ids.get((row[p], row[q])) != new:
-                continue  # one of the two was merged with another neighbour since
-            row[p], row[q] = new, -1
-            left, right = before[p], after[q]
-            after[p], before[right] = right, p
-            for place, pair in ((left, (row[left], new)), (p, (new, row[right]))):
-                if pair in ids:
-                    heapq.heappush(queue, (ids[pair], place))
-        return [i for i in row if i >= 0]
-
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), U+FFFD where not UTF-8; ValueError for a bad id."""
-        ids = checked_ids(ids, self.vocab_size)
-        joined = b"".join([self.tokens[i] for i in ids])
-        return joined.decode("utf-8", errors="replace")
-
-    def pieces(self, text: str) -> list[bytes]:
-        """What each token of text stands for; joined, they are its UTF-8 bytes."""
-        return [self.tokens[i] for i in self.encode(text).tolist()]
-
-    def to_dict(self) -> dict:
-        """The tokenizer as plain JSON data."""
-        data = {"type": "bpe", "merges": [list(pair) for pair in self.merges]}
-        if self.byte_order != list(range(256)):
-            data["byte_order"] = self.byte_order
-        if self.special:
-            data["special"] = self.special
-        return data
-
-    @classmethod
-    def from_dict(cls, data: dict) -> Self:
-        """The tokenizer that `to_dict` described; ValueError for nonsense."""
-        merges, order = data.get("merges"), data.get("byte_order")
-        special = data.get("special", [])
-        if not all(isinstance(x, list) for x in (merges, order or [], special)):
-            raise ValueError("merges, byte_order and special must be lists")
-        return cls(merges, order, special)
 
 
 # %% [markdown]
-# The string from above once more, and some texts that break tokenizers: nothing at all, accents,
-# emoji, line ends as Windows writes them, and one letter 100,000 times.
+# The string from above once more, and some texts that break tokenizers: nothing at all, accents, emoji, line
+# ends as Windows writes them, and one letter 100,000 times.
 
 # %% tags=["nbval-check-output"]
 tiny = BPETokenizer.from_text("aaabdaaabac", vocab_size=259)
@@ -549,9 +502,8 @@ for odd in ("", "Où est\r\n  Roméo? 👍🏽\t\x00", "a" * 100_000):
 tiny.encode("aaabdaaabac"), tiny.encode("a" * 100_000).shape
 
 # %% [markdown]
-# Now on the plays. The merges are learnt from the *training* text alone. They are fitted to a text,
-# as weights are, and the validation text has to stay unseen by both. (For characters we took the
-# whole text. It makes no difference, since its first nine tenths hold all 65.)
+# Now the plays. Merges are learned from the *training* text alone, because they are fitted to a text just as
+# weights are.
 
 # %% tags=["nbval-check-output"]
 bpe = BPETokenizer.from_text(train_text, vocab_size=1024)
@@ -559,9 +511,16 @@ print([bpe.decode([i]) for i in range(256, 276)])
 print([bpe.decode([i]) for i in range(1004, 1024)])
 
 # %% [markdown]
-# The first twenty tokens are mostly pairs, of letters or of a blank and a letter. Among the last
-# twenty are some whole words with their blank and a speaker's name, and many pieces of words still.
-# Here is how one line is cut as the vocabulary grows:
+# The first twenty are mostly pairs, of letters or of a space and a letter. Among the last twenty are whole words with
+# their space, a speaker's name, and still many pieces of words. In the library `merged` uses a heap
+# as well. Does it agree with the ten lines above on the whole validation text?
+
+# %%
+chunks = [chunk.encode() for chunk in set(chunks_of(val_text))]
+assert all(bpe.merged(chunk) == merge_chunk(chunk, bpe.number) for chunk in chunks)
+
+# %% [markdown]
+# How is one line cut as the vocabulary grows?
 
 
 # %%
@@ -572,150 +531,111 @@ def draw_tokens(ax, y, pieces, label):
         shown = piece.decode("utf-8", errors="replace").replace("\n", "⏎")
         color = ("#cfe3f1", "#fbe3b5")[i % 2]
         ax.barh(y, len(shown), left=x, color=color, height=0.7)
-        ax.text(x, y, shown.replace(" ", "·"), family="monospace", va="center", size=9)
+        ax.text(
+            x, y, shown.replace(" ", "·"), family="monospace", va="center", size=12.5
+        )
         x += len(shown)
     ax.text(-1, y, f"{label}: {len(pieces)}", ha="right", va="center")
 
 
 line = "KATHARINA:\nI see a woman may be made a fool,"
-rows = {"bytes": ByteTokenizer(), "BPE 300": None, "BPE 1,024": bpe, "BPE 4,096": None}
-rows["BPE 300"] = BPETokenizer.from_text(train_text, vocab_size=300)
-rows["BPE 4,096"] = BPETokenizer.from_text(train_text, vocab_size=4096)
-fig, ax = plt.subplots(figsize=(9, 2.2))
-for y, (label, tokenizer) in enumerate(rows.items()):
-    draw_tokens(ax, -y, tokenizer.pieces(line), label)
+sizes = (256, 300, 1024, 4096)
+by_size = {n: BPETokenizer.from_text(train_text, vocab_size=n) for n in sizes}
+fig, ax = plt.subplots(figsize=(6.6, 2.0))
+for y, (size, tokenizer) in enumerate(by_size.items()):
+    draw_tokens(ax, -y, tokenizer.pieces(line), f"{size:,}")
 ax.set(xlim=(-9, len(line) + 1))
 ax.axis("off")
 show(
     fig,
-    alt="One line of a play cut into tokens four times: single letters for bytes, "
-    "pieces of two letters for 300 tokens, whole words for 4,096.",
+    alt="One line of a play cut into tokens four times: single letters for 256 tokens, "
+    "pieces of two letters for 300, mostly whole words for 1,024 and 4,096.",
 )
 
 # %% [markdown]
-# *A dot is a blank, ⏎ a line break; the number behind each name counts the tokens. With 1,024
-# tokens and more, most words become one token with the blank before them. The rare ones stay in
-# pieces, so nothing is ever unknown.*
+# *Left, the size of the vocabulary and the number of tokens in the line. A dot is a space, ⏎ a line break.
+# From 1,024 on, most words are one token together with the space before them. Rare words stay in pieces, so nothing is
+# ever unknown.*
 #
-# How fast is it? `benchmarks/bpe_speed.py` measured it on a million characters and 1,024 tokens,
-# beside two others: minbpe, Andrej Karpathy's lesson in BPE, which counts anew for each merge, and
-# Hugging Face's tokenizers, which are written in Rust. minbpe has the same rule for ties, and so
-# the same merges. Hugging Face's has another, so its own merges part from ours at some point; given
-# ours, it gives the same ids.
+# How many characters does a token stand for, on text that the merges were not learned from?
 
 # %%
-speed = json.loads(Path("../benchmarks/bpe_speed.json").read_text())
-assert speed["merges equal to minbpe's"] and speed["ids equal to minbpe's"]
-for what, measured_in in speed["seconds"].items():
-    print(f"{what:14} {measured_in['median']:8.2f} s")
+shorter = {n: len(val_text) / len(t.encode(val_text)) for n, t in by_size.items()}
+assert 2 < shorter[1024] < 2.5 and shorter[4096] > 2.8
+{n: round(characters_each, 2) for n, characters_each in shorter.items()}
 
 # %% [markdown]
-# All on one thread (minbpe's training once, the rest as medians), and on a text where few different
-# chunks come again and again, of which ours encodes each only once. On other text, or with more
-# threads, the order may change.
-#
-# How much shorter does a text get? The more tokens there are, the more each one stands for:
+# Sixteen times the vocabulary makes a text about three times shorter. A window of 64 pieces out of 1,024 holds
+# 64 · 2.26, about 145 characters.
+
+# %% [markdown]
+# ## What text must not say
+# In training, documents are strung together, and between two of them a token has to say that one ended.
+# GPT-2's is called `<|endoftext|>`. It is a token and not text, and that difference matters as soon as
+# strangers may write text:
+
+# %% tags=["nbval-check-output"]
+chat = BPETokenizer(bpe.merges, special=["<|endoftext|>"])
+end = chat.vocab_size - 1
+stranger = "Farewell.<|endoftext|>"
+plain, obeyed = chat.encode(stranger), chat.encode(stranger, special=True)
+assert end not in plain and obeyed[-1] == end
+assert chat.decode(plain) == chat.decode(obeyed) == stranger
+len(plain), len(obeyed)
+
+# %% [markdown]
+# Both ids decode to the same text, but only one of them ends the document. If a program writes its own marks
+# and a stranger's words into one string and encodes it with `special=True`, the stranger can close
+# the document, or speak in another's name. So `encode` makes special tokens only on request, and a careful program never asks for them
+# on text that it did not write. It encodes the parts and joins the ids:
 
 # %%
-sizes = (256, 300, 512, 1024, 2048, 4096, 8192)
-per_token = {"training text": [], "validation text": []}
-for size in sizes:
-    tokenizer = BPETokenizer.from_text(train_text, vocab_size=size)
-    for name, part in zip(per_token, (train_text, val_text), strict=True):
-        per_token[name].append(len(part) / len(tokenizer.encode(part)))
-
-fig, ax = plt.subplots(figsize=(6.5, 3.2))
-for (name, values), color in zip(per_token.items(), [BLUE, RED], strict=True):
-    ax.semilogx(sizes, values, "o-", color=color, label=name)
-ax.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
-ax.minorticks_off()
-ax.set(xlabel="vocabulary (tokens)", ylabel="bytes per token", ylim=(0, None))
-ax.legend()
-show(
-    fig,
-    alt="Bytes per token against the size of the vocabulary: rising from 1 at 256 to "
-    "about 3 at 4,096, on the training text a little faster than on the validation text.",
-)
+prompt = torch.cat([chat.encode(stranger), torch.tensor([end])])
+assert (prompt == end).sum() == 1
 
 # %% [markdown]
-# *The first doubling, from 256 to 512, nearly doubles what a token stands for. After that each one
-# adds about a third of a byte on the validation text. The two curves part because some of the
-# merges know the plays of the training text, and no others. The longest tokens show it:*
+# ## GPT-2's own merges
+# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. OpenAI's two files are not part of this project.
+# `read_gpt2(folder)` reads them, and `benchmarks/gpt2_ids.py` says where they can be had. It put them through the class above and compared all ids
+# with those of tiktoken and of Hugging Face:
 
-# %% tags=["nbval-check-output"]
-assert per_token["training text"][-1] > per_token["validation text"][-1] > 3
-[token.decode() for token in sorted(rows["BPE 4,096"].tokens, key=len)[-6:]]
+# %%
+gpt2 = json.loads(Path("../benchmarks/gpt2_ids.json").read_text("utf-8"))
+for name, found in gpt2["compared"].items():
+    assert found["equal to tiktoken's"] and found["equal to Hugging Face's"]
+    each = found["characters"] / found["tokens"]
+    print(f"{name:15} {found['tokens']:8,} equal ids, {each:.2f} characters each")
 
 # %% [markdown]
-# ## GPT-2's own vocabulary
-# GPT-2's tokenizer is of just this kind, with 50,000 merges. Its authors published it as two text
-# files, and text files can't hold all bytes. So each byte is written as some visible character, the
-# blank as `Ġ`. The visible ones come first, and that is also their order as ids: `!` is 0. The
-# end of a document has a token of its own, which no text ever becomes. The library reads them by
-# `read_gpt2(folder)`. Two small files of the same format, written by hand, show what is in them:
-
-
-# %% tags=["nbval-check-output"]
-import tempfile
-
-merges = ["h e", "Ġ t", "Ġt he"]
-tokens = [*gpt2_alphabet(), "he", "Ġt", "Ġthe", "<|endoftext|>"]
-with tempfile.TemporaryDirectory() as folder:
-    Path(folder, "vocab.bpe").write_text(
-        "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
-    )
-    numbers = {token: i for i, token in enumerate(tokens)}
-    Path(folder, "encoder.json").write_text(json.dumps(numbers))
-    small = read_gpt2(folder)
-small.encode("!the the"), small.decode([258, 259])
+# With 49 times our vocabulary, GPT-2 needs only a quarter fewer tokens for the plays than our 1,024: it learned
+# from the web, ours from Shakespeare.
 
 # %% [markdown]
 # ## Words
-# Why stop at pieces? Let each word be a token, with the blank before it, and each sign and line
-# break too. This cutting loses nothing. But there is no end of words, so a vocabulary of words has
-# to be cut off: it keeps the most frequent ones, and all the rest become `<unk>`, *unknown*.
+# Why stop at pieces? Let every word be a token, with the space before it, and every sign and line break.
+# This cut loses nothing either. But there is no end of words, so the vocabulary keeps the most frequent ones
+# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it: which word it
+# was is lost, but not the space.
 
 
 # %%
 #| export
 WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 
-# %% [markdown]
-# The rest is a list of words, with the unknown one in front. A second unknown one has a blank before
-# it: what the word was is not known, but the blank is.
 
-
-# %%
-#| export
+@hardened_words
 class WordTokenizer:
-    """One token per word or sign, with the blank before it; <unk> for the rest.
-
-    Id 0 is the unknown word, ids 1 and up are `words`; among them `from_text` puts the
-    unknown one with a blank before it first. All that is lost is which word an unknown
-    one was. ValueError for a word twice, or empty.
-    """
+    """One token per word or sign, with the space before it; <unk> for the rest."""
 
     unk = "<unk>"
 
     def __init__(self, words: Sequence[str]):
         self.words = [self.unk, *words]
-        if not all(isinstance(w, str) and w for w in self.words):
-            raise ValueError("words must be strings of at least one character")
-        for word in self.words:
-            utf8(word)
-        self._ids = {word: i for i, word in enumerate(self.words)}
-        if len(self._ids) != len(self.words):
-            raise ValueError(f"words must not hold a word twice, nor {self.unk!r}")
+        self.number = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
-        """The vocab_size - 2 most frequent words of text, or all if it has fewer.
-
-        Among equally frequent ones, those that come first. ValueError for a vocab_size
-        below 2, or a lone surrogate.
-        """
-        check_int("vocab_size", vocab_size, low=2)
-        utf8(text)
+        """The most frequent words of text; among equals, those that come first."""
         counts = Counter(WORD_PATTERN.findall(text))
         known = [word for word, _ in counts.most_common(vocab_size - 2)]
         return cls([f" {cls.unk}", *known])
@@ -725,37 +645,19 @@ class WordTokenizer:
         return len(self.words)
 
     def encode(self, text: str) -> Tensor:
-        """Ids (N,), int64, of any text; ValueError for a lone surrogate."""
-        utf8(text)
-        after_blank = self._ids.get(f" {self.unk}", 0)
-        ids = [
-            self._ids.get(word, after_blank if word[0] == " " else 0)
-            for word in WORD_PATTERN.findall(text)
-        ]
+        """Ids (N,) of any text: 0 and 1 for unknown words, 1 after a space."""
+        spaced = self.number.get(f" {self.unk}", 0)
+        words = WORD_PATTERN.findall(text)
+        ids = [self.number.get(w, spaced if w[0] == " " else 0) for w in words]
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """The text of ids (N,), with <unk> in it; ValueError for a bad id."""
-        return "".join([self.words[i] for i in checked_ids(ids, self.vocab_size)])
+        return "".join(self.words[int(i)] for i in ids)
 
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""
         return [word.encode() for word in WORD_PATTERN.findall(text)]
 
-    def to_dict(self) -> dict:
-        """The tokenizer as plain JSON data."""
-        return {"type": "word", "words": self.words[1:]}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> Self:
-        """The tokenizer that `to_dict` described; ValueError for nonsense."""
-        if not isinstance(data.get("words"), list):
-            raise ValueError("words must be a list")
-        return cls(data["words"])
-
-
-# %% [markdown]
-# What is lost is lost for good: which word it was.
 
 # %% tags=["nbval-check-output"]
 words = WordTokenizer.from_text(train_text, vocab_size=4096)
@@ -764,42 +666,23 @@ print(words.decode(words.encode(line)))
 [piece.decode() for piece in words.pieces(line)]
 
 # %% [markdown]
-# How often does that happen on text that was not used for counting? It falls with every word that
-# is added, but the last ones help little. Even with all words of the training text, some of the
-# validation text is unknown, first of all names that occur nowhere else, such as `PROSPERO`.
+# How many of the validation text's tokens are unknown? Guess for 4,096 words, and for every word of the
+# training text:
 
 # %%
-sizes = (128, 512, 2048, 4096, 8192, 10**6)
-known_sizes, unknown = [], []
-for size in sizes:
+unknown = {}
+for size in (512, 4096, 10**6):
     tokenizer = WordTokenizer.from_text(train_text, vocab_size=size)
-    known_sizes.append(tokenizer.vocab_size)
-    unknown.append(100 * (tokenizer.encode(val_text) < 2).float().mean().item())
-
-fig, ax = plt.subplots(figsize=(6.5, 3))
-ax.semilogx(known_sizes, unknown, "o-", color=ORANGE)
-ax.set_xticks(known_sizes, [f"{n:,}" for n in known_sizes], fontsize=8)
-ax.minorticks_off()
-ax.set(xlabel="vocabulary (words and signs)", ylabel="unknown (%)", ylim=(0, None))
-show(
-    fig,
-    alt="Share of unknown tokens in the validation text against the vocabulary: from "
-    "above 30 % with 128 words down to about 5 % with all 14,000.",
-)
+    share = (tokenizer.encode(val_text) < 2).float().mean().item()
+    unknown[tokenizer.vocab_size] = f"{100 * share:.1f} %"
+unknown
 
 # %% [markdown]
-# *Unknown tokens in the validation text. The last point has every word of the training text.*
-
-# %% tags=["nbval-check-output"]
-pairs = zip(
-    tokenizer.encode(val_text).tolist(), tokenizer.pieces(val_text), strict=True
-)
-missing = Counter(piece.decode() for number, piece in pairs if number < 2)
-missing.most_common(5)
+# Even with all of them one token in twenty is unknown, above all names that occur nowhere else, such as `PROSPERO`.
 
 # %% [markdown]
-# Four kinds, one interface. The library keeps a table of them by name, in which a saved model finds its
-# tokenizer again, whatever kind it is:
+# Four tokenizers, one interface. The library keeps them in a table by name, in which a saved model finds its
+# own again. On the command line it is `train --tokenizer bpe --vocab-size 1024`.
 
 # %%
 for tokenizer in (characters, ByteTokenizer(), bpe, words):
@@ -807,12 +690,9 @@ for tokenizer in (characters, ByteTokenizer(), bpe, words):
     assert torch.equal(again.encode(val_text), tokenizer.encode(val_text))
 
 # %% [markdown]
-# On the command line this is `train --tokenizer bpe --vocab-size 1024`.
-
-# %% [markdown]
 # ## One score for all
-# Which tokenizer gives the best model? The loss can't tell. Take a model that knows nothing and
-# gives all tokens the same chance. In nats per token, the larger vocabulary looks worse:
+# Which tokenizer gives the best model? The loss can't say. Take a model that knows nothing and gives all
+# tokens the same chance. Per token, the larger vocabulary looks worse:
 
 # %%
 tokenizers = {"char": characters, "BPE 1,024": bpe, "word 4,096": words}
@@ -822,21 +702,19 @@ for name, tokenizer in tokenizers.items():
     print(f"{name:10}  {nats:.2f} nats a token, {nats * n / 1000:,.0f} thousand in all")
 
 # %% [markdown]
-# And yet over the whole text it is ahead: its tokens are fewer, since each stands for several
-# characters. A token is not a fair unit when every tokenizer has its own. What is the same for all
-# is the text. So we add up the nats of all tokens, count in bits, and divide by the bytes of the
-# text that they stand for:
+# And yet over the whole text it is ahead, because its tokens are fewer. A token is no fair unit when
+# every tokenizer has its own. What all of them share is the text. So add up the nats of all tokens, convert
+# them to bits, and divide by the bytes of text that the tokens stand for:
 #
 # $$\text{bits per byte} = \frac{\text{nats per token} \cdot \text{tokens}}{\ln 2 \cdot \text{bytes}}$$
 #
-# For characters on plain English text it is the old loss in another measure: 1.80 nats a character
-# are 2.60 bits per byte. And it has the meaning it had in chapter 01: to how many bits a byte the
-# model could compress the text.
+# For characters on plain English text this is the old loss in another measure: 1.80 nats per character are 2.60 bits per
+# byte.
 #
-# Two details decide whether the score is honest. The first token is not predicted, so its bytes
-# must not count. And an unknown word pays for the fact that *some* unknown word comes, but not for
-# which one, so the score of a word model is too good. It must come with the number of unknown
-# tokens. (A token is unknown if decoding it does not give back the text that it stands for.)
+# Two details decide whether the score is honest. The first token is not predicted, so its bytes must not
+# count. And for an unknown word a model pays for the fact that *some* unknown word comes, but not for which one. That makes its
+# score too good, so it must always come with the number of unknown tokens. We find them by decoding: a
+# token is unknown if it does not give back what it stands for.
 
 
 # %%
@@ -848,8 +726,6 @@ def pieces_of(tokenizer, text: str) -> list[bytes]:
     return [character.encode() for character in text]
 
 
-# %%
-#| export
 @dataclass
 class TextScore:
     """How well a model predicts a text, every token but the first."""
@@ -862,254 +738,377 @@ class TextScore:
     @property
     def bits_per_byte(self) -> float:
         """The same for every unit; too low if n_unknown is not 0."""
-        nats = self.nats_per_token * self.n_tokens
-        return nats / math.log(2) / self.n_bytes
+        return self.nats_per_token * self.n_tokens / math.log(2) / self.n_bytes
 
 
 def score_text(model, tokenizer, text: str) -> TextScore:
     """The score of a GPT on text; ValueError for a text of fewer than two tokens."""
     ids = tokenizer.encode(text)
     nats = evaluate(model, ids)
-    pieces = pieces_of(tokenizer, text)
+    pieces = pieces_of(tokenizer, text)[1:]
     alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
-    unknown = sum(
-        alone[i] != piece.decode("utf-8", errors="replace")
-        for i, piece in zip(ids[1:].tolist(), pieces[1:], strict=True)
-    )
-    n_bytes = sum(map(len, pieces[1:]))
-    return TextScore(len(ids) - 1, unknown, n_bytes, nats)
+    shown = [piece.decode(errors="replace") for piece in pieces]
+    unknown = sum(alone[i] != s for i, s in zip(ids[1:].tolist(), shown, strict=True))
+    return TextScore(len(ids) - 1, unknown, sum(map(len, pieces)), nats)
 
-
-# %% [markdown]
-# On an untrained model, as a check of the arithmetic: the number of bytes is that of the text
-# without its first token, whatever the unit.
-
-# %%
-some = val_text[:20_000]
-for tokenizer in (characters, bpe, words):
-    torch.manual_seed(0)
-    model = GPT(cpu_preset(tokenizer.vocab_size)[0])
-    score = score_text(model, tokenizer, some)
-    first = pieces_of(tokenizer, some)[0]
-    assert score.n_bytes == len(some.encode()) - len(first)
-    print(
-        f"{score.nats_per_token:.2f} nats a token, {score.bits_per_byte:.2f} bits a byte"
-    )
 
 # %% [markdown]
 # ## Which unit is best?
-# Now the experiment. The model of chapter 07 (3 layers, 4 heads, 144 wide, windows of 64 tokens),
-# the same settings for all, only the tokenizer differs. *Equal time* has to be said precisely: a
-# larger vocabulary makes a larger output layer, and every step takes longer. So the time of a step
-# was measured for each tokenizer, all in turns on a quiet machine, and each got as many steps as
-# fit into 40 seconds. Three seeds each. That takes half an hour, so it lives in
-# `benchmarks/tokenizers_compare.py`, and its results are in a file beside it. (The words there still
-# had one `<unk>` for all, with a blank or without.)
+# Now the experiment: the model of chapter 07, 3 layers, 4 heads, 144 wide, windows of 64 tokens, with each
+# tokenizer. *Equal time* has to be made precise, because a larger vocabulary makes a larger output layer and slower steps.
+# Each kind got as many steps as fit into 40 seconds by timings taken in turns, and three seeds. That takes half an hour, so it is done by
+# `benchmarks/tokenizers_compare.py`.
+#
+# Before you look: which vocabulary do you expect to win? And does anything differ between the models other than the unit?
 
 # %%
 results = json.loads(Path("../benchmarks/tokenizers.json").read_text())
 
 
 def measured(name, what):
-    """Values of the three seeds."""
-    return torch.tensor([results["runs"][f"{name} seed {s}"][what] for s in range(3)])
+    """Values of all seeds, three as a rule."""
+    runs = (results["runs"].get(f"{name} seed {seed}") for seed in range(3))
+    return torch.tensor([run[what] for run in runs if run])
+
+
+def print_row(name, window=64):
+    """One kind's model, what it read, and how well it predicts."""
+    bits, run = measured(name, "bits_per_byte"), results["runs"][f"{name} seed 0"]
+    parameters = results["times"][name.removesuffix(" less")]["parameters"]
+    sees = window * run["bytes"] / run["tokens"]
+    spread = f"± {bits.std():.3f}" if len(bits) > 1 else "one seed"
+    unknown = f"{100 * run['unknown'] / run['tokens']:4.1f} % unknown"
+    print(
+        f"{name:14}{parameters / 1e6:6.2f}{run['steps']:8}{run['epochs']:8.2f}"
+        f"{sees:8.0f}{bits.mean():10.3f} {spread:10}{unknown if run['unknown'] else ''}"
+    )
 
 
 names = ["char", "byte", *(f"bpe {n}" for n in (300, 512, 1024, 2048, 4096))]
 names.append("word 4096")
+print("million parameters   steps   texts  window   bits per byte")
 for name in names:
-    bits, nats = measured(name, "bits_per_byte"), measured(name, "nats_per_token")
-    steps = results["times"][name]["steps"]
-    print(
-        f"{name:10} {steps:5} steps   {nats.mean():.3f} nats a token   "
-        f"{bits.mean():.3f} ± {bits.std():.3f} bits a byte   "
-        f"{measured(name, 'unknown')[0]:.0f} unknown"
-    )
-
-# %%
-fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharex=True)
-for ax, what in zip(axes, ("nats_per_token", "bits_per_byte"), strict=True):
-    for group, marker, color, label in (
-        (["char"], "s", RED, "characters"),
-        (["byte"], "D", GREEN, "bytes"),
-        ([n for n in names if n[:3] == "bpe"], "o-", BLUE, "BPE"),
-        (["word 4096"], "^", ORANGE, "words, without the unknown"),
-    ):
-        x = [results["times"][n]["vocab_size"] for n in group]
-        y = [measured(n, what).mean() for n in group]
-        e = [measured(n, what).std() for n in group]
-        ax.errorbar(x, y, e, fmt=marker, color=color, label=label, capsize=3)
-    ax.set_xscale("log")
-    ax.set_xticks([64, 256, 1024, 4096], ["64", "256", "1,024", "4,096"])
-    ax.minorticks_off()
-    ax.set(xlabel="vocabulary (tokens)", ylabel=what.replace("_", " "))
-y = measured("word 4096", "bits_per_byte_spelled")
-label = "words, the unknown spelled"
-axes[1].errorbar(4096, y.mean(), y.std(), fmt="v", color="k", capsize=3, label=label)
-axes[1].legend(fontsize=8)
-show(
-    fig,
-    alt="Left, nats per token rise with the vocabulary. Right, bits per byte of the "
-    "same models against the vocabulary, with characters, bytes and words beside BPE.",
-)
+    print_row(name)
 
 # %% [markdown]
-# *Left, the loss in its own unit puts the smallest unit first, and says nothing. Right, the same
-# models by what they know about the text. Bars are one standard deviation of three seeds; on the
-# left they are mostly hidden by the marks. (The black mark is explained below.)*
+# *Texts: how many times the training text was read. Window: how many characters it holds. Then the mean and standard deviation of
+# three seeds.*
 #
-# From characters to 1,024 pieces the score falls by more than a tenth, for the same time of
-# training. Why, we have not taken apart. A step reads 2.3 times as much text: a window of 64 pieces
-# holds about 145 characters. It also reaches further back, though chapter 11 will show that such a
-# model makes little of that. And a little of it is the measure: a window begins without any context
-# every 145 characters instead of every 64, which chapter 11 finds to be worth some hundredths of a
-# bit. (512 and 1,024 are too close for three seeds to rank them. The learning rate was chosen for
-# characters.) Beyond, it rises again. Each token is met less often, the output layer grows, and
-# fewer steps fit into the time: with 4,096 pieces 712, where 1,024 pieces had 1,171. The best size
-# belongs to this text, this model and this time. GPT-2, with 40 GB of text, took 50,257.
+# From characters to 1,024 pieces the score falls by more than a tenth. Beyond that it rises again: each token is met
+# less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are too close for three seeds to rank,
+# and bytes and characters overlap. The best size belongs to this text, this model and this
+# time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at 1.82.
 #
-# Bytes come out a little worse than characters, but the seeds overlap, so three can't settle it. On
-# this text the two cut alike; all that differs is 191 useless rows in the first and the last layer,
-# and the little time that they cost.
-#
-# The word model seems to beat all others by far. It doesn't. Nearly every eleventh token is unknown
-# to it, and it never has to say which word that was. To make it pay, each unknown word is spelled
-# out by the 6-gram of chapter 02, with all the text before it in sight, up to the character after
-# its end. An unknown word then costs about this many bits:
+# The word model seems to beat all others by far. It doesn't: nearly every eleventh token is unknown to
+# it, and it never has to say which word that was. Let chapter 02's counts of six characters spell
+# those words out, and add the bill. Each unknown word then costs:
 
 # %%
-left_out = measured("word 4096", "bits_per_byte_spelled")
-left_out -= measured("word 4096", "bits_per_byte")
+spelled_out = measured("word 4096", "bits_per_byte_spelled")
+left_out = spelled_out - measured("word 4096", "bits_per_byte")
 n_bytes, n_unknown = (measured("word 4096", what)[0] for what in ("bytes", "unknown"))
-print(f"{(left_out * n_bytes / n_unknown).mean():.1f} bits for an unknown word")
+print(f"{(left_out * n_bytes / n_unknown).mean():.1f} bits, and the words get")
+print(f"{spelled_out.mean():.3f} ± {spelled_out.std():.3f} bits per byte")
 
 # %% [markdown]
-# With that bill paid (the black mark) words are better than 4,096 pieces, and worse than 512 to
-# 2,048. But the speller is a second model, with its own table of counts, that had no clock. What
-# can be claimed at all, over every seed:
+# That puts them between 2,048 and 4,096 pieces, with the help of a second model. What can be claimed over every
+# seed:
 
 # %%
 best = measured("bpe 1024", "bits_per_byte")
-assert best.max() < measured("char", "bits_per_byte").min() - 0.2
-assert best.max() < measured("bpe 300", "bits_per_byte").min() - 0.1
-assert best.max() < measured("bpe 4096", "bits_per_byte").min() - 0.1
-spelled_out = measured("word 4096", "bits_per_byte_spelled")
+for name, margin in (("char", 0.2), ("bpe 300", 0.1), ("bpe 4096", 0.1)):
+    assert best.max() < measured(name, "bits_per_byte").min() - margin
 assert best.max() < spelled_out.min()
-assert spelled_out.max() < measured("bpe 4096", "bits_per_byte").min()
 
 # %% [markdown]
-# ## What their text looks like
-# Scores aside, units show in the writing. Three models, 150 steps each, then one prompt.
+# ## Is it the unit?
+# The winner differs from the characters in three more ways. It has a third more parameters, all of them in the two
+# tables that belong to the vocabulary. Its window reaches more than twice as far. And in the same 40 seconds it reads more
+# than twice as much text. So here are two controls. One gives the characters windows of 145, in the same time. The other stops
+# the pieces as soon as they have read what the characters read, after 19 of their 40 seconds. Guess both before you look: is it the window, or the text?
 
 # %%
-written = {}
+print("million parameters   steps   texts  window   bits per byte")
+print_row("char")
+print_row("char 145", window=145)
+print_row("bpe 1024 less")
+print_row("bpe 1024")
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 3.4))
+for group, marker, color, label in (
+    (["char"], "s", RED, "characters"),
+    (["char 145"], "<", RED, "characters, windows of 145"),
+    (["byte"], "D", GREEN, "bytes"),
+    ([name for name in names if name[:3] == "bpe"], "o-", BLUE, "pieces"),
+    (["bpe 1024 less"], "v", BLUE, "pieces, as much text as characters"),
+):
+    x = [results["times"][n.removesuffix(" less")]["vocab_size"] for n in group]
+    y = [measured(name, "bits_per_byte") for name in group]
+    e = [bits.std(correction=min(1, len(bits) - 1)) for bits in y]
+    y = [bits.mean() for bits in y]
+    ax.errorbar(x, y, e, fmt=marker, color=color, label=label, capsize=3)
+ax.set_xscale("log")
+ax.set_xticks([64, 256, 1024, 4096], ["64", "256", "1,024", "4,096"])
+ax.minorticks_off()
+ax.set(xlabel="vocabulary (tokens)", ylabel="bits per byte")
+ax.legend(fontsize=8, loc="upper right")
+show(
+    fig,
+    alt="Bits per byte against the vocabulary. Pieces fall from 2.50 at 300 tokens to "
+    "2.33 at 1,024 and rise to 2.51 at 4,096. Characters and bytes lie above, near 2.65; "
+    "characters with long windows far above, at 2.83; pieces that read less text at 2.53.",
+)
+
+# %% [markdown]
+# *Bars are one standard deviation of three seeds. The two controls were run once.*
+#
+# In the same time a long window makes characters worse. A step over 145 of them takes 2.5 times as long, so
+# far fewer steps fit into the time. Compare that control with the other one: about the same text, the same
+# window, the same number of steps. Only the unit differs, with the two tables that belong to it, and the pieces are 0.3 bits ahead, in half the time. Against characters with short
+# windows they win by 0.1 on the same text. The other two thirds of the gain come from the text that they read
+# in the time that is left. So the unit pays twice: it makes a step worth more, and it makes reading cheap.
+
+# %%
+less = measured("bpe 1024 less", "bits_per_byte")
+assert less.max() < measured("char", "bits_per_byte").min() - 0.05
+assert less.max() < measured("char 145", "bits_per_byte").min() - 0.2
+assert less.min() > best.max() + 0.1
+
+# %% [markdown]
+# ## What they write
+# Three models, 150 steps each, continue the same prompt.
+
+# %%
+models, fresh = {}, {}
 for name, tokenizer in tokenizers.items():
     torch.manual_seed(0)
-    model_config, config = cpu_preset(tokenizer.vocab_size)
-    model = GPT(model_config)
+    models[name] = model = GPT(cpu_preset(tokenizer.vocab_size)[0])
+    fresh[name] = model.token_embedding.weight.detach().clone()
     ids = tokenizer.encode(train_text)
     config = TrainConfig(steps=150, learning_rate=5e-3, eval_every=0)
     train(model, ids, ids[:1000], config, progress=False)
-    prompt = tokenizer.encode("ROMEO:\n")[None]
+
+written = {}
+for name, tokenizer in tokenizers.items():
+    prompt = tokenizer.encode(PROMPT)[None]
     generator = torch.Generator().manual_seed(0)
-    out = generate(model, prompt, 150, temperature=0.8, generator=generator)
+    out = generate(models[name], prompt, 150, temperature=0.8, generator=generator)
     written[name] = tokenizer.decode(out[0])
-    score = score_text(model, tokenizer, some)
-    print(f"{name}: {score.bits_per_byte:.2f} bits a byte")
-
-# %% [markdown]
-# Each drew 150 tokens. From characters:
-
-# %%
-print(written["char"])
-
-# %% [markdown]
-# From 1,024 pieces:
-
-# %%
-print(written["BPE 1,024"])
-
-# %% [markdown]
-# And from 4,096 words:
-
-# %%
-print(written["word 4,096"])
+    print(f"--- {name}\n{written[name]}\n")
 
 # %%
 assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,096"])
 
 # %% [markdown]
-# The same number of tokens gives texts of very different length. After so short a training, the
-# character model invents most of its words. The piece model writes many that exist, and where it
-# goes wrong, it glues: a piece without its blank follows another, which makes words with a capital in
-# their middle. The word model can't misspell anything. Instead it says `<unk>`, and it has hardly seen
-# enough of each word to know what may follow.
+# Each drew 150 tokens, which give texts of very different length. After so short a training the characters
+# make words that don't exist. The pieces make many that do, and where they go wrong they glue: a piece
+# without its space follows another, and capitals turn up inside a word. The word model can't misspell
+# anything. It says `<unk>` instead, and has hardly seen enough of each word to know what may follow.
+
+# %% [markdown]
+# ## What a token hides
+# A model sees ids. Nobody tells it how a token is spelled, and all it can know about one comes from the
+# company that the token keeps. What looks alike to you has unrelated numbers:
+
+# %% tags=["nbval-check-output"]
+for word in ("the", " the", "The", "THE", " THE", "teh"):
+    print(f"{word!r:7} {bpe.encode(word).tolist()}")
+
+# %% [markdown]
+# `THE` has nothing in common with `the`, and nothing with ` THE` but its end. What does this cost? We
+# give all three models a part of the validation text in capitals, and once more with typos: one small letter in twenty changes places with
+# the next. Guess which unit suffers most.
+
+
+# %%
+def with_typos(text, share=0.05):
+    """text with about this share of small letters put behind the next one."""
+    out, luck = list(text), torch.rand(len(text), generator=torch.manual_seed(0))
+    for i in range(len(out) - 1):
+        if luck[i] < share and out[i].islower() and out[i + 1].islower():
+            out[i], out[i + 1] = out[i + 1], out[i]
+    return "".join(out)
+
+
+some = val_text[:20_000]
+spoiled = {"as it is": some, "with typos": with_typos(some), "CAPITALS": some.upper()}
+bits = {}
+for name, tokenizer in tokenizers.items():
+    for how, part in spoiled.items():
+        score = score_text(models[name], tokenizer, part)
+        bits[name, how] = score.bits_per_byte
+        unknown = f", {score.n_unknown} unknown" if score.n_unknown else ""
+        print(f"{name:10}  {how:10}  {score.bits_per_byte:.2f} bits a byte{unknown}")
+
+# %%
+for how in ("with typos", "CAPITALS"):
+    lost = {n: bits[n, how] - bits[n, "as it is"] for n in ("char", "BPE 1,024")}
+    assert lost["BPE 1,024"] > 1.3 * lost["char"]
+
+# %% [markdown]
+# Typos cost the pieces about twice as much as the characters, since one wrong letter breaks a word into pieces that
+# the model has hardly met in this order. In capitals the pieces lose their whole advantage. The words only *look* better: unknown ones are free.
+#
+# **A space at the end.** People type `I am ` and wait. Is it harmless for a model of pieces? Here is what it
+# expects with and without:
+
+# %%
+model = models["BPE 1,024"]
+for prompt in ("ROMEO:\nI am", "ROMEO:\nI am "):
+    with torch.no_grad():
+        p = model(bpe.encode(prompt)[None])[0, -1].softmax(-1)
+    print(f"{prompt!r}:", [bpe.decode([i]) for i in p.topk(6).indices])
+
+ids = bpe.encode(train_text).tolist()
+the = bpe.encode("the").item()
+after_space = Counter(b for a, b in pairwise(ids) if a == 32)
+assert after_space[the] == 0
+after_space.total(), [(bpe.decode([i]), n) for i, n in after_space.most_common(4)]
+
+# %% [markdown]
+# Words carry their space in front. So in the training text a space stands alone only where what follows can't be merged with it,
+# about 1,300 times in a million characters, and never before `the`. Ending in a space tells the model: *none of the usual words
+# comes next*. How much does that cost, over 200 words of the validation text?
+
+
+# %%
+def nats(before, after):
+    """What the model of pieces pays for `after`, the two encoded separately."""
+    after = bpe.encode(after)
+    ids = torch.cat([bpe.encode(before), after])[None, -65:]
+    with torch.no_grad():
+        logits = model(ids[:, :-1])[0, -len(after) :]
+    return F.cross_entropy(logits, after, reduction="sum").item()
+
+
+found = [m for m in re.finditer(r" \w+", some) if m.start() > 200][::10][:200]
+cost = torch.tensor(
+    [
+        [nats(text_before, word), nats(text_before + " ", word[1:])]
+        for text_before, word in (
+            (some[m.start() - 150 : m.start()], m[0]) for m in found
+        )
+    ]
+).mean(0)
+assert cost[1] > cost[0] + 1
+cost
+
+# %% [markdown]
+# Left, the nats for the word with its space; right, for the word alone, *after the space was given away for free*. It is
+# three nats more. The right word has become, on average, twenty times less likely. Strip the space before you call such a model.
+#
+# **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers from 1000 to
+# 9999, by their lengths:
+
+# %%
+print(gpt2["lengths of the pieces of 1000 to 9999"])
+for text_shown, pieces in gpt2["pieces"].items():
+    print(f"{text_shown!r:22}", pieces)
+
+# %% [markdown]
+# About half of them are cut into two and two digits, most others into one and three, and 176 are tokens of their own.
+# To add two numbers one has to know which digits stand under which, and here that changes from number to number.
+# GPT-4's pattern at least cuts all numbers of one length alike.
+#
+# The last line shows something odd: a user's name that is a single token. It was frequent in the text from which the merges were learned,
+# and apparently rare in the text on which the models were trained. Such a *glitch token* more or less keeps the random row with which it
+# began. Asked to repeat it, models answered with other words, evasions and insults (Rumbelow and Watkins, 2023). Do we have
+# any? Exercise 2 finds them.
 
 # %% [markdown]
 # ## Summary
-# Bytes know every text. Byte-pair encoding merges what stands together most often, and gets from
-# letters to words without ever meeting an unknown one. Words are the largest unit, and lose what
-# their list does not hold. Nats per token can't compare them, bits per byte can. For the same 40
-# seconds of training, characters reach 2.63 bits per byte, 1,024 pieces 2.33, and 4,096 pieces
-# 2.51. The next chapter leaves the text alone and changes the parts of the model.
+# Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from letters
+# to words without ever meeting an unknown one. Words are the largest unit, and lose what their list lacks.
+# Nats per token can't compare them; bits per byte can, with what each model read beside it. For the same 40
+# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. A third of that gain is the unit itself, and the rest is the text that it lets a model read in
+# the time. In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes back to characters
+# and changes the parts of the model.
 
 # %% [markdown]
 # ## Exercises
-# **1.** How many tokens does a character cost in other languages? Take a sentence in each, and see
-# who pays for a vocabulary that was fitted on English; `cost[language]` is in tokens a character.
+# **1.** Who pays for a vocabulary that was learned from English? Write `cost(tokenizer, text)`, in tokens per
+# character, and try a sentence in your own language.
 # ```python
-# assert cost["English"] < 0.6 and cost["German"] > cost["English"] and cost["Greek"] > 1.5
+# assert cost(ByteTokenizer(), "Ελλάδα") == 2 and cost(tiny, "aaabdaaabac") == 5 / 11
+# assert cost(bpe, "The sea is calm tonight.") < 0.5 < cost(bpe, "Das Meer ist heute ruhig.")
 # ```
-# **2.** Which tokens of the 1,024 are never used, although they were learnt? A token may exist only
-# as a step on the way to a longer one. Find those that do not occur in the *training* text.
+# **2.** Find the glitch tokens of the model of pieces *from its weights alone*: write `untouched(trained, drawn)`, the ids whose row of
+# the embedding (V, C) still points exactly where it pointed when it was drawn. (Weight decay shortened all rows.) Which
+# merges are among them?
 # ```python
-# assert 0 < len(never) < 50 and not set(never) & set(bpe.encode(train_text).tolist())
+# found = untouched(models["BPE 1,024"].token_embedding.weight, fresh["BPE 1,024"])
+# often = Counter(bpe.encode(train_text).tolist())
+# never = {i for i in range(1024) if i not in often}
+# assert never <= set(found) and max(often[i] for i in found) < 60
+# assert untouched(torch.eye(3) + torch.eye(3)[[0, 2, 1]], torch.eye(3)) == [0]
 # ```
-# **3.** Encode a chunk the simplest way: go through the merges in order, and replace. Show that the
-# heap gives the same.
+# **3.** There is another way to encode a chunk: take the longest token that it begins with, cut it off, and
+# repeat. Write `longest_first(tokenizer, chunk)`. How often does it differ from the merges, and which of the two is shorter?
 # ```python
-# for chunk in chunks_of(val_text[:2000]):
-#     assert simple(bpe, chunk) == bpe.encode(chunk).tolist()
+# odd = BPETokenizer([(98, 99), (97, 98)])  # bc, then ab
+# assert longest_first(odd, b"abcb") == [257, 99, 98] != odd.merged(b"abcb")
+# assert all(bpe.decode(longest_first(bpe, c)).encode() == c for c in chunks)
 # ```
 
 # %% [markdown]
 # ## Solutions
 
+
 # %% jupyter={"source_hidden": true}
-sentences = {
-    "English": "The sea is calm tonight.",
-    "German": "Heute Nacht ist das Meer ruhig.",
-    "Greek": "Η θάλασσα είναι ήρεμη απόψε.",
-}
-cost = {name: len(bpe.encode(s)) / len(s) for name, s in sentences.items()}
+def cost(tokenizer, text):
+    return len(tokenizer.encode(text)) / len(text)
+
+
+assert cost(ByteTokenizer(), "Ελλάδα") == 2 and cost(tiny, "aaabdaaabac") == 5 / 11
 assert (
-    cost["English"] < 0.6 and cost["German"] > cost["English"] and cost["Greek"] > 1.5
+    cost(bpe, "The sea is calm tonight.") < 0.5 < cost(bpe, "Das Meer ist heute ruhig.")
 )
-cost
+sentences = "The sea is calm tonight.", "Das Meer ist heute ruhig.", "海很平静。"
+{sentence: round(cost(bpe, sentence), 2) for sentence in sentences}
 
 # %% [markdown]
-# English, on which the merges were fitted, needs less than half a token a character. The others pay
-# for not having been there: in Greek every byte is a token of its own.
-
-# %% jupyter={"source_hidden": true}
-used = set(bpe.encode(train_text).tolist())
-never = [i for i in range(256, 1024) if i not in used]
-assert 0 < len(never) < 50
-[bpe.decode([i]) for i in never]
-
-# %% [markdown]
-# Nearly all are parts of speakers' names in capitals, which occur only whole. Their rows of the
-# embedding never get a gradient, and all that their rows of the output layer learn is that they
-# never come.
+# In German the same thought takes more tokens, and in Chinese each character takes three. Where tokens are
+# paid for, some readers pay more, and their window holds less.
 
 
 # %% jupyter={"source_hidden": true}
-def simple(tokenizer, chunk):
-    ids = list(chunk.encode())
-    for i, pair in enumerate(tokenizer.merges, start=256):
-        ids = replace_pair(ids, pair, i)
+def untouched(trained, drawn):
+    alike = F.cosine_similarity(trained.detach().double(), drawn.double(), dim=1)
+    return [i for i, c in enumerate(alike.tolist()) if c > 1 - 1e-8]
+
+
+found = untouched(models["BPE 1,024"].token_embedding.weight, fresh["BPE 1,024"])
+often = Counter(bpe.encode(train_text).tolist())
+never = {i for i in range(1024) if i not in often}
+assert never <= set(found) and max(often[i] for i in found) < 60
+assert untouched(torch.eye(3) + torch.eye(3)[[0, 2, 1]], torch.eye(3)) == [0]
+[(bpe.decode([i]), often[i]) for i in found if i >= 256]
+
+# %% [markdown]
+# Nearly all are parts of speakers' names in capitals, which occur only whole: steps on the way to a longer merge. (A few rare ones
+# were simply not drawn in 150 steps.) Land and Bartolo (2024) searched large models by their weights in a similar way, and
+# found thousands.
+
+
+# %% jupyter={"source_hidden": true}
+def longest_first(tokenizer, chunk):
+    number = {token: i for i, token in enumerate(tokenizer.tokens)}
+    ids = []
+    while chunk:
+        n = next(n for n in range(len(chunk), 0, -1) if chunk[:n] in number)
+        ids.append(number[chunk[:n]])
+        chunk = chunk[n:]
     return ids
 
 
-for chunk in chunks_of(val_text[:2000]):
-    assert simple(bpe, chunk) == bpe.encode(chunk).tolist()
+odd = BPETokenizer([(98, 99), (97, 98)])
+assert longest_first(odd, b"abcb") == [257, 99, 98] != odd.merged(b"abcb")
+assert all(bpe.decode(longest_first(bpe, c)).encode() == c for c in chunks)
+others = [c for c in chunks if longest_first(bpe, c) != bpe.merged(c)]
+saved = sum(len(bpe.merged(c)) - len(longest_first(bpe, c)) for c in others)
+len(others), len(chunks), saved, sum(len(bpe.merged(c)) for c in chunks)
+
+# %% [markdown]
+# The two disagree on more than a quarter of the different chunks, and yet the texts are almost equally long: longest first
+# saves 81 tokens out of 11,746. What matters is that a model is asked in the cuts that it was trained on.

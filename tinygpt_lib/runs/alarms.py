@@ -85,8 +85,7 @@ class Judge:
             self.watch = None  # that is a rate for sessions alone
         if self.watch is not None:
             detector.false_alarms = SESSIONS * self.promised * ROUNDING
-        accepted = detector.about.get("accepted", [])
-        self.accepted = frozenset(accepted if isinstance(accepted, list) else ())
+        self.accepted = frozenset(accepted_in(detector.about))
         self.reports: dict[tuple, SessionReport] = {}
 
     @property
@@ -187,6 +186,14 @@ class Judge:
         return Alarm(
             odd.kind, odd.event, odd.p_value, score, odd.number_of_line, odd=odd
         )
+
+
+def accepted_in(about: dict) -> list[str]:
+    """The events that were accepted, by what is said about a detector."""
+    accepted = about.get("accepted", [])
+    if not isinstance(accepted, list) or not all(isinstance(e, str) for e in accepted):
+        raise ValueError(f"the events that it has accepted are none: {accepted!r:.100}")
+    return accepted
 
 
 def worst_line(session: Session, report: EventReport) -> int:

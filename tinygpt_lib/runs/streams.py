@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import torch
@@ -16,6 +16,7 @@ from tinygpt_lib.generation import KVCache
 from tinygpt_lib.logs import END
 
 TOGETHER = 1000  # sessions whose new events are read at once
+KNOWN = 2000  # verdicts that are kept, for sessions that are equal
 
 
 def batched(things: Iterable, size: int) -> Iterator[list]:
@@ -73,6 +74,7 @@ class EventStream:
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.device = device_of(detector.members[0])
         self.at_begin: Tensor | None = None  # what is expected first, (K, V)
+        self.verdicts: dict[tuple, SessionReport] = {}
 
     @torch.no_grad()
     def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
@@ -266,7 +268,15 @@ class EventStream:
         if self.detector.score_name == "mean":
             nats = nats / max(1, session.n)
         row, among = session.counts.sqrt(), ended or as_ended
-        return self.detector.verdict(nats, row, session.worst, ended, among)
+        detector = self.detector
+        how = ended, among, detector.false_alarms, detector.score_name
+        key = nats.numpy().tobytes(), row.numpy().tobytes(), how
+        if key not in self.verdicts:  # many sessions are equal
+            if len(self.verdicts) >= KNOWN:
+                self.verdicts.clear()
+            report = detector.verdict(nats, row, session.worst, ended, among)
+            self.verdicts[key] = report
+        return replace(self.verdicts[key], worst=session.worst)
 
     def begin(self) -> Running:
         """A session of which only the begin was read."""

@@ -28,6 +28,7 @@ from tinygpt_lib.basics.files import (
     write_tensors,
     writing,
 )
+from tinygpt_lib.runs.alarms import accepted_in
 from tinygpt_lib.runs.detectors import AnomalyDetector
 from tinygpt_lib.runs.watch import ALL, Cells, Watch
 
@@ -258,7 +259,7 @@ def accept(folder: Path, events: Iterable[str]) -> list[str]:
     """
     with changing(folder):
         tensors, settings = read_tensors(folder / DECISIVE)
-        kept = settings["about"].setdefault("accepted", [])
+        kept = settings["about"]["accepted"] = accepted_in(settings["about"])
         new = [event for event in dict.fromkeys(events) if event not in kept]
         if new:
             kept.extend(new)

@@ -306,6 +306,7 @@ function showText(model, tokenizer, run) {
     clearTimeout(typing);
     typing = setTimeout(takeText, 100);
   });
+  $("text").addEventListener("change", () => typing && takeText()); // the field is left
   $("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write(wanted());
   });

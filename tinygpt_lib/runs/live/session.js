@@ -110,7 +110,7 @@ function showSession(models, tokenizer, detector) {
     return (
       `At its worst it is surprised by ${worst.toFixed(2)} nats; a certain event has 0. By its surprise it is as odd as ` +
       `${found.orMore ? "more than " : ""}${percent(found.share)} of the normal sessions: ` +
-      `${isAlarm(found) ? "that alone is an alarm" : "no alarm"}. (`detect score` also judges how often each event comes.)`
+      `${isAlarm(found) ? "that alone is an alarm" : "no alarm"}. (detect score also judges how often each event comes.)`
     );
   }
 
