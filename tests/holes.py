@@ -490,10 +490,9 @@ def gradient(logits, targets):
         '''
 def gradient_lengths(model, optimizer, batches):
     found = []
-    def note():
-        found.append((model.table.grad ** 2).sum().sqrt())
     for batch in batches:
-        training_step(model, optimizer, *batch, note)
+        training_step(model, optimizer, *batch)
+        found.append((model.table.grad ** 2).sum().sqrt())
     return found
 ''',
     ),
@@ -994,12 +993,12 @@ def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     ),
     "KVCache.join": (
         [
-            ("Only the new ones", "return self.past[i].narrow(3, 0, self.length + T).unbind()", "return k, v"),
-            ("whole room", "self.past[i].narrow(3, 0, self.length + T).unbind()", "self.past[i].unbind()"),
-            ("overwritten", "kept.narrow(2, self.length, T)", "kept.narrow(2, 0, T)"),
-            ("changed places", "(k, v), strict", "(v, k), strict"),
-            ("expected", "kept.narrow(2, self.length, T).copy_(new)", "pass"),
-            ("came out", "self.length + T).unbind()", "self.length).unbind()"),
+            ("Only the new ones", "return self.past[i][:, :, :, :end].unbind()", "return k, v"),
+            ("whole room", "self.past[i][:, :, :, :end].unbind()", "self.past[i].unbind()"),
+            ("overwritten", "self.length : end] =", "0 : T] ="),
+            ("changed places", "stack([k, v])", "stack([v, k])"),
+            ("expected", "self.past[i][:, :, :, self.length : end] = torch.stack([k, v])", "pass"),
+            ("came out", ":end].unbind()", ": self.length].unbind()"),
         ],
         '''
 def join(self, i, k, v):
