@@ -839,6 +839,7 @@ def learning_rate_at(step, config):
             ("short enough stay", "if length > longest:", "if True:"),
             ("longest / length", "longest / length", "1 / length"),
             ("in place", "g.mul_(longest / length)", "g = g * longest / length"),
+            ("one pass", "for g in gradients:", "for g in [p.grad for p in parameters if p.grad is not None]:"),
             ("by itself", "g.mul_(longest / length)", "g.mul_(min(1.0, longest / g.norm().item()))"),
             ("length afterwards", "return length", "return min(length, longest)"),
             ("not of their gradients", "[p.grad for p in parameters if p.grad is not None]", "[p.data for p in parameters]"),

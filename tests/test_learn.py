@@ -226,14 +226,15 @@ def course_loss(steps):
 
     from tinygpt_lib import CharTokenizer, load_shakespeare, split
     from tinygpt_lib.gpt import GPT
-    from tinygpt_lib.training import cpu_preset, train
+    from tinygpt_lib.training import cpu_preset, train_simply
 
     text = load_shakespeare()
     tokenizer = CharTokenizer.from_text(text)
     shape, plan = cpu_preset(tokenizer.vocab_size)
     torch.manual_seed(0)
     ids = split(tokenizer.encode(text))
-    return train(GPT(shape), *ids, replace(plan, steps=steps)).evaluations[-1][1]
+    plan = replace(plan, steps=steps)
+    return train_simply(GPT(shape), *ids, plan).evaluations[-1][1]
 
 
 def test_with_every_second_hole_left_open(reader):

@@ -213,13 +213,14 @@ def clip_gradients(my):
         {"Gradients that are short enough stay as they are.": True},
     )
     parameters = make()
-    got = my.clip_gradients(parameters, 2.6)
+    got = my.clip_gradients(iter(parameters), 2.6)
     expect(
         [p.grad for p in parameters[:2]],
         [torch.tensor([0.6, 0.8]), torch.tensor([2.4])],
         "The same, at most 2.6: the gradients afterwards.",
         {
-            "They stay as long as they were: change them in place.": [
+            "They stay as long as they were: change them in place. And `parameters` may be a generator, good "
+            "for one pass: put the gradients into a list first.": [
                 [torch.tensor([3.0, 4.0]), torch.tensor([12.0])]
             ],
             "Each is clipped by itself: that changes the direction.": [
