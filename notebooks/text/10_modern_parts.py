@@ -659,8 +659,8 @@ class ModernGPT(GPT):
 
 
 # %% [markdown]
-# With no switch flipped this is GPT-2's architecture. Rotary positions, RMSNorm and SwiGLU make it Llama's;
-# with query/key norm as well, and without biases, it is Qwen3's. `python -m tinygpt_lib convert` takes such a
+# With no switch flipped this is GPT-2's architecture. Rotary positions, RMSNorm and SwiGLU, without biases, make
+# it Llama's; with query/key norm as well it is Qwen3's. `python -m tinygpt_lib convert` takes such a
 # run to Hugging Face's transformers, or theirs here, with equal logits.
 #
 # What held for Part I's model has to hold for this one, with as many switches flipped as there are. The cache
@@ -774,8 +774,8 @@ show(
 # fortieth forty, and later blocks can make something of that. But after 1,000 steps it has come no further
 # than 2.33, about where chapter 03 was with a single head.
 #
-# So the gain of rotary positions doesn't come from a bad drawing: they beat the best rival that we could
-# draw.
+# So the gain of rotary positions doesn't come from a bad drawing: at this rate and length they beat the best
+# rival that we could draw.
 
 # %% [markdown]
 # ## One matrix for both ends
@@ -901,7 +901,7 @@ print(tokenizer.decode(out[0]))
 
 # %% [markdown]
 # A speaker who exists, capitals where lines begin, many words that exist, and no sentence that does. The
-# model is three hundredths of a nat better than chapter 07's. That is well beyond the noise, and nothing that
+# model is nearly four hundredths of a nat better than chapter 07's. That is well beyond the noise, and nothing that
 # one could see in a sample.
 
 # %%

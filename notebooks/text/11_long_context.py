@@ -28,7 +28,8 @@
 #
 # We begin with a task that nothing but looking far back can solve. Then we ask whether Shakespeare poses it,
 # what a long window costs, how to make it cheaper, and what happens past the trained length. The number to
-# beat is 2.23 bits per byte: windows of 64, trained for 160 seconds and read side by side.
+# beat is 2.23 bits per byte: windows of 64, trained for 160 seconds and read side by side. That is 1.55
+# nats a character. With that much training the modern model has passed the 7-grams' 1.59.
 
 # %%
 import inspect
@@ -121,7 +122,8 @@ for way in ("learned", "rotary", "none"):
     print(f"{way:8} rate {rate}: {np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}")
 
 # %% [markdown]
-# Learned and rotary places both solve it to the last letter. Without any, 250 steps bring a quarter of a nat.
+# Learned and rotary places both solve it to the last letter. Without any, the same 250 steps (4,000 echoes, 16
+# at a time) bring a quarter of a nat.
 # In principle a token can tell where it stands from how many others it sees (Haviv et al., 2022), but the
 # model has to discover that first.
 
@@ -254,7 +256,8 @@ ranges = [r["nats_by_position"] for r in runs_of("64")]
 # %% [markdown]
 # From the 17th character on the curve is level there, too. A window is what a model *may* look at. The echo
 # forces it to look; a play hardly does. Who is speaking and which scene this is tell little about the next
-# character, compared with what the last few words tell.
+# character, compared with what the last few words tell. This model, at least, finds nothing further back. A
+# larger one may: chapter 12's best has windows of 256.
 #
 # ## Cold starts
 # Windows side by side treat a model with a short window badly: at the start of each it has to predict with
@@ -907,8 +910,8 @@ print(inspect.getsource(PRESETS["long"]))
 # Two layers learn in seconds to look back 32 places when nothing else helps, even by relay through windows of
 # 17. Shakespeare hardly asks for it: by place, the loss is level from about the 17th character on, and side
 # by side short windows look worse than they are because of their cold starts. Explicit attention pays for
-# length with its square in time and memory; fused attention makes memory proportional, a sliding window both,
-# and with rotary positions it writes without end from a cache that does not grow. Past the trained length, 20
+# length with its square in time and memory; fused attention makes memory proportional, a sliding window time as
+# well, for somewhat more memory than fused, and with rotary positions it writes without end from a cache that does not grow. Past the trained length, 20
 # steps bring plain rotary positions most of the way back, NTK scaling adds nothing after them, and sliding
 # needs no training. For 160 seconds of training, windows of 512 beat windows of 64 side by side, 2.22 to 2.23
 # bits per byte, by fewer cold starts. The model trained on 64 that slides along 512 reaches 2.18.

@@ -146,8 +146,8 @@ show(
 )
 
 # %% [markdown]
-# *Numbers beside the dots: rows. Few rows wait for memory, and many rows can reach the peak. That is why reading a prompt
-# costs so much less per token than writing one, and why batches exist.*
+# *Numbers beside the dots: rows. The roof is a bound, and few rows stay well below it. Many rows come near the peak. That is why
+# reading a prompt costs so much less per token than writing one, and why batches exist.*
 #
 # Now count what a training step has to do. On the way forward a token meets each number of each matrix once: one
 # multiplication, one addition. On the way back it does so twice, for the slope of what came in and for the slope of the
@@ -900,7 +900,7 @@ show(
 # *Left: one change at a time. Right: the whole (dashed) with one thing left out. Steps by one seed, so a difference of a tenth says nothing. Seconds of one thread
 # of an AMD EPYC, as the system counted them beside other work, in turns; the same model measured twice differed by 1 %.*
 #
-# A better rate and plan for AdamW save a third of the steps, and the modern parts twice as much. Then the two sides tell different stories. Muon gains 1.6 times in turn, its second rate included; left out of the whole it costs 1.3 times, and the modern parts 1.1. Once the tables know what the last characters were, a better direction has less left to
+# A better rate and plan for AdamW save a third of the steps, and the modern parts more than half of the rest. Then the two sides tell different stories. Muon gains 1.6 times in turn, its second rate included; left out of the whole it costs 1.3 times, and the modern parts 1.1. Once the tables know what the last characters were, a better direction has less left to
 # gain. Leaving out the tables costs 4 times, and the rate nearly as much, since it is AdamW that moves the tables. Two small blocks in place of four wider ones make it three times as fast.
 
 # %% [markdown]
@@ -1030,7 +1030,7 @@ print(best["sample"].strip())
 # %% [markdown]
 # People speak in turn, and nearly every word is one. Sense is still missing. To train it yourself: `python -m tinygpt_lib train --preset best --out runs/best`.
 #
-# With that, the last opponent falls: the counted 7-gram, which has stood below every rung since chapter 02.
+# With that, the last opponent falls for good: the counted 7-gram, which only chapter 11's longer runs had passed.
 
 # %%
 show_ladder("best half hour", np.mean(best["loss"]), "7-grams")

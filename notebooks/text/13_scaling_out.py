@@ -634,8 +634,8 @@ for name, history in histories.items():
     print(f"{name:10}  {history.seconds:4.1f} s   losses at most {apart:.0e} apart")
 
 # %% [markdown]
-# The same losses, but for float32's rounding. Time can hardly be gained here: all cores were busy before, and now there is
-# talking to do as well. Several processes pay where there are several machines, or GPUs.
+# The same losses, but for float32's rounding. Don't read much into the seconds: how well one process uses all cores differs
+# between machines, and two also have to talk. Several processes pay where there are several machines, or GPUs.
 #
 # ## When one of them dies
 # The more machines, the sooner one of them breaks. The run that became Llama 3, on 16,384 GPUs, was broken off unexpectedly
@@ -718,7 +718,7 @@ for name, config in plans.items():
 # it has to be *sharded*. **70B** has 1.1 TB: at least 14 GPUs before a single activation is stored. One window's activations, 93 GB, don't fit either. With recomputation there remain each
 # block's input, 5.8 GB, and what one block at work needs, 1.1 GB.
 #
-# Time asks for hundreds of GPUs, each with a window of its own. A batch cannot grow forever, since beyond some size more tokens hardly make a step better (McCandlish et al., 2018). Llama 2 took 4 million tokens
+# That many days on one GPU are too long, so take hundreds, each with a window of its own. A batch cannot grow forever, since beyond some size more tokens hardly make a step better (McCandlish et al., 2018). Llama 2 took 4 million tokens
 # (Touvron et al., 2023), nearly a thousand windows of 4,096, so nearly a thousand GPUs. Does recomputation change the days? Not if 40 % is the MFU. If instead 40 % is all that the hardware reaches, its HFU, the MFU is only 30 %:
 
 # %%
@@ -743,7 +743,7 @@ assert torch.allclose(sum(sums), whole, rtol=0, atol=1e-10)
 (sum(sums) - whole).abs().max().item()
 
 # %% [markdown]
-# But it happens four times in each layer, with all tokens' streams of 2 bytes a number, sent about twice, while hardly anything can be computed. For each token and layer
+# One such sum is due after attention and one after the feed-forward part, on the way forward and again on the way back: four in each layer. Each sends about twice $C$ numbers of 2 bytes for every token, and meanwhile the GPU waits. For each token and layer
 # 8 GPUs have $72 C^2 / 8$ operations each. Their links carry 450 GB/s inside a machine and 50 GB/s per GPU between machines. Sending takes, as a share of computing at full speed:
 
 # %%

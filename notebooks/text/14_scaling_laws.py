@@ -310,7 +310,7 @@ for name, fit, at in (("sum", fit_sum, sum_at), ("product", fit_product, product
     print(name, misses.round(3).tolist(), f"typical miss {held_out[name]:.3f}")
 
 # %% [markdown]
-# Neither wins. Both forecast the three wider models to within 0.006, and both are far too hopeful about the two narrowest, which run into a wall that neither formula knows. (It is as if small models profit less from more text. A sum or a product of one term for size and one for text can't say that.)
+# Neither wins. Both forecast the three wider models to within 0.006, and both are far too hopeful about the two narrowest, one seed each, which profit less from text than either formula can say. (It is as if small models profit less from more text. A sum or a product of one term for size and one for text can't say that.)
 #
 # ## A test that could fail
 # What would decide? A run where the two disagree by more than their intervals. Take the larger model with five times its text:
@@ -323,7 +323,7 @@ for name, at, p, all_of in (
     print(f"{name:8} {at(p, 1.0, 5.0):.3f}, interval {interval(at, all_of, D=5.0)}")
 
 # %% [markdown]
-# These two numbers are written down before anybody has made that run. It takes about 40 minutes of one core: `python benchmarks/scaling_law.py run 192 10000000 0`. Below 1.38 the sum is refuted, above 1.44 the product. In between the question stays open, which says that a forecast over five times the text from thirty runs is a dull tool.
+# These two numbers are written down before anybody has made that run. It takes about 40 minutes of one core: `python benchmarks/scaling_law.py run 192 10000000 0`. Below 1.38 the sum is refuted, above 1.44 the product, unless ten readings of the text turn out to be worth less than ten new texts, which would push the loss up. In between the question stays open, which says that a forecast over five times the text from thirty runs is a dull tool.
 #
 # There is a hint from far away. Chapter 12's `best` has 4.8 million parameters and read 9.8 million characters. It is another recipe, with windows of 256 and Muon, so it proves nothing about these curves:
 
@@ -404,7 +404,7 @@ show(
 # %% [markdown]
 # *One hour of one core, by the formulas. Shaded: where our million characters would be read over four times.*
 #
-# Two lessons hold whichever formula is right. The valley is *flat*: from 120,000 to 590,000 parameters all are within a hundredth of a nat, so nobody has to hit the best size. And the valley is not ours to have: it lies at 40 readings of the text, where neither formula holds. With this corpus an hour is not short of operations but of text. Then the
+# By the sum the valley is *flat*: from 120,000 to 590,000 parameters all are within a hundredth of a nat, so nobody has to hit the best size. By the product it lies at a smaller size and is about as flat. And by either it is not ours to have: it lies at 40 readings of the text and more, where neither formula holds. With this corpus an hour is not short of operations but of text. Then the
 # rest of it belongs to a larger model, and to whatever keeps that from learning by heart, which is what chapter 12's `best` does with its weight decay.
 #
 # Where text is plenty the law gives a rule. Training takes about $6 N D$ operations, so for a given number $K$ of them $D = K / 6N$, and the best size grows as $K^{b / (a + b)}$.

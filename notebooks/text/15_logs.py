@@ -378,8 +378,10 @@ report = json.loads(Path("../benchmarks/loghub.json").read_text())["mean"]
 }
 
 # %% [markdown]
-# To keep codes apart costs accuracy by that measure, which knows no codes: 200 and 404 are one kind to it.
-# It pays elsewhere. Fit on the first 1,400 lines, how many of the other 600 are "never seen", and how
+# To keep codes apart costs accuracy by that measure, which knows no codes: 200 and 404 are one kind to it. On the
+# eight systems that nothing was chosen on, the kinds learnt are ahead of Drain3 as it is installed, 0.81 to 0.65;
+# with codes kept apart they are level with it, at 0.67. (With patterns written for each system, Drain reaches about
+# 0.87 in the literature: Zhu et al., 2019.) Codes kept apart pay elsewhere. Fit on the first 1,400 lines, how many of the other 600 are "never seen", and how
 # many of these are really of a new kind? (`no_news` are the false ones, `true` the right ones,
 # of as many as there are.)
 
@@ -394,7 +396,7 @@ report = json.loads(Path("../benchmarks/loghub.json").read_text())["mean"]
 # %% [markdown]
 # Masks cry wolf more often than not; an administrator would switch that off. Drain3 behind masks is quiet, but
 # it forgets for it: where a line differs in few words from a known kind, it is taken for that kind.
-# A frozen place can't do that. `detect` (chapter 16's detector on the command line) uses what is learnt; for
+# What is learnt is frozen here, so a line that differs at a fixed word is never taken for a known kind. `detect` (chapter 16's detector on the command line) uses what is learnt; for
 # the HDFS log, whose masks are known to be right, this course stays with masks, which can be read at a glance.
 
 # %% [markdown]
@@ -969,8 +971,8 @@ assert len(drawn) > 100
 }
 
 # %% [markdown]
-# It repeats what it has read nearly as often as life does, and invents a little more. Keep the
-# third share in mind: most normal sessions have been there before, event for event. So a detector
+# It repeats what it has read nearly as often as life does, and invents a little more. None of its inventions can be
+# shown to be real, but there are few real new ones to meet. Keep the third share in mind: most normal sessions have been there before, event for event. So a detector
 # that calls every new session an alarm, without any model, is quiet for nearly all normal ones, and
 # every test of a detector on this data must be compared with that one.
 #
@@ -1048,7 +1050,7 @@ show(
 # A log is a language with few words, once what varies is masked: four patterns turn 222,579 lines
 # into 32 kinds. Where nobody has written patterns, the log says by itself what varies: hide all that may be
 # a value, group what is alike, uncover the places with few values. Lines of one job make a session, by what a regular expression finds, or by time. A
-# GPT of an eighth of the size of chapter 07's learns the sessions' grammar in less than a minute,
+# GPT of an eighth of the size of chapter 07's learns the sessions' grammar in a minute or two,
 # to 0.346 bits per event; the best table of counts, which looks back on fourteen events, needs 0.359.
 # Where a session is new, the distance is larger: about 0.75 against 0.96. What the model does not expect
 # is rare; the next chapter asks whether it is also wrong.
