@@ -948,7 +948,7 @@ for how in ("with typos", "CAPITALS"):
 
 # %% [markdown]
 # Typos cost the pieces about twice as much as the characters, since one wrong letter breaks a word into pieces that
-# the model has hardly met in this order. In capitals the pieces fall well behind, worse than a blind guess among 65 characters, 6.02 bits. The words only *look* better: unknown ones are free.
+# the model has hardly met in this order. In capitals the pieces do worse than a blind guess among 65 characters, 6.02 bits. The words only *look* better: unknown ones are free.
 #
 # **A space at the end.** People type `I am ` and wait. Is it harmless for a model of pieces? Here is what it
 # expects with and without:
@@ -1021,7 +1021,7 @@ for text_shown, pieces in gpt2["pieces"].items():
 # Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from letters
 # to words without ever meeting an unknown one. Words are the largest unit, and lose what their list lacks.
 # Nats per token can't compare them; bits per byte can, with what each model read beside it. For the same 40
-# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. Of the 0.31 bits between characters and 1,024 pieces about a third remains when both read the same text (one seed); the rest is the text that pieces let a model read in
+# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. Of the 0.31 bits between characters and 1,024 pieces a third remains when both read the same text (one seed); the rest is the text read in
 # the time. In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes back to characters
 # and changes the parts of the model.
 

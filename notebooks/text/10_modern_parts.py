@@ -774,8 +774,7 @@ show(
 # fortieth forty, and later blocks can make something of that. But after 1,000 steps it has come no further
 # than 2.33, about where chapter 03 was with a single head.
 #
-# So the gain of rotary positions doesn't come from a bad drawing: at this rate and length they beat the best
-# rival that we could draw.
+# So rotary positions don't gain by a bad drawing: at this rate and length they beat the best rival.
 
 # %% [markdown]
 # ## One matrix for both ends

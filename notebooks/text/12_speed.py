@@ -369,7 +369,7 @@ taken = in_turns({kind.__name__: o.step for kind, o in optimizers.items()})
 taken | {"times as fast": round(taken["AdamW"] / taken["FusedAdamW"], 1)}
 
 # %% [markdown]
-# The log's quiet machine gave five times: the pass also makes no new arrays. Both savings together:
+# The log's quiet machine gave five times. Both savings together:
 
 # %%
 better = new_run(fresh(feed_forward="gelu_exact"))
@@ -990,7 +990,7 @@ held_out
 
 # %% [markdown]
 # *With the usual decay and no dropout the replica learns its text by heart. Six to twelve times as much decay does better than any decay with dropout 0.1.* At full size two recipes met the validation
-# text, one seed each: dropout 0.1 with a decay of 0.7 ended at 1.4375, no dropout with 1.2 at 1.4363. They end alike, so the cheaper one was taken. (The usual decay was never run at this size.)
+# text, one seed each: dropout 0.1 with a decay of 0.7 ended at 1.4375, no dropout with 1.2 at 1.4363. They end alike, so the cheaper one was taken.
 
 # %%
 print(inspect.getsource(best_preset))
