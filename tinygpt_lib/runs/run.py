@@ -211,7 +211,7 @@ class Run(Trainer):
         """A pass for nothing else: DDP arranges its buckets anew after the first."""
         gpu = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpu):
-            self.network(self.train_ids[None, : self.context]).sum().backward()
+            self.network(self.train_ids[: self.context][None]).sum().backward()
         self.optimizer.zero_grad()
 
     def go(self, progress: bool = True) -> History:
