@@ -13,6 +13,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # Set before transformers is imported: a test must not ask the network for a model.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Reports are cut to a screen: the same one, whatever the tests run in.
+os.environ["LINES"] = "40"
 
 # The first example of a test may pay for an import, so no deadline; in CI the same
 # examples every time, so that a red run says something about the change it tests.

@@ -159,7 +159,9 @@ def test_every_test_and_notebook_is_run_once(plan):
         f for _, run in plan() for f in run if str(f).endswith((".ipynb", "_*.py"))
     ]
     assert sorted(files) == sorted(
-        f"notebooks/{p.name}" for p in ROOT.glob("notebooks/*.ipynb")
+        p.relative_to(ROOT).as_posix()
+        for folder in ("notebooks", "notebooks/solutions")
+        for p in ROOT.glob(f"{folder}/*.ipynb")
     )
     files = [f for _, run in plan() for f in run if str(f).startswith("tests/")]
     assert sorted(files) == sorted(

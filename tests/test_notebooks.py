@@ -458,7 +458,7 @@ def make(*args, **env):
 
 def test_make_alone_lists_the_targets():
     listed = [line.split()[1] for line in make().splitlines()]
-    wanted = "help run test learn check lab notebooks text export bench clean"
+    wanted = "help run test learn check lab notebooks text export bench site clean"
     assert listed == wanted.split()
 
 

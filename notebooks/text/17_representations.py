@@ -489,6 +489,11 @@ def sureness(logits):
     return logits[row, 13 + at].log_softmax(-1)[row, answer].mean().item()
 
 
+# %% [markdown]
+# Now the patch: what some heads find in the broken text is replaced by what they found in the sound one,
+# everywhere or at one place in each text.
+
+# %%
 heard = {}  # what each layer's heads found in the sound text
 intervene(copier, sound, lambda layer, found: heard.setdefault(layer, found))
 
@@ -510,6 +515,7 @@ def repaired(broken, layer, heads, places=slice(None)):
     return (sureness(intervene(copier, broken, change)) - low) / (high - low)
 
 
+# %%
 with torch.no_grad():
     print(f"sound {sureness(copier(sound)):.2f} nats")
     for name, broken in {"no name": no_name, "no answer": no_answer}.items():
