@@ -245,7 +245,8 @@ def test_search_finds_softmax_on_disk_and_below_a_path(site, open_page):
     page.goto((site / "index.html").as_uri())
     page.get_by_placeholder("Search").fill("softmax")
     page.keyboard.press("Enter")
-    page.locator("#search-results a", has_text="03 · One head").click()
+    results = page.locator("#search-results")
+    results.get_by_role("link", name="03 · One head", exact=True).click()
     page.wait_for_url("**/03_single_head.html*")
 
     class Quiet(SimpleHTTPRequestHandler):
