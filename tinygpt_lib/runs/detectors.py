@@ -14,13 +14,13 @@ from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
 from tinygpt_lib.basics.files import (
     CheckpointError,
     current,
+    first_line,
     read_tensors,
     write_tensors,
 )
 from tinygpt_lib.logs import END, learn
 from tinygpt_lib.runs.checkpoints import (
     fingerprint,
-    first_line,
     load_checkpoint,
     save_checkpoint,
 )

@@ -20,22 +20,20 @@ from tqdm import tqdm
 from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
-    CheckpointError,
     filling,
     locked,
     read_bytes,
     remove_partial_files,
+    understood,
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
-    NOT_DESCRIBED,
     RunState,
     check_tokenizer,
     fingerprint,
-    first_line,
     read_run,
     strip,
     write_model,
@@ -479,7 +477,7 @@ class SavedRun(Run):
         self.tokenizer = tokenizer_from_dict(state.tokenizer)
         self.about, self.history = state.about, state.history
         tensors = self.own_part(state)
-        try:
+        with understood(f"{self.out}/training.safetensors does not fit the model"):
             self.model.load_state_dict(strip("model.", tensors))
             self.optimizer.load_state_dict(strip("optimizer.", tensors))
             self.batches.set_state(tensors["random.batches"])
@@ -488,11 +486,6 @@ class SavedRun(Run):
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
             if "random.mps" in tensors and self.device.type == "mps":
                 torch.mps.set_rng_state(tensors["random.mps"])
-        except NOT_DESCRIBED as error:
-            raise CheckpointError(
-                f"{self.out}/training.safetensors does not fit the model: "
-                f"{first_line(error)}"
-            ) from error
 
     def own_part(self, state: RunState) -> dict[str, Tensor]:
         """The saved tensors, cut as this run's own are; its own random numbers."""
