@@ -89,16 +89,13 @@ def writing(folder: Path) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from training in the folder; CheckpointError if one is."""
-    lock = FileLock(folder / ".lock")
     with writing(folder):
         try:
-            lock.acquire(timeout=0)
+            held = FileLock(folder / ".lock").acquire(timeout=0)
         except Timeout:  # which is an OSError
             raise CheckpointError(f"another process is training in {folder}") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def check_free(folder: Path, decisive: str) -> None:
@@ -108,10 +105,9 @@ def check_free(folder: Path, decisive: str) -> None:
     """
     with writing(folder):
         there = {folder} if folder.exists() else set()
-        if folder.is_dir():
-            # The root of a volume has the second by itself.
-            no_matter = {folder / ".lock", folder / "lost+found"}
-            there = {*folder.iterdir()} - no_matter
+        there = {*folder.iterdir()} if folder.is_dir() else there
+    # The root of a volume has the second by itself.
+    there -= {folder / ".lock", folder / "lost+found"}
     asides = {path for path in there if path.match(ASIDE)}
     whole = folder / decisive in there
     begun = any((aside / "new" / decisive).exists() for aside in asides)

@@ -67,20 +67,14 @@ def fingerprint(*parts: Tensor | Ids) -> str:
 
 def write_run(folder: Path, state: RunState) -> None:
     """Both halves of a checkpoint: what going on needs, and what using it needs."""
-    history = asdict(state.history)
-    tensors = {
-        **state.tensors,
-        "losses": torch.tensor(history.pop("losses"), dtype=torch.float64),
-    }
-    notes = {
-        name: getattr(state, name)
-        for name in ("model", "training", "tokenizer", "data", "about")
-    }
+    notes = {**vars(state), "history": asdict(state.history)}
+    losses = torch.tensor(notes["history"].pop("losses"), dtype=torch.float64)
+    tensors = {**notes.pop("tensors"), "losses": losses}
     # The state last: when it says that a run is finished, the model is there already.
     weights = strip("model.", state.tensors)
     write_model(folder, state.model, state.tokenizer, weights, state.about)
     path = folder / "training.safetensors"
-    write_tensors(path, tensors, {**notes, "history": history})
+    write_tensors(path, tensors, notes)
 
 
 def write_model(

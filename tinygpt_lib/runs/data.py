@@ -245,11 +245,9 @@ def taking_turns(folder: Path) -> Iterator[None]:
     """Only one process writes at a time; the others say that they wait."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=1)
+        held = lock.acquire(timeout=1)
     except Timeout:
         print("waiting: another process writes ids of a text", file=sys.stderr)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

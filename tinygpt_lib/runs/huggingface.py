@@ -7,6 +7,7 @@ Llama, and with normed queries and keys a Qwen3. Logits are the same, up to roun
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -46,21 +47,15 @@ ALIKE = {  # what is the same in a model of ours
     "llama": {**ROTARY, "qk_norm": "none"},
     "qwen3": {**ROTARY, "qk_norm": "rms", "bias": False},
 }
-SETTINGS = {  # ours, under their names
-    "gpt2": {
-        "vocab_size": "vocab_size",
-        "block_size": "n_positions",
-        "n_layer": "n_layer",
-        "n_head": "n_head",
-        "n_embd": "n_embd",
-    },
-    "llama": {
-        "vocab_size": "vocab_size",
-        "block_size": "max_position_embeddings",
-        "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-        "n_embd": "hidden_size",
-    },
+SETTINGS = {  # their names of our first five settings
+    "gpt2": ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
+    "llama": (
+        "vocab_size",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+    ),
 }
 FIXED = {  # theirs that have one value in ours
     "gpt2": {
@@ -155,7 +150,7 @@ def to_hf(model: GPT) -> tuple[dict, dict[str, Tensor]]:
         for their, part in zip(theirs, tensor.split(sizes), strict=True):
             tensors[their] = (part.mT if turned else part).contiguous()
     about = {
-        **{theirs: getattr(config, ours) for ours, theirs in SETTINGS[family].items()},
+        **dict(zip(SETTINGS[family], asdict(config).values(), strict=False)),
         **FIXED[family],
         "model_type": family,
         "architectures": [ARCHITECTURES[family]],
@@ -193,22 +188,22 @@ def config_from_hf(theirs: dict) -> tuple[FastConfig, str]:
             raise ValueError(f"{name} is {value!r}; here it can only be {allowed}")
         return value
 
-    ours = {name: theirs[their] for name, their in SETTINGS[family].items()}
+    sizes = *_, n_head, n_embd = [theirs[name] for name in SETTINGS[family]]
     for name, value in FIXED[family].items():
         need(name, value)
     if family == "gpt2":
-        need("n_inner", None, 4 * ours["n_embd"])
+        need("n_inner", None, 4 * n_embd)
         bends = {**{v: k for k, v in BENDS.items()}, "gelu_pytorch_tanh": "gelu"}
         bend = bends[need("activation_function", *bends)]
-        return FastConfig(**ours, feed_forward=bend), family
+        return FastConfig(*sizes, feed_forward=bend), family
     turns = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     if turns.get("rope_type", "default") not in ("default", "linear"):
         raise ValueError(f"rope_type is {turns['rope_type']!r}; ours turn evenly")
-    need("head_dim", ours["n_embd"] // ours["n_head"], None)
+    need("head_dim", n_embd // n_head, None)
     bias = theirs.get("attention_bias", False)
     need("mlp_bias", bias)
     return FastConfig(
-        **ours,
+        *sizes,
         **ALIKE[family] | {"bias": bias},
         rotary_base=float(turns.get("rope_theta", theirs.get("rope_theta", 1e4))),
         rotary_scale=float(turns.get("factor", 1.0)),
