@@ -313,7 +313,7 @@ def check_stamp(path: Path, data: dict) -> None:
         raise CheckpointError(f"{path} was not written by {FORMAT}")
     if str(version) != str(VERSION):
         raise CheckpointError(
-            f"{path} has version {version} of the format; this {FORMAT} reads "
+            f"{path} has version {version!r:.50} of the format; this {FORMAT} reads "
             f"version {VERSION} only"
         )
 
