@@ -87,7 +87,6 @@ def add_train(commands) -> None:
         action="store_true",
         help="under torchrun: keep a part of the model in each process, not all of it",
     )
-    command.set_defaults(usage_error=command.error)
     model, training = PRESETS["cpu"](1)
     for title, config in (("the model", model), ("the training", training)):
         group = command.add_argument_group(
