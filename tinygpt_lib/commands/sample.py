@@ -8,9 +8,7 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.texts import read_text
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.runs.checkpoints import (
-    load_checkpoint,
-)
+from tinygpt_lib.runs.checkpoints import load_checkpoint
 from tinygpt_lib.runs.sampling import generate
 
 

@@ -12,11 +12,7 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import check_free
 from tinygpt_lib.commands.common import add_command, encode_parts, text_of
-from tinygpt_lib.runs.checkpoints import (
-    RunState,
-    fingerprint,
-    read_run,
-)
+from tinygpt_lib.runs.checkpoints import RunState, fingerprint, read_run
 from tinygpt_lib.runs.data import Data
 from tinygpt_lib.runs.fast import keep_freed_memory
 from tinygpt_lib.runs.models import config_of, new_model

@@ -26,12 +26,7 @@ from tinygpt_lib.basics.files import (
 )
 from tinygpt_lib.basics.ids import Ids
 from tinygpt_lib.gpt import GPT, GPTConfig
-from tinygpt_lib.runs.models import (
-    config_of,
-    full_config,
-    new_model,
-    with_new_names,
-)
+from tinygpt_lib.runs.models import config_of, full_config, new_model, with_new_names
 from tinygpt_lib.runs.settings import TrainConfig
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.training import History
