@@ -245,9 +245,11 @@ def taking_turns(folder: Path) -> Iterator[None]:
     """Only one process writes at a time; the others say that they wait."""
     lock = FileLock(folder / ".lock")
     try:
-        held = lock.acquire(timeout=1)
+        lock.acquire(timeout=1)
     except Timeout:
         print("waiting: another process writes ids of a text", file=sys.stderr)
-        held = lock.acquire()
-    with held:
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
