@@ -18,7 +18,7 @@ def add_command(commands, name: str, run, does: str, example: str):
         description=does[0].upper() + does[1:] + ".",
         epilog=f"example: python -m tinygpt_lib {example}",
     )
-    command.set_defaults(command=run)
+    command.set_defaults(command=run, usage_error=command.error)
     command.add_argument(
         "--device",
         default="auto",

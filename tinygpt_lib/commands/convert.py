@@ -31,7 +31,6 @@ def add_convert(commands) -> None:
         help="read a GPT-2, Llama or Qwen3 (config.json, model.safetensors)",
     )
     command.add_argument("--out", type=Path, help="the new run, for --from")
-    command.set_defaults(usage_error=command.error)
 
 
 def run_convert(options) -> int:

@@ -5,10 +5,7 @@ from pathlib import Path
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import read_json
 from tinygpt_lib.commands.common import add_command, encode_parts, text_of
-from tinygpt_lib.runs.checkpoints import (
-    fingerprint,
-    load_checkpoint,
-)
+from tinygpt_lib.runs.checkpoints import fingerprint, load_checkpoint
 from tinygpt_lib.tokenizers import score_text
 
 

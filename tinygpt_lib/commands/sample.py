@@ -8,9 +8,7 @@ from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.texts import read_text
 from tinygpt_lib.commands.common import add_command
-from tinygpt_lib.runs.checkpoints import (
-    load_checkpoint,
-)
+from tinygpt_lib.runs.checkpoints import load_checkpoint
 from tinygpt_lib.runs.sampling import generate
 
 
@@ -48,10 +46,8 @@ def run_sample(options) -> int:
         first = getattr(tokenizer, "begin", 0)
         prompt = "\n" if knows(tokenizer, "\n") else tokenizer.decode([first])
     generator = torch.Generator()
-    if options.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(options.seed)
+    seed = generator.seed() if options.seed is None else options.seed
+    generator.manual_seed(seed)
     ids = generate(
         model,
         tokenizer.encode(prompt)[None],
