@@ -84,6 +84,25 @@ def undivided():
                 yield about | {"loss": loss}
 
 
+def looking():
+    """Chapter 03: no looking back, one head without this or that, one head."""
+    names = "SingleHead", "NoLooking", "Undivided", "learn"
+    c = chapter("03_single_head", *names, nn=nn, SGD=SGD, training_step=training_step)
+    makers = {
+        "no looking back": c.NoLooking,
+        "one head, no positions": lambda: c.SingleHead(use_positions=False),
+        "one head, undivided": c.Undivided,
+        "one head": c.SingleHead,
+    }
+    for name, make in makers.items():
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = make()
+            losses = c.learn(model, seed, 1500, learning_rate=0.3)
+            loss = evaluate(model, VAL_IDS, 32)
+            yield {"model": name, "seed": seed} | result(losses, loss, 50)
+
+
 def stacks():
     """Chapter 05: four ways to stack six layers, at two rates."""
     ways = "plain", "residual", "post_norm", "pre_norm"
@@ -259,7 +278,7 @@ def longer():
 PARTS = {
     f.__name__: f
     for f in (
-        *(undivided, heads, head_counts, stacks, depths, longer),
+        *(looking, undivided, heads, head_counts, stacks, depths, longer),
         *(opinions, plans, sgd, trials, tails, dropout),
     )
 }

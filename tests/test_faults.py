@@ -54,8 +54,10 @@ def in_background(arguments, log, moment=None, folder=None, what=signal.SIGKILL)
 
 def work(arguments, log, moment, folder, what):
     torch.set_num_threads(1)
-    # As in the foreground, wherever the tests run.
+    # As in the foreground, wherever the tests run: under nohup, say.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if what == CLOSED:
         act = partial(os.close, own_terminal())
     else:

@@ -1,8 +1,9 @@
 """Runs all checks, and says at the end of each part what took how long: `make test`.
 
 On Windows it is `.venv\\Scripts\\python tools\\test.py`. Several files are tested at a
-time, one on each core and with one thread each; notebooks that measure time come last,
-one by one, with all threads. OMP_NUM_THREADS, OMP_WAIT_POLICY and GOMP_SPINCOUNT of
+time, with one thread each: a notebook on each core, and one file of tests more than
+there are cores, for tests often wait. Notebooks that measure time come last, one by
+one, with all threads. OMP_NUM_THREADS, OMP_WAIT_POLICY and GOMP_SPINCOUNT of
 your own win.
 """
 
@@ -30,7 +31,7 @@ def main():
     env = {"GOMP_SPINCOUNT": "1000", **os.environ}
     single = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     workers = min(8, max(2, cores()))  # the longest notebook takes an eighth of all
-    spread = ("-n", str(workers), "--dist=loadfile", "--no-loadscope-reorder")
+    spread = "--dist=loadfile", "--no-loadscope-reorder", "-n"
     tests = in_order("tests/test_*.py", LONG_TESTS)
     notebooks = in_order("notebooks/*.ipynb", LONG_NOTEBOOKS)
     notebooks += in_order("notebooks/solutions/*.ipynb", [])
@@ -40,8 +41,8 @@ def main():
     run(env, "-m", "ruff", "check", *CODE)
     run(env, "-m", "ruff", "format", "--check", *CODE)
     pytest = ("-m", "pytest", "-q", "--durations=15")
-    run(single, *pytest, "-p", "no:nbval", *spread, *tests)
-    run(single, *pytest, *NBVAL, *spread, *others)
+    run(single, *pytest, "-p", "no:nbval", *spread, str(workers + 1), *tests)
+    run(single, *pytest, *NBVAL, *spread, str(workers), *others)
     run(env, *pytest, *NBVAL, *alone)
 
 
