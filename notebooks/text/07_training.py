@@ -737,9 +737,9 @@ for run in kept["trials"]:
 # %% [markdown]
 # Two seeds of our run differ by 0.03 nats. Fewer or more blocks and half or twice the rate are all within about 0.03 of
 # the mean of those two. With the long cool-down both seeds end 0.01 to 0.02 nats higher: little, but the way the short
-# runs point. So ours is one good choice among several. We first made it
-# with the validation text, against our own rule ([benchmarks/LOG.md](../benchmarks/LOG.md)). Judged fairly it holds
-# up, but the score may look a little better than it is.
+# runs point. So ours is one good choice among several. We first made it with the validation text, against our own rule
+# ([benchmarks/LOG.md](../benchmarks/LOG.md)). Judged fairly it holds up, but the score may look a little better than
+# it is.
 
 
 # %%
@@ -802,8 +802,8 @@ for run in kept["sgd"]:
 assert abs(kept["sgd"][-1]["loss"] - final) < 0.05
 
 # %% [markdown]
-# SGD ends level with AdamW (one seed each). But its best rate has moved, from 0.5 to
-# 0.96, and twice that is over the cliff again.
+# SGD ends level with AdamW (one seed each). But its best rate has moved, from 0.5 to 0.96, and twice that is over the
+# cliff again.
 #
 # So the way down from 2.03 is not AdamW's doing. What is left is the larger model, the longer window, more text, the
 # plan and the brake. Of one of these we know that it is enough. With four times the steps chapter 05's three small
