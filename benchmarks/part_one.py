@@ -13,6 +13,7 @@ import importlib
 import math
 import statistics
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -146,6 +147,22 @@ def opinions():
                 yield {"s": s, "rate": rate, "seed": seed} | result(losses, loss, 10)
 
 
+def valley():
+    """Chapter 07: SGD and AdamW at six rates each, 200 steps; the last 50 losses."""
+    c = chapter(
+        "07_training", "learn", "small_gpt", "batches", "short_run", "at_the_end"
+    )
+    kinds = {
+        "SGD": (partial(SGD, momentum=0.9), (0.03, 0.1, 0.3, 0.5, 0.7, 1.0)),
+        "AdamW": (c.AdamW, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    }
+    for name, (kind, rates) in kinds.items():
+        for rate in rates:
+            for seed in range(3):
+                loss = number(c.at_the_end(c.short_run(kind, rate, seed=seed)))
+                yield {"optimizer": name, "rate": rate, "seed": seed, "loss": loss}
+
+
 def plans():
     """Chapter 07: four plans for the learning rate, at three rates."""
     c = chapter("07_training", "small_gpt", "batches", "planned_run")
@@ -216,7 +233,7 @@ def sgd(rates=(0.03, 0.06, 0.12, 0.24, 0.48, 0.96, 1.92)):
 
 
 def trials():
-    """Chapter 07: other shapes and rates for its run.
+    """Chapter 07: other shapes, rates and plans for its run.
 
     Judged by the end of the training text, which these runs don't read.
     """
@@ -225,6 +242,7 @@ def trials():
         *({"seed": seed} for seed in range(2)),
         *({"learning_rate": rate} for rate in (0.0025, 0.01)),
         *({"n_layer": n, "n_embd": C} for n, C in ((2, 176), (4, 128))),
+        *({"cooldown": 0.95, "seed": seed} for seed in range(2)),
     ):
         in_shape = {k: v for k, v in changes.items() if k in asdict(shape)}
         in_plan = {k: v for k, v in changes.items() if k not in in_shape}
@@ -279,7 +297,7 @@ PARTS = {
     f.__name__: f
     for f in (
         *(looking, undivided, heads, head_counts, stacks, depths, longer),
-        *(opinions, plans, sgd, trials, tails, dropout),
+        *(opinions, valley, plans, sgd, trials, tails, dropout),
     )
 }
 

@@ -39,25 +39,6 @@ class GPTConfig:
         check_bool("bias", self.bias)
 
 
-# --- The first weights ---
-
-
-@torch.no_grad()
-def draw_weights(model: "GPT") -> None:
-    """A stream that keeps its scale from the start, and logits near zero."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for block in model.blocks:  # all 2L additions together weigh as much as one
-        for part in (block.attention, block.feed_forward):
-            part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
-    nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)
-
-
 # --- The model ---
 
 
@@ -107,3 +88,22 @@ class GPT(nn.Module):
     def n_parameters(self) -> int:
         """How many numbers the model learns."""
         return sum(p.numel() for p in self.parameters())
+
+
+# --- The first weights ---
+
+
+@torch.no_grad()
+def draw_weights(model: GPT) -> None:
+    """A stream that keeps its scale from the start, and logits near zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.blocks:  # all 2L additions together weigh as much as one
+        for part in (block.attention, block.feed_forward):
+            part.output.weight.mul_((2 * len(model.blocks)) ** -0.5)
+    nn.init.normal_(model.head.weight, std=0.2 * model.head.in_features**-0.5)

@@ -156,7 +156,7 @@ def cpu_preset(vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
     )
 
 
-# --- A run that can be stopped ---
+# --- Appendix: a run that can be stopped ---
 
 
 class DivergedError(RuntimeError):

@@ -19,7 +19,7 @@
 # > How do you draw text from it, and fast?
 #
 # *Fifty minutes to read, one to run, and a minute or two more where chapter 07 hasn't left its model. Needs
-# the attention of chapter 04 and the trained GPT of chapter 07. Trains nothing but that GPT, if it is missing.*
+# the attention of chapter 04 and the trained GPT of chapter 07.*
 #
 # Where we are: a trained GPT that predicts the next character at about 1.80 nats. At the end of chapter 07
 # it wrote a little, by drawing one character after the other. Two questions were left open. *How* should we
@@ -27,9 +27,8 @@
 # can be saved? For every new character the model read its last 64 characters again, although it had read 63
 # of them a moment before.
 #
-# This chapter has no loss to beat. The number to beat is a speed: a dozen tokens for each second of one
-# processor core. That is how fast a model of ten million parameters writes when it reads its window of 256 tokens
-# anew for every token.
+# The number to beat is a speed this time: eleven tokens per second on one processor core. That is how fast a model of ten million parameters writes when it reads its window of 256 tokens anew for every
+# token.
 
 # %%
 import copy
@@ -102,9 +101,9 @@ print(greedy)
 
 # %% [markdown]
 # It goes in circles. Sooner or later it had to: greedy leaves nothing to chance, and the model sees only 64
-# characters. Once the same 64 come up again, everything that followed them follows again, for ever. That it
-# happens so soon is the model's own doing. And people don't speak in the likeliest words: Shakespeare
-# surprises this model all the time, by 1.80 nats a character.
+# characters. Once the same 64 come up again, everything that followed them follows again, for ever. And
+# real text isn't a chain of likeliest characters: Shakespeare
+# surprises this model by 1.80 nats a character.
 
 # %% [markdown]
 # ## Temperature
@@ -280,8 +279,7 @@ for how in (
 # between. One sample each proves little, so below we measure.
 #
 # Programs offer more than these. A *repetition penalty* lowers the logits of tokens that have occurred
-# already. *Beam search* follows several likely continuations at once and keeps the likeliest whole;
-# translators use it. A *stop token* says that the text is complete; a play of characters has none.
+# already. *Beam search* follows several likely continuations at once and keeps the likeliest whole.
 
 # %% [markdown]
 # ## What is computed again and again
@@ -329,8 +327,8 @@ with torch.no_grad():
 q.shape, k.shape
 
 # %% [markdown]
-# One query meets six keys. That is why `attention` in chapter 03 allowed fewer queries than keys. It takes
-# them for the last ones: of two queries for six keys, the first sees five keys and the second six.
+# One query meets six keys. That is why `attention` in chapter 03 allowed fewer queries than keys. It treats
+# them as those of the last tokens: of two queries for six keys, the first sees five keys and the second six.
 #
 # ## The cache
 # ![Three steps of generation: with the cache the first computes keys and values of all three tokens and each later step those of the new one alone, 5 in all; without it every step computes all of them again, 12 in all.](drawings/cache.svg)
@@ -422,7 +420,7 @@ assert full == sum(past.nbytes for past in cache.past)
 f"{full:,} bytes; GPT-2 XL: {4 * 2 * 48 * 1024 * 1600:,}"
 
 # %% [markdown]
-# And that is for a single text: a server with fifty readers needs fifty times as much. So chapter 10 tries
+# And that is for a single text: a server with fifty users needs fifty times as much. So chapter 10 tries
 # attention with fewer keys and values.
 
 # %% [markdown]
@@ -435,7 +433,7 @@ f"{full:,} bytes; GPT-2 XL: {4 * 2 * 48 * 1024 * 1600:,}"
 # stream that has been through the first, where its token looked at *earlier tokens*. The character that was
 # dropped is still in there. To see the two apart, we measure once with the model as it is, and once with
 # all its positions set to zero. Each change is a share of the keys' own size. If old and new had nothing to do
-# with each other, it would be about $\sqrt 2$, or 141 %. Before you look: which differences will be zero?
+# with each other, it would be about $\sqrt 2$, or 141 %. Which differences will be zero?
 
 # %%
 placeless = copy.deepcopy(model)
@@ -451,8 +449,7 @@ for name, m in {"as it is": model, "without positions": placeless}.items():
 assert moved[0] < 1e-5 < 1e-3 < min(moved[1:])
 
 # %% [markdown]
-# As the model is, the keys of the first block change by as much as their own size, most of the way to strangers.
-# Further up they change less, since the stream there holds more than a character and its position. Without positions
+# With the model as it is, the keys of the first block change by as much as their own size. Further up they change less, since the stream there holds more than a character and its position. Without positions
 # the keys of the first block don't change at all: each was computed from its own character and nothing else. But in
 # the second and third block they still change. That is the dropped character, seen through the tokens that had
 # looked at it. A model trained without positions would have other keys, so this row shows *that* they
@@ -478,14 +475,14 @@ error = (losses[1] - losses[0]).std() / 3200**0.5
 "{:.3f} and {:.3f} nats, ± {:.3f}".format(*(x.mean() for x in losses), error)
 
 # %% [markdown]
-# Nothing that we could measure: the two differ by 0.004 nats, and so much is chance (the standard error of the
-# difference is 0.004 as well). What lies more than 33 characters back hardly helps this model. One that does use it
-# would pay more.
+# Nothing that we can measure. The two differ by 0.004 nats, and the standard error of that difference is 0.004 too.
+# What lies more than 33 characters back hardly helps this model. A model that used it would pay more.
 #
 # ## Generate
-# The exported function doesn't compromise. Up to the window's end it reads with the cache, past it the last
-# `block_size` tokens, and with `cache=None` it never uses one. `evaluating` turns dropout off meanwhile,
-# and `.float()` is for models that compute in half precision.
+# The exported function doesn't compromise. It promises the same text with the cache as without, for any model, and
+# halving could not keep that promise. It uses the cache until the window is full. After that it reads the last
+# `block_size` tokens anew for every token, and with `cache=None` it always does. `evaluating` turns dropout off
+# meanwhile, and `.float()` is for models that compute in half precision.
 
 
 # %%
@@ -529,8 +526,8 @@ def generate(
 # `pick` gives a column (B, 1), and `torch.cat(..., dim=1)` puts it behind the ids.
 # -->
 #
-# Programs should use `tinygpt_lib.generate(..., use_cache=True)`, which is this function behind a check of
-# every argument.
+# Programs should use the package's own `tinygpt_lib.generate(..., use_cache=True)`, which checks every argument
+# first.
 #
 # First find the old result in the new one. At temperature 0, `generate` must write what `draw` wrote, far past the
 # window of 64.
@@ -607,12 +604,14 @@ show(
 
 # %% [markdown]
 # *With a cache the speed hardly depends on how much has been written already, up to 256, where the window ends. Without a
-# cache it keeps falling, though less than in proportion to the length.*
+# cache it keeps falling, though less than in proportion to the length. The points past 256 aren't measured: there both
+# read the whole window, so we drew the speed of a pass over 256.*
 #
-# The guess was 256, and it is a dozen. In a pass over 256 tokens each one takes 0.4 milliseconds; a token alone takes 7,
-# about twenty times as much. It needs hardly any arithmetic. But all ten million weights, 43 MB, have to be
-# fetched from memory for it, and 256 tokens share that fetching. If this is the reason, eight texts that are written
-# together should cost little more than one. How much?
+# The guess was 256, and it is 154 / 11 = 14. In a pass over 256 tokens each one takes
+# 0.4 milliseconds. A token alone takes 6.5, nearly twenty times as much, for the same arithmetic. So a
+# step must have a price that is paid once, however many tokens share it: all ten million weights, 43 MB, are fetched
+# from memory, and about a hundred operations of torch are started one by one. If so, eight texts that are written together
+# should cost little more than one. How much?
 
 # %%
 with torch.no_grad():
@@ -624,8 +623,8 @@ assert together < 8 * with_cache[-1]
 f"eight texts at once take {together / with_cache[-1]:.1f} times as long as one"
 
 # %% [markdown]
-# So it is mostly the fetching, and a server writes many texts together. Now the compromise past the window. How fast
-# should it be?
+# So most of the price is shared, which is why a server writes many texts together. Whether it is the fetching or the
+# starting, this measurement doesn't tell. Now the compromise past the window. How fast should it be?
 
 
 # %%
@@ -738,24 +737,23 @@ show(
 # Shakespeare as a run writes. Further up the words are better spelled, further to the right there are more
 # of them.*
 #
-# All three knobs slide along almost the same line, so cutting gains little that a lower temperature doesn't. Some of
-# top-p's points lie a little above the temperature's line. That line is as uncertain as they are, and they are the
-# best of eight, so three seeds can't settle it. Top-k falls behind where it is strict: it keeps three characters even
+# No knob clearly beats temperature here: all three slide along almost the same line. Some of top-p's points lie a little
+# above it. But we looked at eight points for the best, and each is uncertain, so three seeds can't settle it. Top-k falls behind where it is strict: it keeps three characters even
 # where only one makes sense, and no more than three where ten do. We haven't measured temperature together with
 # top-p, nor a vocabulary of fifty thousand tokens, for which top-p was made.
 #
 # Shakespeare is off the line. Where half of his words are different, 94 % exist; our model has about 79 %
 # at that point, at any setting.
 #
-# Which strength shall we take? No figure decides. By existing words temperature 0.4 is nearest to Shakespeare, by
-# different words 0.8. The rival notices both faults, but in its number they cancel: misspellings cost it more than
-# Shakespeare does, and repetition less. Top-k 5 costs it just what he does, 1.59, with 41 % of its words different and
-# 85 % existing. So equal cost is no proof of equal text. We take temperature 0.8. It is the simplest knob, and there
-# the text is as varied as his; the price is one word in five that doesn't exist.
+# Which strength shall we take? No single figure decides. Temperature 0.4 comes closest to Shakespeare in existing
+# words, 0.8 in different words. The rival notices both faults, but they cancel: misspellings raise its cost, and
+# repetition lowers it. Top-k 5 costs it just what he does, 1.59, with 41 % of its words different and 85 % existing.
+# So equal cost is no proof of equal text. We take temperature 0.8, the simplest knob. There the text is as varied as
+# his, and the price is one word in five that doesn't exist.
 
 # %% [markdown]
 # ## A play
-# Part I ends with a play. The prompt is that of every chapter.
+# Part I ends with a play, from the prompt of every chapter.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -764,8 +762,9 @@ play = generate(model, start, 500, temperature=0.8, generator=generator)
 print(tokenizer.decode(play[0]))
 
 # %% [markdown]
-# It knows how a play is laid out, how long a verse is, and how to spell the commoner words. It doesn't know
-# what a sentence is. Still, all it had was a million characters and a minute or two.
+# It knows how a play is laid out, about how long a line is, and how to spell the commoner words; of three speakers
+# it has invented two. It doesn't know what a sentence is. Still, all it had was a million characters and a minute
+# or two.
 #
 # How far can the same idea go? Chapter 12 trains a larger GPT with modern parts, for half an hour on two
 # cores, and keeps a sample in [benchmarks/presets.json](../benchmarks/presets.json). It was drawn at
@@ -788,21 +787,21 @@ for sample in (tokenizer.decode(ours[0]), best["sample"]):
     print(f"{len(words)} words, unknown:", *(w for w in words if w not in known))
 
 # %% [markdown]
-# Both used the same random numbers, so they begin alike and soon part. Read both aloud. In these two
+# Both used the same random numbers, so they begin alike and soon part. In these two
 # samples the better model's lines run on as English does, more of its words exist, and now and then a
 # clause means something. It needed what Part II teaches: a better way to tell positions, a better optimizer, a
-# window of 256, more weights. It also needed forty times as long on the same two cores, and read the text ten times
-# where ours read it once.
+# window of 256, more weights. It also took half an hour on the same two cores, where ours took a minute or two, and
+# read the text ten times where ours read it once.
 
 # %% [markdown]
 # ## Summary
 # Greedy goes in circles. Temperature, top-k and top-p turn down or cut off what the model finds unlikely;
 # here they trade variety against spelling along nearly the same line. Since no token sees its future, old
 # keys and values stay as they are, and a cache turns a pass over the window into a pass over one token: the
-# same text, to the last token, and about twelve times as fast at the end of a window of 256. It isn't 256 times as
-# fast, because all weights have to be fetched even for one token. Past the window a fresh pass gives other keys, since
-# positions have changed and later blocks remember what was dropped; to drop half of the window at once costs this
-# model nothing and keeps the speed. No loss has changed in this chapter, so the ladder gets no rung.
+# same text, to the last token, and about fourteen times as fast at the end of a window of 256. It isn't 256 times as
+# fast, because a step has a price that even a single token pays in full. Past the window a fresh pass gives other keys,
+# since positions have changed and later blocks remember what was dropped. To drop half of the window at once costs this
+# model nothing measurable and keeps the speed.
 #
 # This ends Part I. You have built a GPT, all of it. Part II asks what could be better: other units of text,
 # modern parts, longer memories, more speed, and other things to read than plays.
