@@ -32,7 +32,6 @@ from tinygpt_lib.runs.pairs import encode_chunks, learn_merges
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.tokenizers import TEXT_TOKENIZERS
 from tinygpt_lib.speed import FastConfig
-from tinygpt_lib.tokenizers import GPT2_PATTERN
 
 OUT = Path(__file__).with_suffix(".json")
 MB = 10**6
@@ -121,10 +120,11 @@ def by_pieces(tokenizer, text: str) -> int:
 
 def tiktoken_of(ours: BPETokenizer):
     import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
 
     ranks = {token: i for i, token in enumerate(ours.tokens)}
     return tiktoken.Encoding(
-        "ours", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}
+        "ours", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}
     )
 
 
