@@ -22,9 +22,7 @@ from tinygpt_lib.basics.files import (
     json_file,
     read_json,
     read_tensors,
-    remove_partial_files,
     tensor_file,
-    write_atomically,
     write_tensors,
 )
 from tinygpt_lib.runs import checkpoints, run
@@ -286,15 +284,6 @@ def test_a_file_cut_short_is_refused(folder, name):
             refused(folder, name)
 
 
-def test_a_run_cut_short_is_refused(run_folder):
-    path = run_folder / "training.safetensors"
-    data = path.read_bytes()
-    for n in cuts(data):
-        path.write_bytes(data[:n])
-        with pytest.raises(CheckpointError, match=r"training\.safetensors"):
-            read_run(run_folder)
-
-
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_more_at_the_end_is_refused(folder, name):
     with open(folder / name, "ab") as file:
@@ -346,25 +335,6 @@ def test_one_number_changed_is_refused(folder):
         refused(folder, "does not match its checksum")
 
 
-def test_one_byte_changed_in_a_run_is_refused_or_harmless(kept_run, run_folder):
-    whole = read_run(kept_run)
-    path = run_folder / "training.safetensors"
-    n_refused = 0
-    for changed in flips(path.read_bytes()):
-        path.write_bytes(changed)
-        try:
-            state = read_run(run_folder)
-        except CheckpointError as error:
-            assert "\n" not in str(error)
-            n_refused += 1
-        else:
-            for name, value in whole.tensors.items():
-                assert torch.equal(value, state.tensors[name])
-            state.tensors = whole.tensors
-            assert state == whole
-    assert n_refused > 100
-
-
 def test_files_of_two_models_are_refused(song, tiny_gpt, folder, tmp_path):
     other = tmp_path / "other"
     tokenizer = CharTokenizer(song.tokenizer.characters[::-1])
@@ -396,9 +366,9 @@ def test_what_safetensors_cannot_hold_is_said_before_training():
 @pytest.mark.parametrize(
     ("stamp", "match"),
     [
-        ({"version": 2}, "has version 2 of the format; this tinygpt_lib reads"),
-        ({"version": 0}, "has version 0"),
-        ({"version": None}, "has version None"),
+        ({"version": 2}, "has version '?2'? of the format; this tinygpt_lib reads"),
+        ({"version": 0}, "has version '?0"),
+        ({"version": None}, "has version '?None"),
         ({"format": "another"}, "was not written by tinygpt_lib"),
         ({"format": None}, "was not written by tinygpt_lib"),
     ],
@@ -559,7 +529,7 @@ def test_a_tokenizer_that_lies_is_refused(folder, change):
 
 def test_a_tokenizer_of_another_size_is_refused(folder):
     forge(folder, change_tokenizer=lambda data: {**data, "characters": "abc"})
-    refused(folder, "pairs a tokenizer of 3 tokens with a model of vocab_size")
+    refused(folder, "the tokenizer has 3 tokens, and the model a vocab_size of")
 
 
 @pytest.mark.parametrize("depth", [900, 950, 970, 980, 985, 990, 995, 1000, 100_000])
@@ -721,20 +691,18 @@ def test_a_checkpoint_of_odd_numbers_is_refused(song, tiny_gpt, tmp_path, dtype,
 
 
 def test_a_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
-    """By a run that saves while somebody samples: the header of one, all else anew."""
-    path, real = tmp_path / "x.safetensors", _files.safe_open
+    """By a run that saves while somebody samples: it is the one file or the other."""
+    path, real = tmp_path / "x.safetensors", _files.read_bytes
     write_tensors(path, {"x": torch.zeros(3)}, {"step": 1})
-    moments = iter([True, True, False])
 
-    def replaced(*arguments, **more):
-        if next(moments):
-            write_tensors(path, {"x": torch.ones(3)}, {"step": 2})
-            raise _files.SafetensorError("the end is not where the header says")
-        return real(*arguments, **more)
+    def replaced(*arguments):
+        data = real(*arguments)
+        write_tensors(path, {"x": torch.ones(3)}, {"step": 2})
+        return data
 
-    monkeypatch.setattr(_files, "safe_open", replaced)
+    monkeypatch.setattr(_files, "read_bytes", replaced)
     tensors, about = read_tensors(path)
-    assert about == {"step": 2} and torch.equal(tensors["x"], torch.ones(3))
+    assert about == {"step": 1} and not tensors["x"].any()
 
 
 # --- A disk that is full, a folder that is closed ---
@@ -843,20 +811,6 @@ def test_a_closed_folder(song, tiny_gpt, folder, run_folder):
 # --- The parts ---
 
 
-def test_write_atomically_puts_all_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    for function in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(_files.os, function, full)
-            with pytest.raises(OSError, match="No space"):
-                write_atomically(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [path]
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-
-
 def test_going_on_removes_what_a_kill_left(song, tiny_gpt, run_folder):
     (run_folder / ".model.safetensors-0123abcd.partial").write_bytes(b"half")
     (run_folder / ".inner-0123abcd.partial").mkdir()  # of a run that begins in here
@@ -864,11 +818,6 @@ def test_going_on_removes_what_a_kill_left(song, tiny_gpt, run_folder):
     train_in(run_folder, song, tiny_gpt(), resume=True)
     rest = [".inner-0123abcd.partial", *RUN_FILES, "notes.partial"]
     assert files_in(run_folder) == sorted(rest)
-
-
-def test_no_partial_files_is_fine(tmp_path):
-    remove_partial_files(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_of_every_type_survive(tmp_path):

@@ -407,13 +407,6 @@ def test_looking_does_not_change_the_run(song, tiny_gpt):
     assert often.losses == never.losses
 
 
-def test_the_seed_decides_the_batches(song, tiny_gpt):
-    first, again = (run(song, tiny_gpt()) for _ in range(2))
-    other = run(song, tiny_gpt(), replace(QUICK, seed=8))
-    assert same(first, again)
-    assert first.losses != other.losses
-
-
 def test_saving_does_not_change_the_run(song, tiny_gpt, tmp_path):
     plain = run(song, tiny_gpt(dropout=0.2))
     model = tiny_gpt(dropout=0.2)
@@ -641,29 +634,6 @@ def ctrl_c_works():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_ends_a_run_after_the_step_saved(
-    song, tiny_gpt, tmp_path, monkeypatch, ctrl_c_works
-):
-    expected = run(song, tiny_gpt(dropout=0.2))
-    options = {"out": tmp_path / "run", "tokenizer": song.tokenizer}
-    real = training.clip_gradients
-    calls = []
-
-    def press(*args):
-        calls.append(args)
-        if len(calls) == 5:
-            signal.raise_signal(signal.SIGINT)
-        return real(*args)
-
-    monkeypatch.setattr(training, "clip_gradients", press)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 5"):
-        run(song, tiny_gpt(dropout=0.2), **options)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert len(read_run(tmp_path / "run").history.losses) == 5
-    resumed = run(song, tiny_gpt(dropout=0.2), **options, resume=True)
-    assert same(resumed, expected)
 
 
 def test_a_second_ctrl_c_does_not_wait(song, tiny_gpt, monkeypatch, ctrl_c_works):
@@ -944,41 +914,11 @@ def test_a_model_that_cannot_learn_is_refused_before_any_work(song, tiny_gpt, ca
     assert capsys.readouterr().err == ""
 
 
-def test_weights_gone_bad_are_not_saved(song, tiny_gpt, tmp_path, monkeypatch):
-    """The loss of a step is measured before its move, so a save must look again."""
-    model, real = tiny_gpt(), FusedAdamW.step
-
-    def step(self):
-        real(self)
-        if self.steps == 6:
-            self.parameters[0].data[0] = math.inf
-
-    monkeypatch.setattr(FusedAdamW, "step", step)
-    out = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"weights? .* step 6"):
-        run(song, model, out=out, tokenizer=song.tokenizer)
-    assert len(read_run(out).history.losses) == 3
-    assert_sound(out, song.val_ids)
-
-
-def test_windows_may_be_shorter_than_the_model_allows(song, tiny_gpt, monkeypatch):
+def test_windows_may_be_shorter_than_the_model_allows(song, tiny_gpt):
     """`context` is the length of a training window; evaluation keeps block_size."""
-    from tinygpt_lib import training
-
-    shapes, real = [], training.get_batch
-
-    def spy(ids, batch_size, block_size, generator):
-        shapes.append((batch_size, block_size))
-        return real(ids, batch_size, block_size, generator)
-
-    monkeypatch.setattr(training, "get_batch", spy)
-    ids = song.train_ids, song.val_ids
-    for context, expected in ((0, 8), (8, 8), (3, 3)):
-        config = TrainConfig(steps=2, batch_size=4, context=context)
-        model = tiny_gpt()
-        history = train(model, *ids, config, progress=False)
-        assert shapes[-2:] == [(4, expected)] * 2
-        assert history.evaluations[-1][1] == evaluate(model, song.val_ids, 8)
+    ids, model = (song.train_ids, song.val_ids), tiny_gpt()
+    history = train(model, *ids, TrainConfig(steps=2, context=3), progress=False)
+    assert history.evaluations[-1][1] == evaluate(model, song.val_ids, 8)
     with pytest.raises(ValueError, match="context is 9; it must be at most"):
         train(tiny_gpt(), *ids, TrainConfig(context=9), progress=False)
     with pytest.raises(ValueError, match="context is -1"):

@@ -52,9 +52,7 @@ def check_ids(name: str, ids, dims: int, vocab_size: int | None) -> None:
     """ValueError unless ids are int64, of `dims` dimensions, and below vocab_size."""
     wanted = {1: "(N,)", 2: "(B, T)"}[dims]
     if isinstance(ids, Ids):
-        if vocab_size and ids.largest() >= vocab_size:
-            check_ids(name, torch.tensor([ids.largest()]), 1, vocab_size)
-        return
+        ids = torch.tensor([ids.largest()])
     if not isinstance(ids, torch.Tensor):
         raise ValueError(
             f"{name} are a {type(ids).__name__}; they must be a torch.Tensor {wanted}"

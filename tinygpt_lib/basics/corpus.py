@@ -6,14 +6,13 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from tinygpt_lib.basics.files import write_atomically
+from tinygpt_lib.basics.files import scratch, write_atomically
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 URL = (
@@ -90,13 +89,8 @@ def prepare(path: Path, checksum: str, roads: Mapping[str, Road]) -> bytes:
         folder.mkdir(parents=True, exist_ok=True)
         # A folder of its own for each process: two at once don't meet, and nothing
         # stays behind. In the cache folder, so that no other one can fill up.
-        with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}-",
-            suffix=".partial",
-            dir=folder,
-            ignore_cleanup_errors=True,
-        ) as scratch:
-            data = first_good(path, checksum, roads, Path(scratch))
+        with scratch(folder, f".{path.name}-") as aside:
+            data = first_good(path, checksum, roads, aside)
             write_atomically(path, data)
     except OSError as error:
         raise CorpusError(

@@ -1,5 +1,6 @@
 """Where a model computes: finding, choosing and checking the device."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -29,10 +30,10 @@ def choose_device(name: str = "auto") -> torch.device:
     was found to agree with the explicit one. ValueError for any other name;
     DeviceError when the device is not there or fails the check.
     """
-    base, colon, index = name.partition(":")
-    numbered = base in ("cpu", "cuda", "mps") and index.isdecimal()
-    if base not in DEVICES or (colon and not numbered):
+    known = re.fullmatch(r"auto|(cpu|cuda|mps)(?::(\d+))?", name)
+    if not known:
         raise ValueError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}")
+    base, index = known.groups()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if base == "cuda" and not torch.cuda.is_available():

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -34,8 +35,38 @@ NEXT = (
 ASIDE = ".-*.partial"  # what `filling` writes aside in, within a folder
 
 
+# What data that are not ours may lead to, sizes beyond all memory included.
+NOT_OURS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
 class CheckpointError(ValueError):
     """A checkpoint that can't be read or written; says which file, and why."""
+
+
+@contextmanager
+def understood(otherwise: str) -> Iterator[None]:
+    """CheckpointError, of those words and the cause, for what is not ours."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except NOT_OURS as error:
+        lacks = "lacks " if isinstance(error, KeyError) else ""
+        raise CheckpointError(f"{otherwise}: {lacks}{first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The error in one line; torch likes to go on, and so may what a file holds."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= 300 else f"{line[:300]}..."
 
 
 def current(folder: Path) -> Path:
@@ -58,16 +89,13 @@ def writing(folder: Path) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from training in the folder; CheckpointError if one is."""
-    lock = FileLock(folder / ".lock")
     with writing(folder):
         try:
-            lock.acquire(timeout=0)
+            held = FileLock(folder / ".lock").acquire(timeout=0)
         except Timeout:  # which is an OSError
             raise CheckpointError(f"another process is training in {folder}") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def check_free(folder: Path, decisive: str) -> None:
@@ -77,10 +105,9 @@ def check_free(folder: Path, decisive: str) -> None:
     """
     with writing(folder):
         there = {folder} if folder.exists() else set()
-        if folder.is_dir():
-            # The root of a volume has the second by itself.
-            no_matter = {folder / ".lock", folder / "lost+found"}
-            there = {*folder.iterdir()} - no_matter
+        there = {*folder.iterdir()} if folder.is_dir() else there
+    # The root of a volume has the second by itself.
+    there -= {folder / ".lock", folder / "lost+found"}
     asides = {path for path in there if path.match(ASIDE)}
     whole = folder / decisive in there
     begun = any((aside / "new" / decisive).exists() for aside in asides)
@@ -205,23 +232,25 @@ def json_file(data: dict) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def read_json(path: Path) -> dict:
-    """What `json_file` made, less the stamp; CheckpointError for anything else."""
+def json_object(path: Path) -> dict:
+    """What a JSON file holds; CheckpointError unless that is an object."""
     content = read_bytes(path)
-    try:
+    with understood(f"{path} is not valid JSON, or was cut short or altered"):
         data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON: it was cut short or altered"
-        ) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} was altered: it holds no JSON object")
+    return data
+
+
+def read_json(path: Path) -> dict:
+    """What `json_file` made, less the stamp; CheckpointError for anything else."""
+    data = json_object(path)
     if "model_type" in data and "format" not in data:
         raise CheckpointError(
             f"{path} is of a model of Hugging Face's: `convert --from hf "
             f"{path.parent}` makes one of ours of it"
         )
-    check_stamp(path, data.pop("format", None), data.pop("version", None))
+    check_stamp(path, data)
     return data
 
 
@@ -251,52 +280,21 @@ def tensor_file(tensors: Mapping[str, Tensor], about: dict) -> bytes:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """What `write_tensors` wrote; CheckpointError if a single byte differs."""
-    while True:
-        before = identity(path)
-        try:
-            return read_tensors_once(path)
-        except CheckpointError:
-            # safetensors opens a file twice: a run may have saved in between.
-            if identity(path) == before:
-                raise
-
-
-def identity(path: Path) -> tuple[int, ...] | None:
-    """Which file it is that is at path now; None if there is none."""
-    try:
-        there = os.stat(path)
-    except OSError:
-        return None
-    return there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size
-
-
-def read_tensors_once(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """What is at path, if it stays there meanwhile."""
-    read_bytes(path, 1)  # missing or forbidden: say so in our words
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            version = metadata.get("version", "")
-            check_stamp(
-                path,
-                metadata.get("format"),
-                int(version) if version.isdecimal() else None,
-            )
-            # Copies: a file that is still mapped can't be replaced on Windows.
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
+    data = read_bytes(path)  # at once: a run may save in between
+    with understood(
+        f"{path} is not a whole safetensors file: it was cut short, altered, or is "
+        "something else (a pickle, say, which is never loaded)"
+    ):
+        tensors = from_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+        check_stamp(path, metadata)
         text = metadata.get("about", "")
         if metadata.get("sha256") != checksum(tensors, text):
             raise CheckpointError(
                 f"{path} was altered: its content does not match its checksum"
             )
         return tensors, json.loads(text)
-    except CheckpointError:
-        raise
-    except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file: it was cut short, altered, or is "
-            "something else (a pickle, say, which is never loaded)"
-        ) from error
 
 
 def checksum(tensors: Mapping[str, Tensor], about: str) -> str:
@@ -308,13 +306,14 @@ def checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     return digest.hexdigest()
 
 
-def check_stamp(path: Path, name, version) -> None:
-    """CheckpointError unless a file is of our format and of a version we can read."""
+def check_stamp(path: Path, data: dict) -> None:
+    """Takes the stamp off; CheckpointError for another format or version than ours."""
+    name, version = data.pop("format", None), data.pop("version", None)
     if name != FORMAT:
         raise CheckpointError(f"{path} was not written by {FORMAT}")
-    if version != VERSION:
+    if str(version) != str(VERSION):
         raise CheckpointError(
-            f"{path} has version {version!r} of the format; this {FORMAT} reads "
+            f"{path} has version {version!r:.50} of the format; this {FORMAT} reads "
             f"version {VERSION} only"
         )
 

@@ -48,10 +48,8 @@ def run_sample(options) -> int:
         first = getattr(tokenizer, "begin", 0)
         prompt = "\n" if knows(tokenizer, "\n") else tokenizer.decode([first])
     generator = torch.Generator()
-    if options.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(options.seed)
+    seed = generator.seed() if options.seed is None else options.seed
+    generator.manual_seed(seed)
     ids = generate(
         model,
         tokenizer.encode(prompt)[None],

@@ -114,7 +114,7 @@ def run_train(options) -> int:
     keep_freed_memory()
     if not options.resume:
         check_size(options)
-        check_settings(options)
+        settings_of(options, 256)  # nonsense is named before any work
         check_free(options.out, "training.safetensors")
     if options.shard and not by_torchrun():
         raise ValueError("--shard needs processes to share with: start it by torchrun")
@@ -197,26 +197,22 @@ def check_size(options) -> None:
     check_int("vocab_size", options.size, low=SMALLEST[TEXT_TOKENIZERS[kind]])
 
 
-def check_settings(options) -> None:
-    """ValueError for settings that make no sense, before any work."""
-    model_config, config = PRESETS[options.preset or "cpu"](256)
-    dataclasses.replace(model_config, **given(options, FastConfig))
-    dataclasses.replace(config, **given(options, TrainConfig))
+def settings_of(options, vocab_size: int) -> tuple[FastConfig, TrainConfig]:
+    """The preset's, but for those given; ValueError for what makes no sense."""
+    configs = PRESETS[options.preset or "cpu"](vocab_size)
+    return tuple(dataclasses.replace(c, **given(options, type(c))) for c in configs)
 
 
 def new_run(options, data: Data):
     """Model, settings, tokenizer and notes of a run that begins here."""
-    name = options.preset or "cpu"
     kind = TEXT_TOKENIZERS[options.tokenizer or "char"]
     size = {} if options.size is None else {"vocab_size": options.size}
     tokenizer = data.learn(kind, **size)
-    model_config, config = PRESETS[name](tokenizer.vocab_size)
-    model_config = dataclasses.replace(model_config, **given(options, FastConfig))
-    config = dataclasses.replace(config, **given(options, TrainConfig))
+    model_config, config = settings_of(options, tokenizer.vocab_size)
     torch.manual_seed(config.seed)
     paths = [p if p == "-" else str(Path(p).absolute()) for p in options.text or ()]
     noted = paths if len(paths) > 1 else next(iter(paths), None)
-    about = {"preset": name, "text": noted, **size}
+    about = {"preset": options.preset or "cpu", "text": noted, **size}
     return new_model(model_config), config, tokenizer, about
 
 
@@ -228,14 +224,16 @@ def given(options, config_class) -> dict:
 
 def check_given(options, state: RunState) -> None:
     """ValueError if a setting on the command line is not the run's own."""
-    settings = {**state.model, **state.training}
-    asked = {**given(options, FastConfig), **given(options, TrainConfig)}
-    asked = {name: value for name, value in asked.items() if name not in MAY_CHANGE}
-    settings["preset"] = state.about.get("preset")
-    settings["tokenizer"] = state.tokenizer.get("type")
-    settings["vocab_size"] = state.about.get("vocab_size", "the default")
-    asked["preset"], asked["tokenizer"] = options.preset, options.tokenizer
+    settings = {
+        **state.model,
+        **state.training,
+        "preset": state.about.get("preset"),
+        "tokenizer": state.tokenizer.get("type"),
+        "vocab_size": state.about.get("vocab_size", "the default"),
+    }
+    asked = {name: value for name, value in vars(options).items() if name in settings}
     asked["vocab_size"] = options.size
+    asked = {name: v for name, v in asked.items() if name not in MAY_CHANGE}
     for name, value in asked.items():
         if value is not None and value != settings[name]:
             flag = "--" + name.replace("_", "-")

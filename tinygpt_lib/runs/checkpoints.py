@@ -19,6 +19,7 @@ from tinygpt_lib.basics.files import (
     read_json,
     read_tensors,
     tensor_file,
+    understood,
     write_tensors,
     write_together,
     writing,
@@ -66,20 +67,14 @@ def fingerprint(*parts: Tensor | Ids) -> str:
 
 def write_run(folder: Path, state: RunState) -> None:
     """Both halves of a checkpoint: what going on needs, and what using it needs."""
-    history = asdict(state.history)
-    tensors = {
-        **state.tensors,
-        "losses": torch.tensor(history.pop("losses"), dtype=torch.float64),
-    }
-    notes = {
-        name: getattr(state, name)
-        for name in ("model", "training", "tokenizer", "data", "about")
-    }
+    notes = {**vars(state), "history": asdict(state.history)}
+    losses = torch.tensor(notes["history"].pop("losses"), dtype=torch.float64)
+    tensors = {**notes.pop("tensors"), "losses": losses}
     # The state last: when it says that a run is finished, the model is there already.
     weights = strip("model.", state.tensors)
     write_model(folder, state.model, state.tokenizer, weights, state.about)
     path = folder / "training.safetensors"
-    write_tensors(path, tensors, {**notes, "history": history})
+    write_tensors(path, tensors, notes)
 
 
 def write_model(
@@ -102,29 +97,12 @@ def strip(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-# What a description that is not ours may lead to, sizes beyond all memory included.
-NOT_DESCRIBED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-def first_line(error: Exception) -> str:
-    """The error in one line; torch likes to go on, and so may what a file holds."""
-    line = str(error).partition("\n")[0]
-    return line if len(line) <= 300 else f"{line[:300]}..."
-
-
 def read_run(folder: str | os.PathLike) -> RunState:
     """The state of the run in `folder`; CheckpointError if there is none that fits."""
     path = Path(folder) / "training.safetensors"
     tensors, notes = read_tensors(path)
     tensors = with_new_names(tensors)
-    try:
+    with understood(f"{path} does not describe a run"):
         past, losses = notes.pop("history"), tensors.pop("losses")
         history = History(
             [float(loss) for loss in losses.tolist()],
@@ -139,10 +117,6 @@ def read_run(folder: str | os.PathLike) -> RunState:
         tokenizer_from_dict(state.tokenizer)
         if not isinstance(state.about, dict):
             raise TypeError(f"about is {state.about!r}")
-    except NOT_DESCRIBED as error:
-        raise CheckpointError(
-            f"{path} does not describe a run: {first_line(error)}"
-        ) from error
     return state
 
 
@@ -189,33 +163,25 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
     config = read_json(folder / "config.json").get("model")
     words = read_json(folder / "tokenizer.json").get("tokenizer")
     tensors, notes = read_tensors(folder / "model.safetensors")
-    try:
-        belong = notes == {"model": config, "tokenizer": words}
-    except RecursionError:  # nested too deep to be ours
-        belong = False
-    if not belong:
-        raise CheckpointError(
-            f"{folder} holds files that do not belong together: config.json or "
-            "tokenizer.json is not the one that model.safetensors was saved with"
-        )
-    try:
-        tokenizer = tokenizer_from_dict(words)
-        config = config_of(config)
+    with understood(f"{folder} does not describe a model"):
+        if notes != {"model": config, "tokenizer": words}:
+            raise CheckpointError(
+                f"{folder} holds files that do not belong together: config.json or "
+                "tokenizer.json is not the one that model.safetensors was saved with"
+            )
+        tokenizer, config = tokenizer_from_dict(words), config_of(config)
+        check_tokenizer(tokenizer, config)
         tensors = with_new_names(tensors)
         check_shapes(config, tensors)
-    except NOT_DESCRIBED as error:
-        raise CheckpointError(
-            f"{folder} does not describe a model: {first_line(error)}"
-        ) from error
-    if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder} pairs a tokenizer of {tokenizer.vocab_size} tokens with a model "
-            f"of vocab_size {config.vocab_size}"
-        )
+    return model_of(config, tensors).to(device), tokenizer
+
+
+def model_of(config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
+    """A model with these weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
         model = new_model(config).to(next(iter(tensors.values())).dtype)
     model.load_state_dict(tensors)
-    return model.to(device).eval(), tokenizer
+    return model.eval()
 
 
 def check_shapes(config: GPTConfig, tensors: dict[str, Tensor]) -> None:

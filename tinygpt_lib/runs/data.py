@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 
 from tinygpt_lib.basics.bars import counted
 from tinygpt_lib.basics.corpus import data_folder
-from tinygpt_lib.basics.files import remove_partial_files
+from tinygpt_lib.basics.files import NOT_OURS, remove_partial_files
 from tinygpt_lib.basics.ids import Ids
 from tinygpt_lib.basics.texts import Text
-from tinygpt_lib.runs.checkpoints import NOT_DESCRIBED, fingerprint
+from tinygpt_lib.runs.checkpoints import fingerprint
 from tinygpt_lib.runs.pairs import encode_chunks, learn_merges
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.tokenizers import (
@@ -228,7 +228,7 @@ def kept(path: Path) -> tuple[Ids, Ids] | None:
         if fingerprint(*parts) == about["fingerprint"]:
             path.touch()
             return parts
-    except (*NOT_DESCRIBED, OSError):
+    except (*NOT_OURS, OSError):
         pass
     file.close()
     return None
@@ -247,11 +247,9 @@ def taking_turns(folder: Path) -> Iterator[None]:
     """Only one process writes at a time; the others say that they wait."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=1)
+        held = lock.acquire(timeout=1)
     except Timeout:
         print("waiting: another process writes ids of a text", file=sys.stderr)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

@@ -12,15 +12,14 @@ from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import EventReport
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int, each
 from tinygpt_lib.basics.files import (
-    CheckpointError,
     current,
     read_tensors,
+    understood,
     write_tensors,
 )
 from tinygpt_lib.logs import END, learn
 from tinygpt_lib.runs.checkpoints import (
     fingerprint,
-    first_line,
     load_checkpoint,
     save_checkpoint,
 )
@@ -176,7 +175,8 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         folder = current(Path(folder))
         path = folder / "detector.safetensors"
         tensors, settings = read_tensors(path)
-        try:
+        otherwise = f"{path} is no detector, or one of another version: fit anew"
+        with understood(otherwise):
             digests = settings.pop("members")
             check_int("members", len(digests), low=1, high=len(tensors))
             normal, far, held_out = {}, {}, {}
@@ -197,16 +197,6 @@ class AnomalyDetector(anomalies.AnomalyDetector):
                 raise ValueError("its members are not those that it was saved with")
             check_numbers(normal, far, held_out, tokenizers[0].vocab_size)
             return cls(members, tokenizers[0], normal, far, held_out, **settings)
-        except CheckpointError:
-            raise
-        except KeyError as error:
-            raise CheckpointError(
-                f"{path} lacks {error}: no detector, or of another version; fit anew"
-            ) from error
-        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path} is no detector: {first_line(error)}"
-            ) from error
 
 
 def check_numbers(normal: dict, far: dict, held_out: dict, vocab_size: int) -> None:

@@ -7,10 +7,11 @@ Llama, and with normed queries and keys a Qwen3. Logits are the same, up to roun
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -18,18 +19,15 @@ from tinygpt_lib.basics.files import (
     CheckpointError,
     filling,
     json_file,
+    json_object,
     read_bytes,
     read_json,
+    understood,
     write_together,
 )
 from tinygpt_lib.gpt import GPT
-from tinygpt_lib.runs.checkpoints import (
-    NOT_DESCRIBED,
-    check_shapes,
-    check_tokenizer,
-    first_line,
-)
-from tinygpt_lib.runs.models import full_config, new_model
+from tinygpt_lib.runs.checkpoints import check_shapes, check_tokenizer, model_of
+from tinygpt_lib.runs.models import full_config
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import BPETokenizer
@@ -38,28 +36,79 @@ TOKENIZER = "tinygpt_tokenizer.json"  # ours; tokenizer.json is the name of thei
 BENDS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu"}  # their names
 EPS = 1e-5  # what our norms add; theirs say it in config.json
 
+ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+ROTARY = {"position": "rotary", "norm": "rms", "feed_forward": "swiglu"}
+ALIKE = {  # what is the same in a model of ours
+    "gpt2": {"position": "learned", "norm": "layer", "qk_norm": "none"},
+    "llama": {**ROTARY, "qk_norm": "none"},
+    "qwen3": {**ROTARY, "qk_norm": "rms", "bias": False},
+}
+SETTINGS = {  # their names of our first five settings
+    "gpt2": ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
+    "llama": (
+        "vocab_size",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+    ),
+}
+FIXED = {  # theirs that have one value in ours
+    "gpt2": {
+        "layer_norm_epsilon": EPS,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
+    "llama": {"rms_norm_eps": EPS, "hidden_act": "silu", "use_sliding_window": False},
+}
+PARTS = {  # our parts, and those of theirs that they are stacked of
+    "gpt2": {
+        "token_embedding": ["transformer.wte"],
+        "position_embedding": ["transformer.wpe"],
+        "blocks.{}.attention_norm": ["transformer.h.{}.ln_1"],
+        "blocks.{}.attention.to_qkv": ["transformer.h.{}.attn.c_attn"],
+        "blocks.{}.attention.output": ["transformer.h.{}.attn.c_proj"],
+        "blocks.{}.feed_forward_norm": ["transformer.h.{}.ln_2"],
+        "blocks.{}.feed_forward.widen": ["transformer.h.{}.mlp.c_fc"],
+        "blocks.{}.feed_forward.output": ["transformer.h.{}.mlp.c_proj"],
+        "norm": ["transformer.ln_f"],
+        "head": ["lm_head"],
+    },
+    "llama": {
+        "token_embedding": ["model.embed_tokens"],
+        "blocks.{}.attention_norm": ["model.layers.{}.input_layernorm"],
+        "blocks.{}.attention.to_qkv": [
+            f"model.layers.{{}}.self_attn.{x}_proj" for x in "qkv"
+        ],
+        "blocks.{}.attention.output": ["model.layers.{}.self_attn.o_proj"],
+        "blocks.{}.feed_forward_norm": ["model.layers.{}.post_attention_layernorm"],
+        "blocks.{}.feed_forward.widen": [
+            f"model.layers.{{}}.mlp.{x}_proj" for x in ("gate", "up")
+        ],
+        "blocks.{}.feed_forward.output": ["model.layers.{}.mlp.down_proj"],
+        "norm": ["model.norm"],
+        "head": ["lm_head"],
+    },
+}
+SETTINGS["qwen3"], FIXED["qwen3"] = SETTINGS["llama"], FIXED["llama"]
+PARTS["qwen3"] = PARTS["llama"] | {
+    "blocks.{}.attention.query_norm": ["model.layers.{}.self_attn.q_norm"],
+    "blocks.{}.attention.key_norm": ["model.layers.{}.self_attn.k_norm"],
+}
+
 
 def family_of(config: FastConfig) -> str:
     """The name of the architecture that computes the same; ValueError if none does."""
-    alike = {
-        "gpt2": {"position": "learned", "norm": "layer", "feed_forward": (*BENDS,)},
-        "llama": {"position": "rotary", "norm": "rms", "feed_forward": "swiglu"},
-        "qwen3": {
-            "position": "rotary",
-            "norm": "rms",
-            "feed_forward": "swiglu",
-            "qk_norm": "rms",
-            "bias": False,
-        },
-    }
-    plain = {"embedding": "token", "window": 0, "qk_norm": "none"}
-    for name, settings in alike.items():
-        wanted = {**plain, **settings}
-        if name == "gpt2" and config.n_kv_head not in (0, config.n_head):
-            continue
-        given = ((getattr(config, k), v) for k, v in wanted.items())
-        if all(g in v if isinstance(v, tuple) else g == v for g, v in given):
-            return name
+    plain = config.embedding == "token" and not config.window
+    gpt2 = config.feed_forward in BENDS and config.n_kv_head in (0, config.n_head)
+    for family, settings in ALIKE.items():
+        same = all(getattr(config, name) == v for name, v in settings.items())
+        if same and plain and (gpt2 or family != "gpt2"):
+            return family
     raise ValueError(
         "transformers has no model like this one; it can take over position 'learned' "
         f"with norm 'layer' and feed_forward {', '.join(map(repr, BENDS))}, or "
@@ -70,55 +119,15 @@ def family_of(config: FastConfig) -> str:
 
 def pairs_of(config: FastConfig, family: str) -> Iterator[tuple[str, list[str], bool]]:
     """Our tensor's name, those of theirs that it is stacked of, whether transposed."""
-    kinds = ("weight", "bias") if config.bias or family == "gpt2" else ("weight",)
-    if family == "gpt2":
-        ends = {
-            "token_embedding": "transformer.wte",
-            "position_embedding": "transformer.wpe",
-            "norm": "transformer.ln_f",
-            "head": "lm_head",
-        }
-        block, inside = (
-            "transformer.h.",
-            {
-                "attention_norm": ["ln_1"],
-                "attention.to_qkv": ["attn.c_attn"],
-                "attention.output": ["attn.c_proj"],
-                "feed_forward_norm": ["ln_2"],
-                "feed_forward.widen": ["mlp.c_fc"],
-                "feed_forward.output": ["mlp.c_proj"],
-            },
-        )
-    else:
-        ends = {
-            "token_embedding": "model.embed_tokens",
-            "norm": "model.norm",
-            "head": "lm_head",
-        }
-        block, inside = (
-            "model.layers.",
-            {
-                "attention_norm": ["input_layernorm"],
-                "attention.to_qkv": [f"self_attn.{x}_proj" for x in "qkv"],
-                "attention.output": ["self_attn.o_proj"],
-                "feed_forward_norm": ["post_attention_layernorm"],
-                "feed_forward.widen": ["mlp.gate_proj", "mlp.up_proj"],
-                "feed_forward.output": ["mlp.down_proj"],
-            },
-        )
-        if family == "qwen3":
-            inside["attention.query_norm"] = ["self_attn.q_norm"]
-            inside["attention.key_norm"] = ["self_attn.k_norm"]
-    rms = family != "gpt2"
-    for ours, theirs in ends.items():
-        for kind in kinds if ours == "norm" and not rms else ("weight",):
-            yield f"{ours}.{kind}", [f"{theirs}.{kind}"], False
-    for i in range(config.n_layer):
-        for ours, theirs in inside.items():
-            for kind in ("weight",) if rms and "norm" in ours else kinds:
-                names = [f"{block}{i}.{name}.{kind}" for name in theirs]
-                turned = not rms and kind == "weight" and "norm" not in ours
-                yield f"blocks.{i}.{ours}.{kind}", names, turned
+    gpt2 = family == "gpt2"
+    for ours, theirs in PARTS[family].items():
+        norm, inside = "norm" in ours, ours.startswith("blocks.")
+        biased = gpt2 if norm else inside and (gpt2 or config.bias)
+        for i in range(config.n_layer if inside else 1):
+            for kind in ("weight", "bias") if biased else ("weight",):
+                names = [f"{name}.{kind}".format(i) for name in theirs]
+                turned = gpt2 and inside and not norm and kind == "weight"
+                yield f"{ours}.{kind}".format(i), names, turned
 
 
 def to_hf(model: GPT) -> tuple[dict, dict[str, Tensor]]:
@@ -129,51 +138,38 @@ def to_hf(model: GPT) -> tuple[dict, dict[str, Tensor]]:
     if config.tie_weights:  # there the two ends differ by a factor
         state["head.weight"] = state["token_embedding.weight"]
         state["token_embedding.weight"] = state["head.weight"] * C**0.5
-    kv = (config.n_kv_head or config.n_head) * D
+    n_kv_head = config.n_kv_head or config.n_head
     tensors = {}
     for ours, theirs, turned in pairs_of(config, family):
         tensor = state.get(ours)
         if tensor is None:  # GPT-2 always has biases
             weight = state[ours.removesuffix("bias") + "weight"]
             tensor = weight.new_zeros(len(weight))
+        kv = n_kv_head * D
         sizes = [C, kv, kv] if len(theirs) == 3 else len(tensor) // len(theirs)
         for their, part in zip(theirs, tensor.split(sizes), strict=True):
             tensors[their] = (part.mT if turned else part).contiguous()
-    shared = {
-        "vocab_size": config.vocab_size,
+    about = {
+        **dict(zip(SETTINGS[family], asdict(config).values(), strict=False)),
+        **FIXED[family],
+        "model_type": family,
+        "architectures": [ARCHITECTURES[family]],
         "tie_word_embeddings": False,
         "bos_token_id": None,
         "eos_token_id": None,
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
-        "model_type": family,
     }
     if family == "gpt2":
-        return shared | {
-            "architectures": ["GPT2LMHeadModel"],
-            "n_positions": config.block_size,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_embd": C,
-            "activation_function": BENDS[config.feed_forward],
-            "layer_norm_epsilon": EPS,
-            **dict.fromkeys(
-                ("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout
-            ),
-        }, tensors
+        dropouts = "attn_pdrop", "embd_pdrop", "resid_pdrop"
+        about |= dict.fromkeys(dropouts, config.dropout)
+        return about | {"activation_function": BENDS[config.feed_forward]}, tensors
     turns = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_scale != 1:
         turns |= {"rope_type": "linear", "factor": config.rotary_scale}
-    return shared | {
-        "architectures": [{"llama": "Llama", "qwen3": "Qwen3"}[family] + "ForCausalLM"],
-        "hidden_size": C,
-        "intermediate_size": tensors["model.layers.0.mlp.up_proj.weight"].shape[0],
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head or config.n_head,
+    return about | {
+        "intermediate_size": len(tensors["model.layers.0.mlp.up_proj.weight"]),
+        "num_key_value_heads": n_kv_head,
         "head_dim": D,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.block_size,
-        "rms_norm_eps": EPS,
         "rope_parameters": turns,
         "attention_bias": config.bias,
         "mlp_bias": config.bias,
@@ -183,52 +179,34 @@ def to_hf(model: GPT) -> tuple[dict, dict[str, Tensor]]:
 def config_from_hf(theirs: dict) -> tuple[FastConfig, str]:
     """Our config for one of theirs, and its family; ValueError for what we lack."""
     family = theirs.get("model_type")
-    if family not in ("gpt2", "llama", "qwen3"):
+    if family not in PARTS:
         raise ValueError(f"model_type is {family!r}; it must be gpt2, llama or qwen3")
 
     def need(name: str, *allowed):
         value = theirs.get(name, allowed[0])
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; here it can only be {allowed}")
+        return value
 
+    sizes = *_, n_head, n_embd = [theirs[name] for name in SETTINGS[family]]
+    for name, value in FIXED[family].items():
+        need(name, value)
     if family == "gpt2":
-        need("layer_norm_epsilon", EPS)
-        need("n_inner", None, 4 * theirs["n_embd"])
-        need("scale_attn_weights", True)
-        need("scale_attn_by_inverse_layer_idx", False)
+        need("n_inner", None, 4 * n_embd)
         bends = {**{v: k for k, v in BENDS.items()}, "gelu_pytorch_tanh": "gelu"}
-        need("activation_function", "gelu_new", *bends)
-        return FastConfig(
-            theirs["vocab_size"],
-            theirs["n_positions"],
-            theirs["n_layer"],
-            theirs["n_head"],
-            theirs["n_embd"],
-            feed_forward=bends[theirs.get("activation_function", "gelu_new")],
-        ), family
+        bend = bends[need("activation_function", *bends)]
+        return FastConfig(*sizes, feed_forward=bend), family
     turns = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    heads, C = theirs["num_attention_heads"], theirs["hidden_size"]
-    need("rms_norm_eps", EPS)
-    need("hidden_act", "silu")
-    need("head_dim", C // heads, None)
-    need("use_sliding_window", False)
     if turns.get("rope_type", "default") not in ("default", "linear"):
         raise ValueError(f"rope_type is {turns['rope_type']!r}; ours turn evenly")
+    need("head_dim", n_embd // n_head, None)
     bias = theirs.get("attention_bias", False)
     need("mlp_bias", bias)
     return FastConfig(
-        theirs["vocab_size"],
-        theirs["max_position_embeddings"],
-        theirs["num_hidden_layers"],
-        heads,
-        C,
-        bias=bias,
-        norm="rms",
-        feed_forward="swiglu",
-        position="rotary",
+        *sizes,
+        **ALIKE[family] | {"bias": bias},
         rotary_base=float(turns.get("rope_theta", theirs.get("rope_theta", 1e4))),
         rotary_scale=float(turns.get("factor", 1.0)),
-        qk_norm="rms" if family == "qwen3" else "none",
         n_kv_head=theirs.get("num_key_value_heads") or 0,
     ), family
 
@@ -238,16 +216,12 @@ def from_hf(theirs: dict, tensors: dict[str, Tensor]) -> FastGPT:
     config, family = config_from_hf(theirs)
     if family == "gpt2":  # the published ones lack a prefix, and hold masks besides
         tensors = {
-            name
-            if name.startswith(("transformer.", "lm_head."))
-            else f"transformer.{name}": t
+            re.sub(r"^(?!transformer\.|lm_head\.)", "transformer.", name): t
             for name, t in tensors.items()
             if not name.endswith((".attn.bias", ".attn.masked_bias"))
         }
-    first = (
-        "transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"
-    )
-    tensors = {"lm_head.weight": tensors[first], **tensors}  # tied, where there is none
+    (first,) = PARTS[family]["token_embedding"]
+    tensors = {"lm_head.weight": tensors[f"{first}.weight"], **tensors}  # if tied
     state = {}
     for ours, names, turned in pairs_of(config, family):
         parts = [tensors.pop(name) for name in names]
@@ -255,10 +229,7 @@ def from_hf(theirs: dict, tensors: dict[str, Tensor]) -> FastGPT:
     if tensors:
         raise ValueError(f"tensor {min(tensors)} has no place in a model of ours")
     check_shapes(config, state)
-    with torch.random.fork_rng(devices=[]):  # draws no random numbers of yours
-        model = new_model(config).to(next(iter(state.values())).dtype)
-    model.load_state_dict(state)
-    return model.eval()
+    return model_of(config, state)
 
 
 def save_hf(folder: str | Path, model: GPT, tokenizer) -> None:
@@ -304,22 +275,12 @@ def load_hf(folder: str | Path) -> tuple[FastGPT, object]:
     path = folder / "model.safetensors"
     theirs = json_object(folder / "config.json")
     read_bytes(path, 1)  # missing or forbidden: say so in our words
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file") from error
-    try:
+    with understood(f"{path} is not a whole safetensors file"):
+        tensors = load_file(path)
+    with understood(f"{folder} holds no model of ours"):
         model = from_hf(theirs, tensors)
         tokenizer = tokenizer_in(folder)
         check_tokenizer(tokenizer, model.config)
-    except CheckpointError:
-        raise
-    except NOT_DESCRIBED as error:
-        missing = "lacks " if isinstance(error, KeyError) else ""
-        raise CheckpointError(
-            f"{folder} holds no model of ours: {missing}{first_line(error)}"
-        ) from error
     return model, tokenizer
 
 
@@ -339,13 +300,9 @@ def read_gpt2(
     Hugging Face calls them vocab.json and merges.txt. ValueError for other formats.
     """
     encoder, merges = Path(folder) / encoder, Path(folder) / merges
-    try:
-        numbers, lines = json_object(encoder), read_bytes(merges).decode().split("\n")
-        return BPETokenizer(*merges_of_gpt2(numbers, lines))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{encoder} and {merges}: {error}") from None
+    numbers, lines = json_object(encoder), read_bytes(merges)
+    with understood(f"{encoder} and {merges}"):
+        return BPETokenizer(*merges_of_gpt2(numbers, lines.decode().split("\n")))
 
 
 def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
@@ -385,16 +342,3 @@ def tokenizer_in(folder: Path):
         merges = [m if isinstance(m, str) else " ".join(m) for m in data["merges"]]
         return BPETokenizer(*merges_of_gpt2(data["vocab"], merges))
     raise CheckpointError(f"{folder} holds no tokenizer: no {TOKENIZER}, no vocab.json")
-
-
-def json_object(path: Path) -> dict:
-    """What a JSON file of strangers holds; CheckpointError unless it is an object."""
-    try:
-        data = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not valid JSON") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return data

@@ -58,28 +58,12 @@ def long_preset(vocab_size: int) -> tuple[FastConfig, TrainConfig]:
 
     A token looks at 64; through three layers it hears of 190.
     """
+    shape = {"block_size": 512, "n_layer": 3, "n_head": 4, "n_embd": 144}
+    others = {"attention": "sliding", "window": 64, "feed_forward": "swiglu"}
+    plan = {"steps": 4000, "batch_size": 16, "learning_rate": 5e-3, "eval_every": 500}
     return (
-        FastConfig(
-            vocab_size,
-            block_size=512,
-            n_layer=3,
-            n_head=4,
-            n_embd=144,
-            bias=False,
-            attention="sliding",
-            window=64,
-            norm="rms",
-            feed_forward="swiglu",
-            position="rotary",
-            qk_norm="rms",
-        ),
-        TrainConfig(
-            steps=4000,
-            batch_size=16,
-            context=64,
-            learning_rate=5e-3,
-            eval_every=500,
-        ),
+        FastConfig(vocab_size, **shape, **MODERN | others | {"zero_outputs": False}),
+        TrainConfig(**plan, context=64),
     )
 
 

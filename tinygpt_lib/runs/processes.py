@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinygpt_lib.basics.devices import DeviceError
-from tinygpt_lib.basics.interrupts import exit_code
+from tinygpt_lib.basics.interrupts import exit_code, handling
 from tinygpt_lib.scaling_out import n_processes, process_rank
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -155,20 +155,14 @@ def first_to_say(store, error: BaseException) -> bool:
 @contextmanager
 def told_to_end() -> Iterator[None]:
     """Within, SIGTERM is a LostProcessError; after that, it is not heard any more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(signum, frame):
         raise LostProcessError(ENDED)
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except LostProcessError:  # a second one would cut the explanation short
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise
-    except BaseException:
-        signal.signal(signal.SIGTERM, before)
-        raise
-    signal.signal(signal.SIGTERM, before)
+    with handling(end, [signal.SIGTERM]):
+        try:
+            yield
+        except LostProcessError:  # a second one would cut the explanation short
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise

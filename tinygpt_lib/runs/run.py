@@ -20,22 +20,20 @@ from tqdm import tqdm
 from tinygpt_lib.basics.checks import check_ids
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.files import (
-    CheckpointError,
     filling,
     locked,
     read_bytes,
     remove_partial_files,
+    understood,
     writing,
 )
 from tinygpt_lib.basics.interrupts import held_interrupt
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT, GPTConfig
 from tinygpt_lib.runs.checkpoints import (
-    NOT_DESCRIBED,
     RunState,
     check_tokenizer,
     fingerprint,
-    first_line,
     read_run,
     strip,
     write_model,
@@ -102,7 +100,8 @@ def train(
         return Run(model, train_ids, val_ids, config).go(progress)
     run = SavedRun(model, train_ids, val_ids, config, Path(out), tokenizer, about)
     if resume:
-        run.check_started()  # no run, no lock either
+        # No run, no lock either.
+        from_first(partial(read_bytes, run.out / "training.safetensors", 1))
     else:
         run.create()
     with run.locked():
@@ -234,7 +233,7 @@ class Run(Trainer):
             disable=quiet,
         )
         stop = False
-        with self.interrupts() as interrupted, bar:
+        with held_interrupt() as self.pressed, bar:
             while self.step < config.steps and not stop:
                 self.take_step()
                 bar.update(per_step)
@@ -245,12 +244,12 @@ class Run(Trainer):
                     self.measure(self.sample)
                     bar.set_postfix_str(self.summary())
                 history.seconds = time.perf_counter() - started
-                stop = interrupted()  # one look: it is saved if, and only if, we stop
+                # One look: it is saved if, and only if, we stop.
+                stop = self.stop if n_processes() > 1 else self.pressed()
                 self.after_step(last or stop)
-        measured = [step for step, _ in history.evaluations[-1:]] == [self.step]
-        if self.step < config.steps or (stop and not measured):
+        if self.step < config.steps or (stop and not self.measured()):
             raise KeyboardInterrupt(f"stopped after step {self.step}")
-        if not measured:  # a large text, once; what was learnt is saved already
+        if not self.measured():  # a large text, once; what was learnt is saved already
             self.measure(self.whole(quiet))
             history.seconds = time.perf_counter() - started
             self.after_step(True)
@@ -268,13 +267,11 @@ class Run(Trainer):
         # 2. The gradient of its mean loss; with the last part, everybody's mean.
         self.optimizer.zero_grad()
         total = 0.0
-        for i, (x, y) in enumerate(batches):
-            with ExitStack() as stack:
-                if i < parts - 1:
-                    stack.enter_context(self.keeping_quiet())
-                logits = self.network(x)  # (B, T, V)
-                loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / parts
-                loss.backward()
+        for i, (x, y) in enumerate(batches, start=1):
+            self.send_gradients(i == parts)
+            logits = self.network(x)  # (B, T, V)
+            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / parts
+            loss.backward()
             total += loss.detach()
         # 3. Every process knows everybody's loss, and takes the same step.
         total = self.agree(total.item())
@@ -282,18 +279,12 @@ class Run(Trainer):
         self.optimizer.step()
         return total
 
-    @contextmanager
-    def keeping_quiet(self) -> Iterator[None]:
-        """Within, gradients are added up here and sent to nobody."""
+    def send_gradients(self, wanted: bool) -> None:
+        """Whether the next pass sends them; else they are added up here."""
         if self.sharded:
-            self.model.set_requires_gradient_sync(False)
-            yield
-            self.model.set_requires_gradient_sync(True)
+            self.model.set_requires_gradient_sync(wanted)
         elif n_processes() > 1:
-            with self.network.no_sync():
-                yield
-        else:
-            yield
+            self.network.require_backward_grad_sync = wanted
 
     def agree(self, loss: float) -> float:
         """The mean of everybody's losses; also, whether anybody wants to stop."""
@@ -303,6 +294,10 @@ class Run(Trainer):
             loss = numbers[0].item() / n_processes()
             self.stop = numbers[1].item() > 0
         return loss
+
+    def measured(self) -> bool:
+        """Whether the loss after this step is known."""
+        return [step for step, _ in self.history.evaluations[-1:]] == [self.step]
 
     def measure(self, parts: Iterable[Tensor]) -> None:
         """Notes the loss over parts of the validation text."""
@@ -328,12 +323,6 @@ class Run(Trainer):
         starts = range(0, len(ids) - 1, size)
         for start in tqdm(starts, "all of the validation text", disable=quiet):
             yield ids[start : start + size + 1]
-
-    @contextmanager
-    def interrupts(self):
-        """Holds Ctrl-C back; what it gives tells whether there was one, anywhere."""
-        with held_interrupt() as self.pressed:
-            yield self.pressed if n_processes() == 1 else lambda: self.stop
 
     def after_step(self, ends: bool) -> None:
         """What else happens after a step; `ends` if it is the last one for now."""
@@ -379,8 +368,9 @@ class SavedRun(Run):
         """
         size = from_first(partial(largest_weight, state))
         self.check_finite("a weight", size)
-        known = [step for step, _ in self.history.evaluations[-1:]] == [self.step]
-        known &= len(self.sample) == 1 or self.step == self.config.steps
+        known = self.measured() and (
+            len(self.sample) == 1 or self.step == self.config.steps
+        )
         if not (size <= TAME or known):
             self.check_finite("what the weights compute", self.validate(self.whole()))
 
@@ -432,23 +422,18 @@ class SavedRun(Run):
             )
         state = self.state()
         self.check_sound(state)
-        from_first(partial(self.make_folder, state))
 
-    def make_folder(self, state: RunState) -> None:
-        """Puts a checkpoint where nothing may be yet; all of it appears at once."""
-        with filling(self.out, "training.safetensors") as aside:
-            write_run(aside, state)
+        def make_folder() -> None:
+            with filling(self.out, "training.safetensors") as aside:
+                write_run(aside, state)
 
-    def check_started(self) -> None:
-        """CheckpointError unless there is a run in the folder."""
-        from_first(partial(read_bytes, self.out / "training.safetensors", 1))
+        from_first(make_folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps others out of the folder for as long as a `with` lasts."""
-        lock = locked(self.out)
         with ExitStack() as stack:
-            from_first(lambda: stack.enter_context(lock))
+            from_first(lambda: stack.enter_context(locked(self.out)))
             yield
 
     def restore(self) -> None:
@@ -479,7 +464,7 @@ class SavedRun(Run):
         self.tokenizer = tokenizer_from_dict(state.tokenizer)
         self.about, self.history = state.about, state.history
         tensors = self.own_part(state)
-        try:
+        with understood(f"{self.out}/training.safetensors does not fit the model"):
             self.model.load_state_dict(strip("model.", tensors))
             self.optimizer.load_state_dict(strip("optimizer.", tensors))
             self.batches.set_state(tensors["random.batches"])
@@ -488,11 +473,6 @@ class SavedRun(Run):
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
             if "random.mps" in tensors and self.device.type == "mps":
                 torch.mps.set_rng_state(tensors["random.mps"])
-        except NOT_DESCRIBED as error:
-            raise CheckpointError(
-                f"{self.out}/training.safetensors does not fit the model: "
-                f"{first_line(error)}"
-            ) from error
 
     def own_part(self, state: RunState) -> dict[str, Tensor]:
         """The saved tensors, cut as this run's own are; its own random numbers."""

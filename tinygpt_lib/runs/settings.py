@@ -23,6 +23,16 @@ ENGINES = {  # (model, config) -> ids -> logits
     "bfloat16": bfloat16,
     "compiled": compiled,
 }
+RANGES = (  # of settings that need not be whole numbers
+    (("weight_decay",), "at least 0 and at most 1e18", lambda x: 0 <= x <= 1e18),
+    (("warmup", "cooldown"), "in the range 0..1", lambda x: 0 <= x <= 1),
+    (("beta1", "beta2"), "at least 0 and below 1", lambda x: 0 <= x < 1),
+    (
+        ("learning_rate", "matrix_rate", "clip"),
+        "above 0 and at most 1e18",
+        lambda x: 0 < x <= 1e18,
+    ),
+)
 # A run may go on with others: the next machine may lack what this one has.
 MAY_CHANGE = {"accumulate", "engine"}
 
@@ -39,16 +49,10 @@ class TrainConfig(training.TrainConfig):
     save_every: int = 250  # steps between checkpoints
 
     def __post_init__(self):
-        for name, low in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("context", 0),
-            ("eval_every", 0),
-            ("save_every", 1),
-            ("seed", 0),
-        ):
-            check_int(name, getattr(self, name), low=low, high=2**63 - 1)
+        for name in ("steps", "batch_size", "accumulate", "save_every"):
+            check_int(name, getattr(self, name), low=1)
+        for name in ("context", "eval_every", "seed"):
+            check_int(name, getattr(self, name), low=0)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} can't be cut into accumulate "
@@ -57,19 +61,9 @@ class TrainConfig(training.TrainConfig):
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("engine", self.engine, ENGINES)
         check_choice("cooldown_shape", self.cooldown_shape, COOLDOWNS)
-        for name in ("learning_rate", "matrix_rate", "clip"):
-            allowed = "above 0 and at most 1e18"
-            check_float(name, getattr(self, name), allowed, lambda x: 0 < x <= 1e18)
-        allowed = "at least 0 and at most 1e18"
-        check_float(
-            "weight_decay", self.weight_decay, allowed, lambda x: 0 <= x <= 1e18
-        )
-        for name in ("warmup", "cooldown"):
-            value = getattr(self, name)
-            check_float(name, value, "in the range 0..1", lambda x: 0 <= x <= 1)
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            check_float(name, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        for names, allowed, inside in RANGES:
+            for name in names:
+                check_float(name, getattr(self, name), allowed, inside)
         if self.warmup + self.cooldown > 1 + 1e-9:
             raise ValueError(
                 f"warmup {self.warmup} and cooldown {self.cooldown} overlap; together "
