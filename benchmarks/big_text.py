@@ -26,7 +26,7 @@ from tinygpt_lib import BPETokenizer, ByteTokenizer, CharTokenizer, evaluate
 from tinygpt_lib.basics.texts import Text, read_texts
 from tinygpt_lib.commands.common import encode_parts, text_of
 from tinygpt_lib.runs import run
-from tinygpt_lib.runs.data import Data
+from tinygpt_lib.runs.data import Data, small_ids
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.pairs import encode_chunks, learn_merges
 from tinygpt_lib.runs.presets import PRESETS
@@ -101,6 +101,19 @@ def encoded(make, encode):
     return prepare, lambda both, folder: {"tokens": encode(*both)}
 
 
+def held(kind, learnt_from: str):
+    """Encoding as a run does it: from a file, to ids as it keeps them."""
+
+    def prepare(folder):
+        seen, text = (read_texts([f"{folder}/{n}"])[0] for n in (learnt_from, "20"))
+        return Data(seen).learn(kind, 1024), Data(text)
+
+    def work(both, folder):
+        return {"tokens": sum(map(len, both[1].encode(both[0])))}
+
+    return prepare, work
+
+
 def bpe(text: str) -> BPETokenizer:
     """Byte pairs of its beginning, up to 1,024 tokens."""
     return Data(Text.of(text[: 2 * MB])).learn(BPETokenizer, 1024)
@@ -112,10 +125,6 @@ def read(folder: str, name: str) -> str:
 
 def nothing(folder: str) -> None:
     """Prepares nothing."""
-
-
-def by_pieces(tokenizer, text: str) -> int:
-    return sum(map(len, Data(Text.of(text)).encode(tokenizer)))
 
 
 def tiktoken_of(ours: BPETokenizer):
@@ -227,16 +236,18 @@ NAMES = {
     "encode bytes": encoded(
         lambda text: ByteTokenizer(), lambda t, x: len(t.encode(x))
     ),
-    "encode bytes, held": encoded(lambda text: ByteTokenizer(), by_pieces),
+    "encode bytes, held": encoded(
+        lambda text: ByteTokenizer(), lambda t, x: len(small_ids(t, x))
+    ),
     "encode characters": encoded(
         CharTokenizer.from_text, lambda t, text: len(t.encode(text))
     ),
-    "encode characters, held": encoded(CharTokenizer.from_text, by_pieces),
+    "encode characters, held": held(CharTokenizer, "20"),
     "train 1024, ours": trained_by_ours(1024),
     "train 1024, HF": trained_by_hf(1024),
     "train 8192, ours": trained_by_ours(8192),
     "train 8192, HF": trained_by_hf(8192),
-    "encode bpe, ours": encoded(bpe, by_pieces),
+    "encode bpe, ours": held(BPETokenizer, "2"),
     "encode bpe, HF by lines": encoded(lambda text: hf_from(bpe(text)), by_lines),
     "encode bpe, tiktoken": encoded(
         lambda text: tiktoken_of(bpe(text)), lambda t, x: len(t.encode_ordinary(x))

@@ -172,7 +172,7 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
     with understood(f"{folder / 'tokenizer.json'} does not describe a tokenizer"):
         if notes != {"model": config, "tokenizer": words}:
             raise CheckpointError(
-                f"{folder / 'model.safetensors'}, config.json and tokenizer.json do not "
+                f"{folder}/model.safetensors, config.json and tokenizer.json do not "
                 "belong together: they were not saved with each other"
             )
         tokenizer = tokenizer_from_dict(words)
