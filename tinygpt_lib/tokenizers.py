@@ -177,9 +177,8 @@ class BPETokenizer(ByteTokenizer):
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 1024, special=()) -> Self:
         """As many merges from text as vocab_size has room for, or as occur twice."""
-        counts = Counter(chunks_of(text))
-        encoded = {chunk.encode(): n for chunk, n in counts.items()}
-        merges = learn_merges(encoded, vocab_size - 256 - len(special))
+        counts = Counter(map(str.encode, chunks_of(text)))
+        merges = learn_merges(counts, vocab_size - 256 - len(special))
         return cls(merges, special=special)
 
     def merged(self, chunk: bytes) -> list[int]:
@@ -211,7 +210,7 @@ class BPETokenizer(ByteTokenizer):
 
 
 @hardened_words
-class WordTokenizer:
+class WordTokenizer(ByteTokenizer):
     """One token per word or sign, with the space before it; <unk> for the rest."""
 
     unk = "<unk>"
@@ -220,6 +219,7 @@ class WordTokenizer:
     def __init__(self, words: Sequence[str]):
         self.words = [self.unk, *words]
         self.number = {word: i for i, word in enumerate(self.words)}
+        self.tokens = [word.encode() for word in self.words]
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
@@ -228,19 +228,12 @@ class WordTokenizer:
         known = [word for word, _ in counts.most_common(vocab_size - 2)]
         return cls([f" {cls.unk}", *known])
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words)
-
     def encode(self, text: str) -> Tensor:
         """Ids (N,) of any text: 0 and 1 for unknown words, 1 after a space."""
         spaced = self.number.get(f" {self.unk}", 0)
         words = self.pattern.findall(text)
         ids = [self.number.get(w, spaced if w[0] == " " else 0) for w in words]
         return torch.tensor(ids, dtype=torch.int64)
-
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        return "".join(self.words[int(i)] for i in ids)
 
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""

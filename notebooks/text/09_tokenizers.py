@@ -80,7 +80,7 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# A longer list is no way out, since Unicode has more than 150,000 characters and grows nearly every year.
+# A longer list is no way out, since Unicode has more than 150,000 characters and still grows.
 # But every text is stored as bytes, and there are only 256 of those. The usual way to write characters as
 # bytes is **UTF-8**: one byte for each character that English needs, two to four for all others.
 
@@ -89,8 +89,7 @@ for character in "aù€😀":
     print(character, list(character.encode()))
 
 # %% [markdown]
-# So 256 tokens can spell every text. The other direction can fail, since a model may write bytes in an
-# order that is not UTF-8. `decode` then shows `�`, the character that stands for what can't be read.
+# So 256 tokens can spell every text. A model, though, may write bytes in an order that is not UTF-8. `decode` then shows `�`, the character that stands for what can't be read.
 # `pieces` says which bytes each token stands for; we will need it to keep the score.
 
 
@@ -207,8 +206,6 @@ def plain_merges(chunks, n_merges):
 plain_merges([b"aaabdaaabac"], 10)
 
 # %% [markdown]
-# Three merges turn eleven bytes into five tokens, as in the drawing.
-#
 # ## Cut first
 # What does this learn from a real text, taken as one long string?
 
@@ -227,8 +224,7 @@ print(spelled(plain_merges([sample.encode()], 40)[0]))
 
 # %% [markdown]
 # Some of these are no units at all. `, ` glues a comma to a space; `e ` glues the end of one word to the gap
-# before the next. If the space sometimes belongs to the word before it and sometimes to the word after, then
-# one word gets several names. So GPT-2 cuts the text first and never merges across a cut. Its pattern keeps
+# before the next. So one word gets several names. GPT-2 therefore cuts the text first and never merges across a cut. Its pattern keeps
 # a word together with the space before it, and splits off endings such as `'ll`, numbers, punctuation and
 # line breaks. `\p{L}` is a letter of any script, `\p{N}` a digit or another number. Python's own `re` knows
 # neither, so the package `regex` does the cutting.
@@ -272,8 +268,8 @@ print(spelled(expected))
 
 # %% [markdown]
 # ## Touch only what changes
-# The plain way goes through the whole text for each merge. For a million characters and 768 merges, that
-# is minutes of Python. Three observations save nearly all of it.
+# The plain way goes through the whole text for each merge, which takes minutes for a million characters and 768
+# merges. Three observations save nearly all of it.
 #
 # **The same chunks come again and again.** Keep each different one once, with the number of times it occurs:
 
@@ -369,8 +365,8 @@ show_pairs(pairs)
 made
 
 # %% [markdown]
-# These are the changes that you found above. In front of the second `aa`, `da` has become (100, 256). (97, 98) was left
-# alone, because the third `a` was.
+# These are the changes found above. In front of the second `aa`, `da` has become (100, 256). (97, 98) was left alone,
+# because the third `a` was.
 #
 # **A count can only fall.** Whatever a merge puts into the row contains the new token, so a pair that
 # already exists gains nothing. That makes it cheap to find the most frequent pair. A *heap* is a list that
@@ -442,8 +438,7 @@ for what, measured_in in speed["seconds"].items():
 
 #
 # The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each different
-# chunk is merged once. The class also has **special tokens**, numbered after the last merge, for what is not text.
-# We will see one below.
+# chunk is merged once. **Special tokens**, numbered after the last merge, stand for what is not text; one comes below.
 
 
 # %%
@@ -467,9 +462,8 @@ class BPETokenizer(ByteTokenizer):
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 1024, special=()) -> Self:
         """As many merges from text as vocab_size has room for, or as occur twice."""
-        counts = Counter(chunks_of(text))
-        encoded = {chunk.encode(): n for chunk, n in counts.items()}
-        merges = learn_merges(encoded, vocab_size - 256 - len(special))
+        counts = Counter(map(str.encode, chunks_of(text)))
+        merges = learn_merges(counts, vocab_size - 256 - len(special))
         return cls(merges, special=special)
 
     def merged(self, chunk: bytes) -> list[int]:
@@ -502,8 +496,8 @@ ab, bc = (97, 98), (98, 99)
 BPETokenizer([ab, bc]).merged(b"abc"), BPETokenizer([bc, ab]).merged(b"abc")
 
 # %% [markdown]
-# The string from above once more, and some texts that break tokenizers: nothing at all, accents, emoji, line
-# ends as Windows writes them, and one letter 100,000 times.
+# The string from above once more, and texts that break tokenizers: nothing at all, accents, emoji, line
+# ends as Windows writes them, one letter 100,000 times.
 
 # %% tags=["nbval-check-output"]
 tiny = BPETokenizer.from_text("aaabdaaabac", vocab_size=259)
@@ -565,8 +559,7 @@ show(
 
 # %% [markdown]
 # *Left, the size of the vocabulary and the number of tokens in the line. A dot is a space, ⏎ a line break.
-# From 1,024 on, most words are one token together with the space before them. Rare words stay in pieces, so nothing is
-# ever unknown.*
+# From 1,024 on, most words are one token. Rare words stay in pieces, so nothing is ever unknown.*
 #
 # How many characters does a token stand for, on text that the merges were not learned from?
 
@@ -606,9 +599,9 @@ assert (prompt == end).sum() == 1
 
 # %% [markdown]
 # ## GPT-2's own merges
-# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. OpenAI's two files are not part of this project.
-# `read_gpt2(folder)` reads them, and `benchmarks/gpt2_ids.py` says where they can be had. It put them through the class above and compared all ids
-# with those of tiktoken and of Hugging Face:
+# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. `read_gpt2(folder)` reads OpenAI's two files, which are
+# not part of this project. `benchmarks/gpt2_ids.py` put them through the class above and compared all ids with those of
+# tiktoken and of Hugging Face:
 
 # %%
 gpt2 = json.loads(Path("../benchmarks/gpt2_ids.json").read_text("utf-8"))
@@ -626,14 +619,13 @@ print(f"our 1,024 on all the plays: {len(text) / len(bpe.encode(text)):.2f}")
 # ## Words
 # Why stop at pieces? Let every word be a token, with the space before it, and every sign and line break.
 # This cut loses nothing either. But there is no end of words, so the vocabulary keeps the most frequent ones
-# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it: which word it
-# was is lost, but not the space.
+# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it.
 
 
 # %%
 #| export
 @hardened_words
-class WordTokenizer:
+class WordTokenizer(ByteTokenizer):
     """One token per word or sign, with the space before it; <unk> for the rest."""
 
     unk = "<unk>"
@@ -642,6 +634,7 @@ class WordTokenizer:
     def __init__(self, words: Sequence[str]):
         self.words = [self.unk, *words]
         self.number = {word: i for i, word in enumerate(self.words)}
+        self.tokens = [word.encode() for word in self.words]
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
@@ -650,19 +643,12 @@ class WordTokenizer:
         known = [word for word, _ in counts.most_common(vocab_size - 2)]
         return cls([f" {cls.unk}", *known])
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words)
-
     def encode(self, text: str) -> Tensor:
         """Ids (N,) of any text: 0 and 1 for unknown words, 1 after a space."""
         spaced = self.number.get(f" {self.unk}", 0)
         words = self.pattern.findall(text)
         ids = [self.number.get(w, spaced if w[0] == " " else 0) for w in words]
         return torch.tensor(ids, dtype=torch.int64)
-
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        return "".join(self.words[int(i)] for i in ids)
 
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""
@@ -762,7 +748,7 @@ def score_text(model, tokenizer, text: str) -> TextScore:
 # Each kind got as many steps as fit into 40 seconds by timings taken in turns, and three seeds. That takes half an hour, so it is done by
 # `benchmarks/tokenizers_compare.py`.
 #
-# Before you look: which vocabulary do you expect to win? And does anything differ between the models other than the unit?
+# Before you look: which vocabulary do you expect to win? And what else differs between the models?
 
 # %%
 results = json.loads(Path("../benchmarks/tokenizers.json").read_text())
@@ -800,10 +786,10 @@ for name in names:
 # less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are too close for three seeds to rank,
 # and bytes and characters overlap. The best size belongs to this text, this model and this
 # time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at
-# 1.82. After 40 seconds that is a hair from the 7-grams' 1.59.
+# 1.82. That is a hair from the 7-grams' 1.59, after 40 seconds.
 #
-# The word model seems to beat all others by far. It doesn't: nearly every eleventh token is unknown to
-# it, and it never has to say which word that was. Let chapter 02's counts of six characters spell
+# The word model seems to beat all others by far. But nearly every eleventh token is unknown to it, and it never
+# has to say which word that was. Let chapter 02's counts of six characters spell
 # those words out, and add the bill. Each unknown word then costs:
 
 # %%
@@ -908,13 +894,12 @@ assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,09
 # %% [markdown]
 # Each drew 150 tokens, which give texts of very different length. After so short a training the characters
 # make words that don't exist. The pieces make many that do, and where they go wrong they glue: a piece
-# without its space follows another, and capitals turn up inside a word. The word model can't misspell
-# anything. It says `<unk>` instead, and has hardly seen enough of each word to know what may follow.
+# without its space follows another. The word model can't misspell anything. It says `<unk>` instead, and has
+# hardly seen enough of each word to know what may follow.
 
 # %% [markdown]
 # ## What a token hides
-# A model sees ids. Nobody tells it how a token is spelled, and all it can know about one comes from the
-# company that the token keeps. What looks alike to you has unrelated numbers:
+# A model sees ids. Nobody tells it how a token is spelled. What looks alike to you has unrelated numbers:
 
 # %% tags=["nbval-check-output"]
 for word in ("the", " the", "The", "THE", " THE", "teh"):
@@ -1001,7 +986,7 @@ cost
 
 # %% [markdown]
 # Left, the nats for the word with its space; right, for the word alone, *after the space was given away for free*. It is
-# three nats more. The right word has become, on average, twenty times less likely. Strip the space before you call such a model.
+# three nats more: twenty times less likely. Strip the space before you call such a model.
 #
 # **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers from 1000 to
 # 9999, by their lengths:
@@ -1075,7 +1060,7 @@ sentences = "The sea is calm tonight.", "Das Meer ist heute ruhig.", "海很平�
 
 # %% [markdown]
 # In German the same thought takes more tokens, and in Chinese each character takes three. Where tokens are
-# paid for, some readers pay more, and their window holds less.
+# paid for, some readers pay more.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1116,5 +1101,5 @@ saved = sum(len(bpe.merged(c)) - len(longest_first(bpe, c)) for c in others)
 len(others), len(chunks), saved, sum(len(bpe.merged(c)) for c in chunks)
 
 # %% [markdown]
-# The two disagree on more than a quarter of the different chunks, and yet the texts are almost equally long: longest first
-# saves 81 tokens out of 11,746. What matters is that a model is asked in the cuts that it was trained on.
+# The two disagree on more than a quarter of the different chunks, and yet longest first saves only 81 tokens out of
+# 11,746. What matters is that a model is asked in the cuts that it was trained on.
