@@ -334,7 +334,8 @@ def tokenizer_in(folder: Path):
     """The tokenizer that lies in a folder, ours or by byte pairs as GPT-2's."""
     files = (folder / n for n in (TOKENIZER, "vocab.json", "tokenizer.json"))
     if (path := next(filter(Path.exists, files), None)) is None:
-        raise CheckpointError(f"{folder} holds no {TOKENIZER}, and no vocab.json")
+        why = f"{folder} holds no tokenizer: no {TOKENIZER}, no vocab.json"
+        raise CheckpointError(why)
     with understood(f"{path} describes no tokenizer"):
         if path.name == TOKENIZER:
             return tokenizer_from_dict(read_json(path)["tokenizer"])
