@@ -88,17 +88,22 @@ def begun(kind: str):
         held = sum(ids.array.itemsize * len(ids) for ids in parts)
         return {"bytes a token": held / sum(map(len, parts))}
 
-    return nothing, work
+    return None, work
 
 
 def encoded(make, encode):
-    """Encoding by a tokenizer that is there already."""
+    """Encoding by a tokenizer that is there already; with the ids, their size."""
 
     def prepare(folder):
         text = read(folder, "20")
         return make(text), text
 
-    return prepare, lambda both, folder: {"tokens": encode(*both)}
+    def work(both, folder):
+        ids = encode(*both)
+        size = sys.getsizeof(ids) if isinstance(ids, list) else ids.nbytes
+        return {"tokens": len(ids), "MB of ids": size / MB}
+
+    return prepare, work
 
 
 def held(kind, learnt_from: str):
@@ -123,10 +128,6 @@ def read(folder: str, name: str) -> str:
     return (Path(folder) / name).read_text("utf-8")
 
 
-def nothing(folder: str) -> None:
-    """Prepares nothing."""
-
-
 def tiktoken_of(ours: BPETokenizer):
     import tiktoken
     from tiktoken_ext.openai_public import r50k_pat_str
@@ -137,9 +138,9 @@ def tiktoken_of(ours: BPETokenizer):
     )
 
 
-def by_lines(theirs, text: str) -> int:
+def by_lines(theirs, text: str) -> np.ndarray:
     lines = text.splitlines(keepends=True)
-    return sum(len(theirs.encode(line).ids) for line in lines)
+    return np.concatenate([np.uint16(theirs.encode(line).ids) for line in lines])
 
 
 def trained_by_ours(size):
@@ -147,7 +148,7 @@ def trained_by_ours(size):
         text, _ = read_texts([f"{folder}/20"])
         return {"merges": len(Data(text).learn(BPETokenizer, size).merges)}
 
-    return nothing, work
+    return None, work
 
 
 def trained_by_hf(size):
@@ -165,7 +166,7 @@ def trained_by_hf(size):
         tokenizer.train_from_iterator(lines, trainer)
         return {"merges": tokenizer.get_vocab_size() - 256}
 
-    return nothing, work
+    return None, work
 
 
 LONG = ("=", "blanks", "letters")
@@ -233,15 +234,9 @@ def validation(_, folder):
 
 NAMES = {
     **{f"begin 100 MB, {kind}": begun(kind) for kind in TEXT_TOKENIZERS},
-    "encode bytes": encoded(
-        lambda text: ByteTokenizer(), lambda t, x: len(t.encode(x))
-    ),
-    "encode bytes, held": encoded(
-        lambda text: ByteTokenizer(), lambda t, x: len(small_ids(t, x))
-    ),
-    "encode characters": encoded(
-        CharTokenizer.from_text, lambda t, text: len(t.encode(text))
-    ),
+    "encode bytes": encoded(ByteTokenizer.from_text, ByteTokenizer.encode),
+    "encode bytes, held": encoded(ByteTokenizer.from_text, small_ids),
+    "encode characters": encoded(CharTokenizer.from_text, CharTokenizer.encode),
     "encode characters, held": held(CharTokenizer, "20"),
     "train 1024, ours": trained_by_ours(1024),
     "train 1024, HF": trained_by_hf(1024),
@@ -250,7 +245,7 @@ NAMES = {
     "encode bpe, ours": held(BPETokenizer, "2"),
     "encode bpe, HF by lines": encoded(lambda text: hf_from(bpe(text)), by_lines),
     "encode bpe, tiktoken": encoded(
-        lambda text: tiktoken_of(bpe(text)), lambda t, x: len(t.encode_ordinary(x))
+        lambda text: tiktoken_of(bpe(text)), lambda t, x: t.encode_ordinary(x)
     ),
     **{
         f"one chunk of {name}, {who}": one_chunk(name, who == "tiktoken")
@@ -261,8 +256,8 @@ NAMES = {
         lambda folder: read(folder, "letters 10"),
         without_a_blank,
     ),
-    "validation of 5,006 characters": (nothing, many_characters),
-    "validation in a default run": (nothing, validation),
+    "validation of 5,006 characters": (None, many_characters),
+    "validation in a default run": (None, validation),
 }
 
 
@@ -276,7 +271,7 @@ def measure(name: str, folder: str) -> dict:
     """What this process, in which nothing else has happened, needs for one of NAMES."""
     prepare, work = NAMES[name]
     os.environ["TINYGPT_DATA"] = f"{folder}/cache of {name}"
-    given = prepare(folder)
+    given = prepare(folder) if prepare else None
     before, begin = peak(), time.process_time()
     more = work(given, folder)
     cpu, most = time.process_time() - begin, peak()

@@ -144,9 +144,7 @@ def files_in(folder):
 
 
 @pytest.mark.parametrize(("kind", "held"), [("bpe", 2), ("char", 1)])
-def test_ids_of_a_large_text_are_kept_and_found_again(
-    song, large, kind, held, monkeypatch
-):
+def test_ids_of_a_large_text_are_found_again(song, large, kind, held, monkeypatch):
     tokenizer, expected = lesson(kind, song.text)
     parts = Data(Text.of(song.text)).encode(tokenizer)
     (path,) = files_in(large)

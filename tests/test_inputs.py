@@ -272,8 +272,7 @@ def test_notes_that_lie(kept, tmp_path, kind, name):
             kind_ = data.draw(st.sampled_from([torch.float32, torch.int64, torch.bool]))
             numbers[key], fields = torch.ones(shape, dtype=kind_), ()
         write_tensors(folder / name, numbers, lies)
-        load = read_run if kind == "run" else with_rules
-        loaded_or_refused(load, folder, fields)
+        loaded_or_refused(read_run if kind == "run" else with_rules, folder, fields)
 
     check()
 
@@ -296,9 +295,6 @@ def test_descriptions_of_hugging_face_that_lie(kept, tmp_path, kind):
             use(*loaded)
 
     check()
-
-
-HEADER = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 
 def test_headers_of_safetensors_that_lie(kept, tmp_path):
