@@ -26,13 +26,12 @@ from tinygpt_lib import BPETokenizer, ByteTokenizer, CharTokenizer, evaluate
 from tinygpt_lib.basics.texts import Text, read_texts
 from tinygpt_lib.commands.common import encode_parts, text_of
 from tinygpt_lib.runs import run
-from tinygpt_lib.runs.data import Data
+from tinygpt_lib.runs.data import Data, small_ids
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.pairs import encode_chunks, learn_merges
 from tinygpt_lib.runs.presets import PRESETS
 from tinygpt_lib.runs.tokenizers import TEXT_TOKENIZERS
 from tinygpt_lib.speed import FastConfig
-from tinygpt_lib.tokenizers import GPT2_PATTERN
 
 OUT = Path(__file__).with_suffix(".json")
 MB = 10**6
@@ -89,17 +88,35 @@ def begun(kind: str):
         held = sum(ids.array.itemsize * len(ids) for ids in parts)
         return {"bytes a token": held / sum(map(len, parts))}
 
-    return nothing, work
+    return None, work
 
 
 def encoded(make, encode):
-    """Encoding by a tokenizer that is there already."""
+    """Encoding by a tokenizer that is there already; with the ids, their size."""
 
     def prepare(folder):
         text = read(folder, "20")
         return make(text), text
 
-    return prepare, lambda both, folder: {"tokens": encode(*both)}
+    def work(both, folder):
+        ids = encode(*both)
+        size = sys.getsizeof(ids) if isinstance(ids, list) else ids.nbytes
+        return {"tokens": len(ids), "MB of ids": size / MB}
+
+    return prepare, work
+
+
+def held(kind, learnt_from: str):
+    """Encoding as a run does it: from a file, to ids as it keeps them."""
+
+    def prepare(folder):
+        seen, text = (read_texts([f"{folder}/{n}"])[0] for n in (learnt_from, "20"))
+        return Data(seen).learn(kind, 1024), Data(text)
+
+    def work(both, folder):
+        return {"tokens": sum(map(len, both[1].encode(both[0])))}
+
+    return prepare, work
 
 
 def bpe(text: str) -> BPETokenizer:
@@ -111,26 +128,19 @@ def read(folder: str, name: str) -> str:
     return (Path(folder) / name).read_text("utf-8")
 
 
-def nothing(folder: str) -> None:
-    """Prepares nothing."""
-
-
-def by_pieces(tokenizer, text: str) -> int:
-    return sum(map(len, Data(Text.of(text)).encode(tokenizer)))
-
-
 def tiktoken_of(ours: BPETokenizer):
     import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
 
     ranks = {token: i for i, token in enumerate(ours.tokens)}
     return tiktoken.Encoding(
-        "ours", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}
+        "ours", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={}
     )
 
 
-def by_lines(theirs, text: str) -> int:
+def by_lines(theirs, text: str) -> np.ndarray:
     lines = text.splitlines(keepends=True)
-    return sum(len(theirs.encode(line).ids) for line in lines)
+    return np.concatenate([np.uint16(theirs.encode(line).ids) for line in lines])
 
 
 def trained_by_ours(size):
@@ -138,7 +148,7 @@ def trained_by_ours(size):
         text, _ = read_texts([f"{folder}/20"])
         return {"merges": len(Data(text).learn(BPETokenizer, size).merges)}
 
-    return nothing, work
+    return None, work
 
 
 def trained_by_hf(size):
@@ -156,7 +166,7 @@ def trained_by_hf(size):
         tokenizer.train_from_iterator(lines, trainer)
         return {"merges": tokenizer.get_vocab_size() - 256}
 
-    return nothing, work
+    return None, work
 
 
 LONG = ("=", "blanks", "letters")
@@ -224,22 +234,18 @@ def validation(_, folder):
 
 NAMES = {
     **{f"begin 100 MB, {kind}": begun(kind) for kind in TEXT_TOKENIZERS},
-    "encode bytes": encoded(
-        lambda text: ByteTokenizer(), lambda t, x: len(t.encode(x))
-    ),
-    "encode bytes, held": encoded(lambda text: ByteTokenizer(), by_pieces),
-    "encode characters": encoded(
-        CharTokenizer.from_text, lambda t, text: len(t.encode(text))
-    ),
-    "encode characters, held": encoded(CharTokenizer.from_text, by_pieces),
+    "encode bytes": encoded(ByteTokenizer.from_text, ByteTokenizer.encode),
+    "encode bytes, held": encoded(ByteTokenizer.from_text, small_ids),
+    "encode characters": encoded(CharTokenizer.from_text, CharTokenizer.encode),
+    "encode characters, held": held(CharTokenizer, "20"),
     "train 1024, ours": trained_by_ours(1024),
     "train 1024, HF": trained_by_hf(1024),
     "train 8192, ours": trained_by_ours(8192),
     "train 8192, HF": trained_by_hf(8192),
-    "encode bpe, ours": encoded(bpe, by_pieces),
+    "encode bpe, ours": held(BPETokenizer, "2"),
     "encode bpe, HF by lines": encoded(lambda text: hf_from(bpe(text)), by_lines),
     "encode bpe, tiktoken": encoded(
-        lambda text: tiktoken_of(bpe(text)), lambda t, x: len(t.encode_ordinary(x))
+        lambda text: tiktoken_of(bpe(text)), lambda t, x: t.encode_ordinary(x)
     ),
     **{
         f"one chunk of {name}, {who}": one_chunk(name, who == "tiktoken")
@@ -250,8 +256,8 @@ NAMES = {
         lambda folder: read(folder, "letters 10"),
         without_a_blank,
     ),
-    "validation of 5,006 characters": (nothing, many_characters),
-    "validation in a default run": (nothing, validation),
+    "validation of 5,006 characters": (None, many_characters),
+    "validation in a default run": (None, validation),
 }
 
 
@@ -265,7 +271,7 @@ def measure(name: str, folder: str) -> dict:
     """What this process, in which nothing else has happened, needs for one of NAMES."""
     prepare, work = NAMES[name]
     os.environ["TINYGPT_DATA"] = f"{folder}/cache of {name}"
-    given = prepare(folder)
+    given = prepare(folder) if prepare else None
     before, begin = peak(), time.process_time()
     more = work(given, folder)
     cpu, most = time.process_time() - begin, peak()

@@ -41,7 +41,7 @@ from tinygpt_lib import (
     split,
     train,
 )
-from tinygpt_lib.tokenizers import pieces_of, score_text
+from tinygpt_lib.tokenizers import score_text
 from tinygpt_lib.training import cpu_preset
 
 RESULTS = Path(__file__).with_name("tokenizers.json")
@@ -176,7 +176,7 @@ def spelling_nats(tokenizer: WordTokenizer, text: str) -> float:
     nats = nats[context - 1 :]  # of each character of text
     total, place = 0.0, 0
     for i, (number, piece) in enumerate(
-        zip(tokenizer.encode(text).tolist(), pieces_of(tokenizer, text), strict=True)
+        zip(tokenizer.encode(text).tolist(), tokenizer.pieces(text), strict=True)
     ):
         end = place + len(piece.decode())
         if number < 2 and i > 0:  # the first token is no prediction

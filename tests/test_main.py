@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from tinygpt_lib.basics.files import json_file, read_json, write_tensors
 from tinygpt_lib.bigram import evaluate
@@ -674,12 +675,15 @@ def test_sizes_too_small_are_refused_before_the_text_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_words_are_reported_with_the_bits(cli, tmp_path):
+def test_unknown_words_are_reported_with_the_bits(cli, tmp_path, monkeypatch):
+    """And, where it takes longer than here, how far it has come."""
+    target = "tinygpt_lib.commands.evaluate.bar"
+    monkeypatch.setattr(target, lambda total, *_: tqdm(total=total))
     file = tmp_path / "text.txt"
     file.write_text("the cat sat on a mat\n" * 95 + "the zebra sat on a mat\n" * 5)
     given = ["--tokenizer", "word", "--text", file, *TINY, "--steps", 2]
     assert cli("train", "--out", tmp_path / "run", *given)[0] == 0
-    code, out, _ = cli("evaluate", tmp_path / "run")
+    code, out, err = cli("evaluate", tmp_path / "run")
     assert code == 0
     model, tokenizer = load_checkpoint(tmp_path / "run")
     val_text = split(file.read_text())[1]
@@ -687,6 +691,7 @@ def test_unknown_words_are_reported_with_the_bits(cli, tmp_path):
     rest = tokenizer.pieces(val_text)[1:]
     assert score.n_unknown == rest.count(b" zebra") == 5
     size = sum(map(len, rest))
+    assert f"| {len(rest)}/{len(rest)} [" in err
     assert f"{score.nats_per_token * len(rest) / math.log(2) / size:.4f} bits" in out
     share = f"{score.n_unknown} of the tokens ({score.n_unknown / len(rest):.1%})"
     assert out.splitlines()[3].startswith(f"{share} are unknown; what they stand for")

@@ -33,8 +33,6 @@ from tinygpt_lib.tokenizers import (
     WordTokenizer,
     chunks_of,
     learn_merges,
-    merge_chunk,
-    pieces_of,
     score_text,
 )
 
@@ -82,8 +80,8 @@ def test_the_known_traps_come_back(text):
         ids = tokenizer.encode(text)
         assert ids.dtype == torch.int64 and ids.dim() == 1
         assert tokenizer.decode(ids) == text
-        assert b"".join(pieces_of(tokenizer, text)) == text.encode()
-        assert len(pieces_of(tokenizer, text)) == len(ids)
+        assert b"".join(tokenizer.pieces(text)) == text.encode()
+        assert len(tokenizer.pieces(text)) == len(ids)
 
 
 @given(st.text())
@@ -91,7 +89,7 @@ def test_every_text_comes_back(text):
     for tokenizer in all_kinds(text):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
-        assert b"".join(pieces_of(tokenizer, text)) == text.encode()
+        assert b"".join(tokenizer.pieces(text)) == text.encode()
 
 
 @given(st.text(st.sampled_from("abcab \n'é")))
@@ -259,8 +257,9 @@ def test_ties_and_overlaps_in_many_texts_of_few_letters():
             expected += ids
         assert tokenizer.encode(text).tolist() == expected
         assert tokenizer.decode(expected) == text
-        by_lesson = [merge_chunk(c.encode(), tokenizer.number) for c in chunks_of(text)]
-        assert [i for ids in by_lesson for i in ids] == expected
+        by_lesson = super(BPETokenizer, tokenizer).merged
+        chunks = chunks_of(text)
+        assert [i for chunk in chunks for i in by_lesson(chunk.encode())] == expected
 
 
 @pytest.mark.parametrize("kind", [ByteTokenizer, BPETokenizer, WordTokenizer])

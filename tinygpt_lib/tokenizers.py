@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Self
 
+import regex
 import torch
 from torch import Tensor
 
@@ -17,17 +18,13 @@ from tinygpt_lib.basics.tokens import hardened_bpe, hardened_bytes, hardened_wor
 from tinygpt_lib.bigram import evaluate
 
 __all__ = [
-    "GPT2_PATTERN",
-    "WORD_PATTERN",
     "BPETokenizer",
     "ByteTokenizer",
+    "Pairs",
     "TextScore",
     "WordTokenizer",
     "chunks_of",
-    "lay_out",
     "learn_merges",
-    "merge_chunk",
-    "pieces_of",
     "replace_pair",
     "score_text",
 ]
@@ -82,33 +79,59 @@ def replace_pair(ids: Sequence[int], pair: tuple[int, int], new: int) -> list[in
 
 # --- Cut first ---
 
-GPT2_PATTERN = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
-
 
 def chunks_of(text: str) -> list[str]:
     """text cut as GPT-2 cuts it, nothing left out: words, numbers, signs, spaces."""
-    import regex
-
-    return regex.findall(GPT2_PATTERN, text)
+    words = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
+    return regex.findall(rf"{words}|\s+(?!\S)|\s+", text)
 
 
 # --- Touch only what changes ---
 
 
-def lay_out(counts: Mapping[bytes, int]):
-    """Chunks in one row, how often each place counts; each pair's count and places."""
-    row, weight = [-1], [0]
-    for chunk, n in counts.items():
-        row += [*chunk, -1]
-        weight += [n] * (len(chunk) + 1)
-    total, places = defaultdict(int), defaultdict(deque)
-    for p, pair in enumerate(pairwise(row)):
-        if -1 not in pair:
-            total[pair] += weight[p]
-            places[pair].append(p)
-    return row, weight, total, places
+class Pairs:
+    """Chunks in one row, how often each pair of neighbors occurs there, and where."""
+
+    def __init__(self, counts: Mapping[bytes, int]):
+        self.row, self.weight, self.size = [-1], [0], [1] * 256
+        for chunk, n in counts.items():
+            self.row += [*chunk, -1]
+            self.weight += [n] * (len(chunk) + 1)
+        self.total, self.places = defaultdict(int), defaultdict(deque)
+        for p, pair in enumerate(pairwise(self.row)):
+            if -1 not in pair:
+                self.add(pair, p)
+
+    def add(self, pair: tuple[int, int], p: int) -> None:
+        self.total[pair] += self.weight[p]
+        self.places[pair].append(p)
+
+    def merge(self, pair: tuple[int, int]) -> set[tuple[int, int]]:
+        """Makes one new token of the pair at all its places; the pairs it now makes."""
+        (a, b), row, size, made = pair, self.row, self.size, set()
+        new = len(size)
+        size.append(size[a] + size[b])
+        for p in self.places.pop(pair):
+            if (row[p], row[p + size[a]]) == pair:
+                x, y = row[p - 1], row[p + size[new]]
+                row[p + size[a]] = -1
+                row[p] = row[p + size[new] - 1] = new
+                left = (x, a), (x, new), p - size[x]
+                right = (b, y), (new, y), p
+                for old, now, place in (left, right):
+                    if -1 not in old:
+                        self.total[old] -= self.weight[p]
+                        self.add(now, place)
+                        made.add(now)
+        del self.total[pair]
+        return made
+
+    def entry(self, pair: tuple[int, int]):
+        """Minus its count, its first place, the pair: the smallest entry is next."""
+        where, n = self.places[pair], self.size[pair[0]]
+        while (self.row[where[0]], self.row[where[0] + n]) != pair:  # no more
+            where.popleft()
+        return -self.total[pair], where[0], pair
 
 
 def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, int]]:
@@ -118,56 +141,21 @@ def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, 
     Merge i makes token 256 + i. Fewer than n_merges when no pair that is left occurs
     twice. Gage, 1994; Sennrich et al., 2016.
     """
-    row, weight, total, places = lay_out(counts)
-    size, merges = [1] * 256, []
-
-    def entry(pair):
-        where, n = places[pair], size[pair[0]]
-        while (row[where[0]], row[where[0] + n]) != pair:  # merged otherwise since
-            where.popleft()
-        return -total[pair], where[0], pair
-
-    heap = sorted(entry(pair) for pair in total if total[pair] > 1)
+    pairs, merges = Pairs(counts), []
+    heap = sorted(pairs.entry(pair) for pair, n in pairs.total.items() if n > 1)
     while heap and len(merges) < n_merges:
         top = heapq.heappop(heap)
-        a, b = pair = top[2]
-        if total[pair] < 2:
-            continue
-        if entry(pair) != top:
-            heapq.heappush(heap, entry(pair))
-            continue
-        new, made = len(size), set()
-        merges.append(pair)
-        size.append(size[a] + size[b])
-        for p in places.pop(pair):
-            if (row[p], row[p + size[a]]) == pair:
-                x, y = row[p - 1], row[p + size[new]]
-                row[p + size[a]] = -1
-                row[p] = row[p + size[new] - 1] = new
-                left = (x, a), (x, new), p - size[x]
-                right = (b, y), (new, y), p
-                for old, now, place in (left, right):
-                    if -1 not in old:
-                        total[old] -= weight[p]
-                        total[now] += weight[p]
-                        places[now].append(place)
-                        made.add(now)
-        total[pair] = 0
-        for now in {now for now in made if total[now] > 1}:
-            heapq.heappush(heap, entry(now))
+        changed = {top[2]}
+        if pairs.total[top[2]] > 1 and pairs.entry(top[2]) == top:
+            merges.append(top[2])
+            changed = pairs.merge(top[2])
+        for pair in changed:
+            if pairs.total[pair] > 1:
+                heapq.heappush(heap, pairs.entry(pair))
     return merges
 
 
 # --- Encoding ---
-
-
-def merge_chunk(chunk: bytes, number: Mapping[tuple[int, int], int]) -> list[int]:
-    """The ids of a chunk: of its possible merges the earliest, again and again."""
-    ids = list(chunk)
-    while possible := number.keys() & set(pairwise(ids)):
-        pair = min(possible, key=number.get)
-        ids = replace_pair(ids, pair, number[pair])
-    return ids
 
 
 @hardened_bpe
@@ -189,13 +177,17 @@ class BPETokenizer(ByteTokenizer):
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 1024, special=()) -> Self:
         """As many merges from text as vocab_size has room for, or as occur twice."""
-        counts = Counter(chunks_of(text))
-        encoded = {chunk.encode(): n for chunk, n in counts.items()}
-        merges = learn_merges(encoded, vocab_size - 256 - len(special))
+        counts = Counter(map(str.encode, chunks_of(text)))
+        merges = learn_merges(counts, vocab_size - 256 - len(special))
         return cls(merges, special=special)
 
     def merged(self, chunk: bytes) -> list[int]:
-        return merge_chunk(chunk, self.number)
+        """The ids of a chunk: of its possible merges the earliest, again and again."""
+        ids = list(chunk)
+        while possible := self.number.keys() & set(pairwise(ids)):
+            pair = min(possible, key=self.number.get)
+            ids = replace_pair(ids, pair, self.number[pair])
+        return ids
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of any text; none of them is special."""
@@ -205,66 +197,50 @@ class BPETokenizer(ByteTokenizer):
 
     def encode(self, text: str, special: bool = False) -> Tensor:
         """Ids (N,) of text; with `special`, a special token's name becomes its id."""
-        if not (special and self.special):
-            return torch.tensor(self.ids_of(text), dtype=torch.int64)
-        names = sorted(self.special, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
-        ids = self.ids_of(parts[0])
+        parts, names = [text], sorted(self.special, key=len, reverse=True)
+        if special and names:
+            parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        first, ids = 256 + len(self.merges), self.ids_of(parts[0])
         for name, after in zip(parts[1::2], parts[2::2], strict=True):
-            ids += [len(self.tokens) - len(self.special) + self.special.index(name)]
-            ids += self.ids_of(after)
+            ids += [first + self.special.index(name), *self.ids_of(after)]
         return torch.tensor(ids, dtype=torch.int64)
 
 
 # --- Words ---
 
-WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
-
 
 @hardened_words
-class WordTokenizer:
+class WordTokenizer(ByteTokenizer):
     """One token per word or sign, with the space before it; <unk> for the rest."""
 
     unk = "<unk>"
+    pattern = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 
     def __init__(self, words: Sequence[str]):
         self.words = [self.unk, *words]
         self.number = {word: i for i, word in enumerate(self.words)}
+        self.tokens = [word.encode() for word in self.words]
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
         """The most frequent words of text; among equals, those that come first."""
-        counts = Counter(WORD_PATTERN.findall(text))
+        counts = Counter(cls.pattern.findall(text))
         known = [word for word, _ in counts.most_common(vocab_size - 2)]
         return cls([f" {cls.unk}", *known])
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words)
 
     def encode(self, text: str) -> Tensor:
         """Ids (N,) of any text: 0 and 1 for unknown words, 1 after a space."""
         spaced = self.number.get(f" {self.unk}", 0)
-        words = WORD_PATTERN.findall(text)
+        words = self.pattern.findall(text)
         ids = [self.number.get(w, spaced if w[0] == " " else 0) for w in words]
         return torch.tensor(ids, dtype=torch.int64)
 
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        return "".join(self.words[int(i)] for i in ids)
-
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""
-        return [word.encode() for word in WORD_PATTERN.findall(text)]
+        return [word.encode() for word in self.pattern.findall(text)]
 
 
 # --- One score for all ---
-
-
-def pieces_of(tokenizer, text: str) -> list[bytes]:
-    """What each token of text stands for, in bytes; joined, they are the text's."""
-    if hasattr(tokenizer, "pieces"):
-        return tokenizer.pieces(text)
-    return [character.encode() for character in text]
 
 
 @dataclass
@@ -286,7 +262,7 @@ def score_text(model, tokenizer, text: str) -> TextScore:
     """The score of a GPT on text; ValueError for a text of fewer than two tokens."""
     ids = tokenizer.encode(text)
     nats = evaluate(model, ids)
-    pieces = pieces_of(tokenizer, text)[1:]
+    pieces = tokenizer.pieces(text)[1:]
     alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
     shown = [piece.decode(errors="replace") for piece in pieces]
     unknown = sum(alone[i] != s for i, s in zip(ids[1:].tolist(), shown, strict=True))

@@ -18,24 +18,22 @@
 # # 09 · Tokenizers
 # > What is the right unit?
 #
-# *An hour to read, a minute to run. It needs the GPT (06), its training (07) and the n-grams of chapter 02
-# as an idea. It trains three small models, 150 steps each.*
+# *An hour to read, half a minute to run. It needs the GPT (06), its training (07) and the n-grams of chapter 02
+# as an idea. It trains three small models for a few seconds each.*
 #
 # Where we are: Part I built a GPT whose unit is the character, and chapter 07 brought it to 1.80 nats per
-# character. We never questioned that unit; we took the first one that came to mind. A smaller one, the
-# byte, could spell any text there is. With a larger one, the word, the same window of 64 tokens would reach
-# several times further back.
+# character. We never questioned that unit. A smaller one, the byte, could spell any text there is. With a
+# larger one, the word, the same window of 64 tokens would reach several times further back.
 #
 # This chapter builds three more tokenizers with the interface of chapter 01, and trains the same model on
-# each of them for the same time. The number to beat is what characters reach in that time. First, though, we
-# will need a score that means the same for every unit.
+# each of them for the same time. The number to beat is what characters reach in that time. That takes a
+# score that means the same for every unit.
 
 # %%
 import json
 import time
 from pathlib import Path
 
-import regex
 import torch.nn.functional as F
 
 from course import BLUE, GREEN, PROMPT, RED, plt, show
@@ -62,6 +60,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Self
 
+import regex
 import torch
 from torch import Tensor
 
@@ -81,7 +80,7 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# A longer list is no way out, since Unicode has more than 150,000 characters and grows nearly every year.
+# A longer list is no way out, since Unicode has more than 150,000 characters and still grows.
 # But every text is stored as bytes, and there are only 256 of those. The usual way to write characters as
 # bytes is **UTF-8**: one byte for each character that English needs, two to four for all others.
 
@@ -90,9 +89,8 @@ for character in "aù€😀":
     print(character, list(character.encode()))
 
 # %% [markdown]
-# So 256 tokens can spell every text. The other direction can fail, since a model may write bytes in an
-# order that is not UTF-8. `decode` then shows `�`, the character that stands for what can't be read.
-# `pieces` says which bytes each token stands for. We will need it to keep the score.
+# So 256 tokens can spell every text. A model, though, may write bytes in an order that is not UTF-8. `decode` then shows `�`, the character that stands for what can't be read.
+# `pieces` says which bytes each token stands for; we will need it to keep the score.
 
 
 # %%
@@ -127,8 +125,9 @@ class ByteTokenizer:
 
 
 # %% [markdown]
-# (`@hardened_bytes` is, as in chapter 01, the library's business: clear errors, saving and loading.) Nothing
-# is lost on the way to ids and back. If the text is cut inside a character, here between the two bytes of `ù`, the gap shows:
+# `@hardened_bytes` is, as in chapter 01, the library's business: clear errors, saving and loading. (It gives
+# that chapter's tokenizer `pieces`, too.) Nothing is lost on the way to ids and back. If the text is cut inside
+# a character, here between the two bytes of `ù`, the gap shows:
 
 # %% tags=["nbval-check-output"]
 ids = ByteTokenizer().encode("Où")
@@ -207,8 +206,6 @@ def plain_merges(chunks, n_merges):
 plain_merges([b"aaabdaaabac"], 10)
 
 # %% [markdown]
-# Three merges turn eleven bytes into five tokens, as in the drawing.
-#
 # ## Cut first
 # What does this learn from a real text, taken as one long string?
 
@@ -227,8 +224,7 @@ print(spelled(plain_merges([sample.encode()], 40)[0]))
 
 # %% [markdown]
 # Some of these are no units at all. `, ` glues a comma to a space; `e ` glues the end of one word to the gap
-# before the next. If the space sometimes belongs to the word before it and sometimes to the word after, then
-# one word gets several names. So GPT-2 cuts the text first and never merges across a cut. Its pattern keeps
+# before the next. So one word gets several names. GPT-2 therefore cuts the text first and never merges across a cut. Its pattern keeps
 # a word together with the space before it, and splits off endings such as `'ll`, numbers, punctuation and
 # line breaks. `\p{L}` is a letter of any script, `\p{N}` a digit or another number. Python's own `re` knows
 # neither, so the package `regex` does the cutting.
@@ -236,16 +232,10 @@ print(spelled(plain_merges([sample.encode()], 40)[0]))
 
 # %%
 #| export
-GPT2_PATTERN = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
-
-
 def chunks_of(text: str) -> list[str]:
     """text cut as GPT-2 cuts it, nothing left out: words, numbers, signs, spaces."""
-    import regex
-
-    return regex.findall(GPT2_PATTERN, text)
+    words = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
+    return regex.findall(rf"{words}|\s+(?!\S)|\s+", text)
 
 
 # %% [markdown]
@@ -263,8 +253,8 @@ for line in ("we'll, WE'LL", "in 12345", "(who, x_y", "    x = 1", "stop!\n\n\n\
 
 # %% [markdown]
 # Nothing is ever left out, so joining the chunks gives the text back. GPT-4's pattern knows `'LL` in
-# capitals. It cuts numbers into threes, where GPT-2's lets merges decide, and it lets go of the space in front of them. Any single sign may open
-# a word, not only a space, which suits code: `(who` and `_y` are chunks. A sign takes the line breaks after it along.
+# capitals. It cuts numbers into threes, where GPT-2's lets merges decide. Any single sign may open a word, not
+# only a space, which suits code: `(who` and `_y` are chunks.
 #
 # We stay with GPT-2's. Forty merges within chunks look like this:
 
@@ -278,8 +268,8 @@ print(spelled(expected))
 
 # %% [markdown]
 # ## Touch only what changes
-# The plain way goes through the whole text for each merge. For a million characters and 768 merges, that
-# is minutes of Python. Three observations save nearly all of it.
+# The plain way goes through the whole text for each merge, which takes minutes for a million characters and 768
+# merges. Three observations save nearly all of it.
 #
 # **The same chunks come again and again.** Keep each different one once, with the number of times it occurs:
 
@@ -303,40 +293,90 @@ after = Counter(pairwise(replace_pair(b"aaabdaaabac", (97, 97), 256)))
 
 # %% [markdown]
 # So we keep `total`, how often each pair occurs, and `places`, where. All chunks lie in one `row`, with a -1
-# before and after each, and `weight` says how often the chunk at a place occurs.
+# before and after each, and `weight` says how often the chunk at a place occurs. A merge visits the places of
+# its pair and corrects the pairs to the left and right of each. Nothing in the row ever moves: a token of three
+# bytes keeps its three places and writes its number at the first and at the last. Its `size` says where its
+# neighbors are.
 
 
 # %%
 #| export
-def lay_out(counts: Mapping[bytes, int]):
-    """Chunks in one row, how often each place counts; each pair's count and places."""
-    row, weight = [-1], [0]
-    for chunk, n in counts.items():
-        row += [*chunk, -1]
-        weight += [n] * (len(chunk) + 1)
-    total, places = defaultdict(int), defaultdict(deque)
-    for p, pair in enumerate(pairwise(row)):
-        if -1 not in pair:
-            total[pair] += weight[p]
-            places[pair].append(p)
-    return row, weight, total, places
+class Pairs:
+    """Chunks in one row, how often each pair of neighbors occurs there, and where."""
+
+    def __init__(self, counts: Mapping[bytes, int]):
+        self.row, self.weight, self.size = [-1], [0], [1] * 256
+        for chunk, n in counts.items():
+            self.row += [*chunk, -1]
+            self.weight += [n] * (len(chunk) + 1)
+        self.total, self.places = defaultdict(int), defaultdict(deque)
+        for p, pair in enumerate(pairwise(self.row)):
+            if -1 not in pair:
+                self.add(pair, p)
+
+    def add(self, pair: tuple[int, int], p: int) -> None:
+        self.total[pair] += self.weight[p]
+        self.places[pair].append(p)
+
+    def merge(self, pair: tuple[int, int]) -> set[tuple[int, int]]:
+        """Makes one new token of the pair at all its places; the pairs it now makes."""
+        (a, b), row, size, made = pair, self.row, self.size, set()
+        new = len(size)
+        size.append(size[a] + size[b])
+        for p in self.places.pop(pair):
+            if (row[p], row[p + size[a]]) == pair:
+                x, y = row[p - 1], row[p + size[new]]
+                row[p + size[a]] = -1
+                row[p] = row[p + size[new] - 1] = new
+                left = (x, a), (x, new), p - size[x]
+                right = (b, y), (new, y), p
+                for old, now, place in (left, right):
+                    if -1 not in old:
+                        self.total[old] -= self.weight[p]
+                        self.add(now, place)
+                        made.add(now)
+        del self.total[pair]
+        return made
+
+    def entry(self, pair: tuple[int, int]):
+        """Minus its count, its first place, the pair: the smallest entry is next."""
+        where, n = self.places[pair], self.size[pair[0]]
+        while (self.row[where[0]], self.row[where[0] + n]) != pair:  # no more
+            where.popleft()
+        return -self.total[pair], where[0], pair
 
 
 # %% tags=["nbval-check-output"]
-row, weight, total, places = lay_out({b"aaabdaaabac": 1})
-print(row)
-for a, b in total:
-    print(chr(a) + chr(b), total[a, b], list(places[a, b]))
+def show_pairs(pairs):
+    print(pairs.row)
+    for a, b in (pair for pair in pairs.total if pairs.total[pair]):
+        print((a, b), pairs.total[a, b], list(pairs.places[a, b]))
+
+
+pairs = Pairs({b"aaabdaaabac": 1})
+show_pairs(pairs)
 
 # %% [markdown]
-# A merge visits the places of its pair and corrects the pairs to the left and right of each. Nothing in the
-# row ever moves: a token of three bytes keeps its three places and writes its number at the first and at
-# the last. The `size` of each token then says where its neighbors are. After the merge of `aa` the row
-# begins with `-1, 256, 256, 97, 98`.
+# Now the merge of `aa`, which is the pair (97, 97):
+
+# %% tags=["nbval-check-output"]
+made = pairs.merge((97, 97))
+show_pairs(pairs)
+made
+
+# %% [markdown]
+# These are the changes found above. In front of the second `aa`, `da` has become (100, 256). (97, 98) was left alone,
+# because the third `a` was.
 #
 # **A count can only fall.** Whatever a merge puts into the row contains the new token, so a pair that
 # already exists gains nothing. That makes it cheap to find the most frequent pair. A *heap* is a list that
-# always has its smallest entry ready; ours holds (minus the count, first place, pair). By the time an entry
+# always has its smallest entry ready. Here is what it would hold now:
+
+# %% tags=["nbval-check-output"]
+sorted(pairs.entry(pair) for pair, n in pairs.total.items() if n > 1)
+
+# %% [markdown]
+# Both pairs occur twice, and (256, 97) comes first in the text, as it did by hand. By the time an entry
 # comes out on top it may be out of date, but then it promised too much, never too little. If it still holds,
 # it is the best of all. If not, it goes back corrected.
 
@@ -350,43 +390,17 @@ def learn_merges(counts: Mapping[bytes, int], n_merges: int) -> list[tuple[int, 
     Merge i makes token 256 + i. Fewer than n_merges when no pair that is left occurs
     twice. Gage, 1994; Sennrich et al., 2016.
     """
-    row, weight, total, places = lay_out(counts)
-    size, merges = [1] * 256, []
-
-    def entry(pair):
-        where, n = places[pair], size[pair[0]]
-        while (row[where[0]], row[where[0] + n]) != pair:  # merged otherwise since
-            where.popleft()
-        return -total[pair], where[0], pair
-
-    heap = sorted(entry(pair) for pair in total if total[pair] > 1)
+    pairs, merges = Pairs(counts), []
+    heap = sorted(pairs.entry(pair) for pair, n in pairs.total.items() if n > 1)
     while heap and len(merges) < n_merges:
         top = heapq.heappop(heap)
-        a, b = pair = top[2]
-        if total[pair] < 2:
-            continue
-        if entry(pair) != top:
-            heapq.heappush(heap, entry(pair))
-            continue
-        new, made = len(size), set()
-        merges.append(pair)
-        size.append(size[a] + size[b])
-        for p in places.pop(pair):
-            if (row[p], row[p + size[a]]) == pair:
-                x, y = row[p - 1], row[p + size[new]]
-                row[p + size[a]] = -1
-                row[p] = row[p + size[new] - 1] = new
-                left = (x, a), (x, new), p - size[x]
-                right = (b, y), (new, y), p
-                for old, now, place in (left, right):
-                    if -1 not in old:
-                        total[old] -= weight[p]
-                        total[now] += weight[p]
-                        places[now].append(place)
-                        made.add(now)
-        total[pair] = 0
-        for now in {now for now in made if total[now] > 1}:
-            heapq.heappush(heap, entry(now))
+        changed = {top[2]}
+        if pairs.total[top[2]] > 1 and pairs.entry(top[2]) == top:
+            merges.append(top[2])
+            changed = pairs.merge(top[2])
+        for pair in changed:
+            if pairs.total[pair] > 1:
+                heapq.heappush(heap, pairs.entry(pair))
     return merges
 
 
@@ -422,25 +436,9 @@ for what, measured_in in speed["seconds"].items():
 # for each chunk we look for the earliest merge that is possible, make it everywhere, and look again.
 
 
-# %%
-#| export
-def merge_chunk(chunk: bytes, number: Mapping[tuple[int, int], int]) -> list[int]:
-    """The ids of a chunk: of its possible merges the earliest, again and again."""
-    ids = list(chunk)
-    while possible := number.keys() & set(pairwise(ids)):
-        pair = min(possible, key=number.get)
-        ids = replace_pair(ids, pair, number[pair])
-    return ids
-
-
-# %% tags=["nbval-check-output"]
-ab, bc = (97, 98), (98, 99)
-merge_chunk(b"abc", {ab: 256, bc: 257}), merge_chunk(b"abc", {bc: 256, ab: 257})
-
-# %% [markdown]
+#
 # The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each different
-# chunk is merged once. The class also has **special tokens**, numbered after the last merge, for what is not text.
-# We will see one below.
+# chunk is merged once. **Special tokens**, numbered after the last merge, stand for what is not text; one comes below.
 
 
 # %%
@@ -464,13 +462,17 @@ class BPETokenizer(ByteTokenizer):
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 1024, special=()) -> Self:
         """As many merges from text as vocab_size has room for, or as occur twice."""
-        counts = Counter(chunks_of(text))
-        encoded = {chunk.encode(): n for chunk, n in counts.items()}
-        merges = learn_merges(encoded, vocab_size - 256 - len(special))
+        counts = Counter(map(str.encode, chunks_of(text)))
+        merges = learn_merges(counts, vocab_size - 256 - len(special))
         return cls(merges, special=special)
 
     def merged(self, chunk: bytes) -> list[int]:
-        return merge_chunk(chunk, self.number)
+        """The ids of a chunk: of its possible merges the earliest, again and again."""
+        ids = list(chunk)
+        while possible := self.number.keys() & set(pairwise(ids)):
+            pair = min(possible, key=self.number.get)
+            ids = replace_pair(ids, pair, self.number[pair])
+        return ids
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of any text; none of them is special."""
@@ -480,20 +482,22 @@ class BPETokenizer(ByteTokenizer):
 
     def encode(self, text: str, special: bool = False) -> Tensor:
         """Ids (N,) of text; with `special`, a special token's name becomes its id."""
-        if not (special and self.special):
-            return torch.tensor(self.ids_of(text), dtype=torch.int64)
-        names = sorted(self.special, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
-        ids = self.ids_of(parts[0])
+        parts, names = [text], sorted(self.special, key=len, reverse=True)
+        if special and names:
+            parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
+        first, ids = 256 + len(self.merges), self.ids_of(parts[0])
         for name, after in zip(parts[1::2], parts[2::2], strict=True):
-            ids += [len(self.tokens) - len(self.special) + self.special.index(name)]
-            ids += self.ids_of(after)
+            ids += [first + self.special.index(name), *self.ids_of(after)]
         return torch.tensor(ids, dtype=torch.int64)
 
 
+# %% tags=["nbval-check-output"]
+ab, bc = (97, 98), (98, 99)
+BPETokenizer([ab, bc]).merged(b"abc"), BPETokenizer([bc, ab]).merged(b"abc")
+
 # %% [markdown]
-# The string from above once more, and some texts that break tokenizers: nothing at all, accents, emoji, line
-# ends as Windows writes them, and one letter 100,000 times.
+# The string from above once more, and texts that break tokenizers: nothing at all, accents, emoji, line
+# ends as Windows writes them, one letter 100,000 times.
 
 # %% tags=["nbval-check-output"]
 tiny = BPETokenizer.from_text("aaabdaaabac", vocab_size=259)
@@ -511,13 +515,14 @@ print([bpe.decode([i]) for i in range(256, 276)])
 print([bpe.decode([i]) for i in range(1004, 1024)])
 
 # %% [markdown]
-# The first twenty are mostly pairs, of letters or of a space and a letter. Among the last twenty are whole words with
-# their space, a speaker's name, and still many pieces of words. In the library `merged` uses a heap
-# as well. Does it agree with the ten lines above on the whole validation text?
+# The first twenty are mostly pairs. Among the last twenty are whole words with their space, a speaker's name,
+# and still many pieces of words. In the library `merged` uses a heap
+# as well. Does it agree with the lines above, which `super` finds, on the whole validation text?
 
 # %%
 chunks = [chunk.encode() for chunk in set(chunks_of(val_text))]
-assert all(bpe.merged(chunk) == merge_chunk(chunk, bpe.number) for chunk in chunks)
+as_above = super(BPETokenizer, bpe).merged
+assert all(bpe.merged(chunk) == as_above(chunk) for chunk in chunks)
 
 # %% [markdown]
 # How is one line cut as the vocabulary grows?
@@ -554,8 +559,7 @@ show(
 
 # %% [markdown]
 # *Left, the size of the vocabulary and the number of tokens in the line. A dot is a space, ⏎ a line break.
-# From 1,024 on, most words are one token together with the space before them. Rare words stay in pieces, so nothing is
-# ever unknown.*
+# From 1,024 on, most words are one token. Rare words stay in pieces, so nothing is ever unknown.*
 #
 # How many characters does a token stand for, on text that the merges were not learned from?
 
@@ -595,9 +599,9 @@ assert (prompt == end).sum() == 1
 
 # %% [markdown]
 # ## GPT-2's own merges
-# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. OpenAI's two files are not part of this project.
-# `read_gpt2(folder)` reads them, and `benchmarks/gpt2_ids.py` says where they can be had. It put them through the class above and compared all ids
-# with those of tiktoken and of Hugging Face:
+# GPT-2's tokenizer is of exactly this kind, with 50,000 merges. `read_gpt2(folder)` reads OpenAI's two files, which are
+# not part of this project. `benchmarks/gpt2_ids.py` put them through the class above and compared all ids with those of
+# tiktoken and of Hugging Face:
 
 # %%
 gpt2 = json.loads(Path("../benchmarks/gpt2_ids.json").read_text("utf-8"))
@@ -605,58 +609,50 @@ for name, found in gpt2["compared"].items():
     assert found["equal to tiktoken's"] and found["equal to Hugging Face's"]
     each = found["characters"] / found["tokens"]
     print(f"{name:15} {found['tokens']:8,} equal ids, {each:.2f} characters each")
+print(f"our 1,024 on all the plays: {len(text) / len(bpe.encode(text)):.2f}")
 
 # %% [markdown]
-# With 49 times our vocabulary, GPT-2 needs only a quarter fewer tokens for all the plays than our 1,024. But then
-# ours have learned from nine tenths of them, and GPT-2's from the web.
+# With 49 times our vocabulary, GPT-2 needs only a quarter fewer tokens for all the plays. But then our merges
+# have read nine tenths of them, and GPT-2's the web.
 
 # %% [markdown]
 # ## Words
 # Why stop at pieces? Let every word be a token, with the space before it, and every sign and line break.
 # This cut loses nothing either. But there is no end of words, so the vocabulary keeps the most frequent ones
-# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it: which word it
-# was is lost, but not the space.
+# and the rest become `<unk>`, *unknown*. A second unknown token has a space before it.
 
 
 # %%
 #| export
-WORD_PATTERN = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
-
-
 @hardened_words
-class WordTokenizer:
+class WordTokenizer(ByteTokenizer):
     """One token per word or sign, with the space before it; <unk> for the rest."""
 
     unk = "<unk>"
+    pattern = re.compile(r" ?\w+|'\w+| ?[^\w\s]|\s")
 
     def __init__(self, words: Sequence[str]):
         self.words = [self.unk, *words]
         self.number = {word: i for i, word in enumerate(self.words)}
+        self.tokens = [word.encode() for word in self.words]
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 4096) -> Self:
         """The most frequent words of text; among equals, those that come first."""
-        counts = Counter(WORD_PATTERN.findall(text))
+        counts = Counter(cls.pattern.findall(text))
         known = [word for word, _ in counts.most_common(vocab_size - 2)]
         return cls([f" {cls.unk}", *known])
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words)
 
     def encode(self, text: str) -> Tensor:
         """Ids (N,) of any text: 0 and 1 for unknown words, 1 after a space."""
         spaced = self.number.get(f" {self.unk}", 0)
-        words = WORD_PATTERN.findall(text)
+        words = self.pattern.findall(text)
         ids = [self.number.get(w, spaced if w[0] == " " else 0) for w in words]
         return torch.tensor(ids, dtype=torch.int64)
 
-    def decode(self, ids: Tensor | Sequence[int]) -> str:
-        return "".join(self.words[int(i)] for i in ids)
-
     def pieces(self, text: str) -> list[bytes]:
         """What each token of text stands for; joined, they are its UTF-8 bytes."""
-        return [word.encode() for word in WORD_PATTERN.findall(text)]
+        return [word.encode() for word in self.pattern.findall(text)]
 
 
 # %% tags=["nbval-check-output"]
@@ -719,13 +715,6 @@ for name, tokenizer in tokenizers.items():
 
 # %%
 #| export
-def pieces_of(tokenizer, text: str) -> list[bytes]:
-    """What each token of text stands for, in bytes; joined, they are the text's."""
-    if hasattr(tokenizer, "pieces"):
-        return tokenizer.pieces(text)
-    return [character.encode() for character in text]
-
-
 @dataclass
 class TextScore:
     """How well a model predicts a text, every token but the first."""
@@ -745,7 +734,7 @@ def score_text(model, tokenizer, text: str) -> TextScore:
     """The score of a GPT on text; ValueError for a text of fewer than two tokens."""
     ids = tokenizer.encode(text)
     nats = evaluate(model, ids)
-    pieces = pieces_of(tokenizer, text)[1:]
+    pieces = tokenizer.pieces(text)[1:]
     alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
     shown = [piece.decode(errors="replace") for piece in pieces]
     unknown = sum(alone[i] != s for i, s in zip(ids[1:].tolist(), shown, strict=True))
@@ -759,16 +748,15 @@ def score_text(model, tokenizer, text: str) -> TextScore:
 # Each kind got as many steps as fit into 40 seconds by timings taken in turns, and three seeds. That takes half an hour, so it is done by
 # `benchmarks/tokenizers_compare.py`.
 #
-# Before you look: which vocabulary do you expect to win? And does anything differ between the models other than the unit?
+# Before you look: which vocabulary do you expect to win? And what else differs between the models?
 
 # %%
 results = json.loads(Path("../benchmarks/tokenizers.json").read_text())
 
 
 def measured(name, what):
-    """Values of all seeds, three as a rule."""
-    runs = (results["runs"].get(f"{name} seed {seed}") for seed in range(3))
-    return torch.tensor([run[what] for run in runs if run])
+    """Values of three seeds."""
+    return torch.tensor([results["runs"][f"{name} seed {i}"][what] for i in range(3)])
 
 
 def print_row(name, window=64):
@@ -776,11 +764,11 @@ def print_row(name, window=64):
     bits, run = measured(name, "bits_per_byte"), results["runs"][f"{name} seed 0"]
     parameters = results["times"][name.removesuffix(" less")]["parameters"]
     sees = window * run["bytes"] / run["tokens"]
-    spread = f"± {bits.std():.3f}" if len(bits) > 1 else "one seed"
-    unknown = f"{100 * run['unknown'] / run['tokens']:4.1f} % unknown"
+    unknown = f"  {100 * run['unknown'] / run['tokens']:4.1f} % unknown"
     print(
         f"{name:14}{parameters / 1e6:6.2f}{run['steps']:8}{run['epochs']:8.2f}"
-        f"{sees:8.0f}{bits.mean():10.3f} {spread:10}{unknown if run['unknown'] else ''}"
+        f"{sees:8.0f}{bits.mean():10.3f} ± {bits.std():.3f}"
+        f"{unknown if run['unknown'] else ''}"
     )
 
 
@@ -797,10 +785,11 @@ for name in names:
 # From characters to 1,024 pieces the score falls by more than a tenth. Beyond that it rises again: each token is met
 # less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are too close for three seeds to rank,
 # and bytes and characters overlap. The best size belongs to this text, this model and this
-# time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at 1.82.
+# time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at
+# 1.82. That is a hair from the 7-grams' 1.59, after 40 seconds.
 #
-# The word model seems to beat all others by far. It doesn't: nearly every eleventh token is unknown to
-# it, and it never has to say which word that was. Let chapter 02's counts of six characters spell
+# The word model seems to beat all others by far. But nearly every eleventh token is unknown to it, and it never
+# has to say which word that was. Let chapter 02's counts of six characters spell
 # those words out, and add the bill. Each unknown word then costs:
 
 # %%
@@ -823,9 +812,10 @@ assert best.max() < spelled_out.min()
 # %% [markdown]
 # ## Is it the unit?
 # The winner differs from the characters in three more ways. It has a third more parameters, all of them in the two
-# tables that belong to the vocabulary. Its window reaches more than twice as far. And in the same 40 seconds it reads more
-# than twice as much text. So here are two controls. One gives the characters windows of 145, in the same time. The other stops
-# the pieces as soon as they have read what the characters read, after 19 of their 40 seconds. Guess both before you look: is it the window, or the text?
+# tables that belong to the vocabulary. Its window reaches more than twice as far. And in the same 40 seconds it reads
+# twice as much text. So here are two controls. One gives the characters windows of 145, in the same time. The other
+# plans only as many steps for the pieces as read what the characters read, 19 seconds. Guess before you look: is it the
+# window, or the text?
 
 # %%
 print("million parameters   steps   texts  window   bits per byte")
@@ -844,9 +834,8 @@ for group, marker, color, label in (
     (["bpe 1024 less"], "v", BLUE, "pieces, as much text as characters"),
 ):
     x = [results["times"][n.removesuffix(" less")]["vocab_size"] for n in group]
-    y = [measured(name, "bits_per_byte") for name in group]
-    e = [bits.std(correction=min(1, len(bits) - 1)) for bits in y]
-    y = [bits.mean() for bits in y]
+    bits = torch.stack([measured(name, "bits_per_byte") for name in group])
+    y, e = bits.mean(1), bits.std(1)
     ax.errorbar(x, y, e, fmt=marker, color=color, label=label, capsize=3)
 ax.set_xscale("log")
 ax.set_xticks([64, 256, 1024, 4096], ["64", "256", "1,024", "4,096"])
@@ -857,17 +846,17 @@ show(
     fig,
     alt="Bits per byte against the vocabulary. Pieces fall from 2.50 at 300 tokens to "
     "2.33 at 1,024 and rise to 2.51 at 4,096. Characters and bytes lie above, near 2.65; "
-    "characters with long windows far above, at 2.83; pieces that read less text at 2.53.",
+    "characters with long windows far above, at 2.86; pieces that read less text at 2.50.",
 )
 
 # %% [markdown]
-# *Bars are one standard deviation of three seeds. The two controls were run once.*
+# *Bars are one standard deviation of three seeds.*
 #
-# In the same time a long window makes characters worse. A step over 145 of them takes 2.5 times as long, so
-# far fewer steps fit into the time. Compare that control with the other one: about the same text, the same
-# window, the same number of steps. Only the unit differs, with the two tables that belong to it, and the pieces are 0.3 bits ahead, in half the time. Against characters with short
-# windows they win by 0.1 on the same text. The other two thirds of the gain come from the text that they read
-# in the time that is left. So the unit pays twice: it makes a step worth more, and it makes reading cheap.
+# In the same time a long window makes characters worse: a step over 145 of them takes 2.5 times as long, so
+# far fewer fit in. Compare the two controls. They read about the same text, in windows of the same reach and as many
+# steps. Only the unit differs, with its two tables, and the pieces are more than 0.3 bits ahead, in half the time.
+# Against characters with short windows they win by 0.13 on the same text. The other 0.18 come from
+# the text that they read in the time that is left. So the unit pays twice: it makes a step worth more, and it makes reading cheap.
 
 # %%
 less = measured("bpe 1024 less", "bits_per_byte")
@@ -877,16 +866,18 @@ assert less.min() > best.max() + 0.1
 
 # %% [markdown]
 # ## What they write
-# Three models, 150 steps each, continue the same prompt.
+# Three models continue the same prompt. They are trained here, each for as many steps as took four seconds above.
 
 # %%
 models, fresh = {}, {}
 for name, tokenizer in tokenizers.items():
+    timed = results["times"][name.lower().replace(",", "")]
+    steps = round(timed["steps"] / 10)
     torch.manual_seed(0)
     models[name] = model = GPT(cpu_preset(tokenizer.vocab_size)[0])
     fresh[name] = model.token_embedding.weight.detach().clone()
     ids = tokenizer.encode(train_text)
-    config = TrainConfig(steps=150, learning_rate=5e-3, eval_every=0)
+    config = TrainConfig(steps=steps, learning_rate=5e-3, eval_every=0)
     train(model, ids, ids[:1000], config, progress=False)
 
 written = {}
@@ -903,13 +894,12 @@ assert len(written["char"]) < len(written["BPE 1,024"]) < len(written["word 4,09
 # %% [markdown]
 # Each drew 150 tokens, which give texts of very different length. After so short a training the characters
 # make words that don't exist. The pieces make many that do, and where they go wrong they glue: a piece
-# without its space follows another, and capitals turn up inside a word. The word model can't misspell
-# anything. It says `<unk>` instead, and has hardly seen enough of each word to know what may follow.
+# without its space follows another. The word model can't misspell anything. It says `<unk>` instead, and has
+# hardly seen enough of each word to know what may follow.
 
 # %% [markdown]
 # ## What a token hides
-# A model sees ids. Nobody tells it how a token is spelled, and all it can know about one comes from the
-# company that the token keeps. What looks alike to you has unrelated numbers:
+# A model sees ids. Nobody tells it how a token is spelled. What looks alike to you has unrelated numbers:
 
 # %% tags=["nbval-check-output"]
 for word in ("the", " the", "The", "THE", " THE", "teh"):
@@ -996,7 +986,7 @@ cost
 
 # %% [markdown]
 # Left, the nats for the word with its space; right, for the word alone, *after the space was given away for free*. It is
-# three nats more. The right word has become, on average, twenty times less likely. Strip the space before you call such a model.
+# three nats more: twenty times less likely. Strip the space before you call such a model.
 #
 # **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers from 1000 to
 # 9999, by their lengths:
@@ -1014,16 +1004,17 @@ for text_shown, pieces in gpt2["pieces"].items():
 # The last line shows something odd: a user's name that is a single token. It was frequent in the text from which the merges were learned,
 # and apparently rare in the text on which the models were trained. Such a *glitch token* more or less keeps the random row with which it
 # began. Asked to repeat it, models answered with other words, evasions and insults (Rumbelow and Watkins, 2023). Do we have
-# any? Exercise 2 finds them.
+# any? Exercise 2 looks for them.
 
 # %% [markdown]
 # ## Summary
 # Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from letters
 # to words without ever meeting an unknown one. Words are the largest unit, and lose what their list lacks.
 # Nats per token can't compare them; bits per byte can, with what each model read beside it. For the same 40
-# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. Of the 0.31 bits between characters and 1,024 pieces a third remains when both read the same text (one seed); the rest is the text read in
-# the time. In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes back to characters
-# and changes the parts of the model.
+# seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. Of the 0.31 bits between
+# characters and 1,024 pieces, 0.13 remain when both read the same text; the rest is the text read in the time.
+# In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes
+# back to characters and changes the parts of the model.
 
 # %% [markdown]
 # ## Exercises
@@ -1033,9 +1024,9 @@ for text_shown, pieces in gpt2["pieces"].items():
 # assert cost(ByteTokenizer(), "Ελλάδα") == 2 and cost(tiny, "aaabdaaabac") == 5 / 11
 # assert cost(bpe, "The sea is calm tonight.") < 0.5 < cost(bpe, "Das Meer ist heute ruhig.")
 # ```
-# **2.** Find the glitch tokens of the model of pieces *from its weights alone*: write `untouched(trained, drawn)`, the ids whose row of
-# the embedding (V, C) still points exactly where it pointed when it was drawn. (Weight decay shortened all rows.) Which
-# merges are among them?
+# **2.** Find the rows that training never touched, *from the weights alone*: write `untouched(trained, drawn)`, the ids whose
+# row of the embedding (V, C) still points exactly where it pointed when it was drawn. (Weight decay shortened all rows.) Which
+# of these tokens can't occur, and which were just never drawn?
 # ```python
 # found = untouched(models["BPE 1,024"].token_embedding.weight, fresh["BPE 1,024"])
 # often = Counter(bpe.encode(train_text).tolist())
@@ -1069,7 +1060,7 @@ sentences = "The sea is calm tonight.", "Das Meer ist heute ruhig.", "海很平�
 
 # %% [markdown]
 # In German the same thought takes more tokens, and in Chinese each character takes three. Where tokens are
-# paid for, some readers pay more, and their window holds less.
+# paid for, some readers pay more.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1086,8 +1077,8 @@ assert untouched(torch.eye(3) + torch.eye(3)[[0, 2, 1]], torch.eye(3)) == [0]
 [(bpe.decode([i]), often[i]) for i in found if i >= 256]
 
 # %% [markdown]
-# Nearly all are parts of speakers' names in capitals, which occur only whole: steps on the way to a longer merge. (A few rare ones
-# were simply not drawn in 150 steps.) Land and Bartolo (2024) searched large models by their weights in a similar way, and
+# Those that occur 0 times are mostly parts of speakers' names in capitals, which occur only whole: steps on the way to a longer
+# merge. The others are rare and were not drawn in so few steps. Land and Bartolo (2024) searched large models by their weights in a similar way, and
 # found thousands.
 
 
@@ -1110,5 +1101,5 @@ saved = sum(len(bpe.merged(c)) - len(longest_first(bpe, c)) for c in others)
 len(others), len(chunks), saved, sum(len(bpe.merged(c)) for c in chunks)
 
 # %% [markdown]
-# The two disagree on more than a quarter of the different chunks, and yet the texts are almost equally long: longest first
-# saves 81 tokens out of 11,746. What matters is that a model is asked in the cuts that it was trained on.
+# The two disagree on more than a quarter of the different chunks, and yet longest first saves only 81 tokens out of
+# 11,746. What matters is that a model is asked in the cuts that it was trained on.

@@ -1,4 +1,4 @@
-"""Ids by the hundred million: 2 or 4 bytes each, and perhaps on the disk."""
+"""Ids by the hundred million: 1, 2 or 4 bytes each, and perhaps on the disk."""
 
 from collections.abc import Iterator
 from typing import BinaryIO

@@ -137,6 +137,10 @@ def hardened(lesson: Lesson) -> Lesson:
             """The text of ids (N,); ValueError for an id outside the vocabulary."""
             return super().decode(checked_ids(ids, self.vocab_size))
 
+        def pieces(self, text: str) -> list[bytes]:
+            """What each token of text stands for; joined, they are its UTF-8 bytes."""
+            return [character.encode() for character in text]
+
         def to_dict(self) -> dict:
             """The tokenizer as plain JSON data."""
             data = {"type": "char", "characters": "".join(self.characters)}
@@ -188,9 +192,7 @@ def hardened_bytes(lesson: Lesson) -> Lesson:
     class Hardened(guarded(lesson)):
         @wraps(lesson.encode)
         def encode(self, text: str) -> Tensor:
-            ids = np.frombuffer(
-                utf8(text), dtype=np.uint8
-            )  # no list of 20 million ints
+            ids = np.frombuffer(utf8(text), np.uint8)  # no list of 20 million ints
             return torch.from_numpy(ids.astype(np.int64))
 
         def to_dict(self) -> dict:
@@ -232,9 +234,7 @@ def hardened_bpe(lesson: Lesson) -> Lesson:
             merges = check_merges(merges)
             super().__init__(merges, special=special)
             self.byte_order, n = order, 256 + len(merges)
-            self.tokens[:n] = [
-                token.translate(bytes(order)) for token in self.tokens[:n]
-            ]
+            self.tokens[:n] = [t.translate(bytes(order)) for t in self.tokens[:n]]
             self._numbers = bytes(np.argsort(order).tolist())  # of each byte
 
         @classmethod

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tinygpt_lib.basics.bars import bar
 from tinygpt_lib.basics.devices import choose_device
 from tinygpt_lib.basics.files import read_json
 from tinygpt_lib.commands.common import add_command, encode_parts, text_of
@@ -40,7 +41,10 @@ def run_evaluate(options) -> int:
             f"{name} is not the text any more that the run was trained on: its last "
             "tenth is another one; to measure it all the same, give it by --text"
         )
-    score = score_text(model, tokenizer, "".join(data.pieces(1, "reading")))
+    text = "".join(data.pieces(1, "reading"))
+    with bar(len(parts[1]) - 1, "measuring", "tokens") as shown:
+        model.register_forward_hook(lambda _, read, __: shown.update(read[0].numel()))
+        score = score_text(model, tokenizer, text)
     print(f"{score.n_tokens:,} tokens predicted, the whole validation text")
     print(f"{score.nats_per_token:.4f} nats per token")
     print(f"{score.bits_per_byte:.4f} bits per byte")

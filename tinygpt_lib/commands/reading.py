@@ -153,23 +153,21 @@ def rules_of(detector: AnomalyDetector, options) -> tuple[dict, LogReading | Non
 
     Unless the command line gives another rule; there is none where lines are events.
     """
-    kept = detector.about.get("sessions", {})
+    path, kept = options.folder / "detector.safetensors", detector.about.get("sessions")
     rule = grouping(options, kept if isinstance(kept, dict) else {})
     if rule.get("events"):
         if "kinds" in detector.about:
-            raise ValueError(
-                f"{options.folder} knows lines; these are no ids of events"
-            )
+            raise ValueError(f"{path} knows lines; these are no ids of events")
         return rule, None
     if not rule or "kinds" not in detector.about:
         raise ValueError(
-            f"{options.folder} does not say how lines become sessions: it was not made "
-            "by `detect fit` of logs; give --events, or fit anew"
+            f"{path} does not say how lines become sessions: it was not made by "
+            "`detect fit` of logs; give --events, or fit anew"
         )
     try:
         return rule, LogReading.from_dict({**detector.about, "sessions": rule})
     except ValueError as error:
-        raise ValueError(f"{options.folder}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -97,19 +97,25 @@ def read_run(folder: str | os.PathLike) -> RunState:
     path = Path(folder) / "training.safetensors"
     tensors, notes = read_tensors(path)
     tensors = with_new_names(tensors)
-    with understood(f"{path} does not describe a run"):
+    no_run = f"{path} does not describe a run"
+    with understood(f"{no_run}: history"):
         past, losses = notes.pop("history"), tensors.pop("losses")
         history = History(
             [float(loss) for loss in losses.tolist()],
             [(int(step), float(loss)) for step, loss in past["evaluations"]],
             float(past["seconds"]),
         )
+    with understood(no_run):
         state = RunState(**notes, history=history, tensors=tensors)
+    with understood(f"{no_run}: training"):
         state.training = asdict(TrainConfig(**state.training))
+    with understood(f"{no_run}: model"):
         config = config_of(state.model)
         state.model = asdict(config)  # older runs lack the fields added since
         check_shapes(config, strip("model.", tensors))
+    with understood(f"{no_run}: tokenizer"):
         tokenizer_from_dict(state.tokenizer)
+    with understood(no_run):
         if not isinstance(state.about, dict):
             raise TypeError(f"about is {state.about!r}")
     return state
@@ -158,13 +164,15 @@ def load_checkpoint(folder: str | os.PathLike, device="cpu") -> tuple[GPT, objec
     config = read_json(folder / "config.json").get("model")
     words = read_json(folder / "tokenizer.json").get("tokenizer")
     tensors, notes = read_tensors(folder / "model.safetensors")
-    with understood(f"{folder} does not describe a model"):
+    with understood(f"{folder / 'tokenizer.json'} does not describe a tokenizer"):
         if notes != {"model": config, "tokenizer": words}:
             raise CheckpointError(
-                f"{folder} holds files that do not belong together: config.json or "
-                "tokenizer.json is not the one that model.safetensors was saved with"
+                f"{folder}/model.safetensors, config.json and tokenizer.json do not "
+                "belong together: they were not saved with each other"
             )
-        tokenizer, config = tokenizer_from_dict(words), config_of(config)
+        tokenizer = tokenizer_from_dict(words)
+    with understood(f"{folder / 'config.json'} does not describe a model"):
+        config = config_of(config)
         check_tokenizer(tokenizer, config)
         tensors = with_new_names(tensors)
         check_shapes(config, tensors)

@@ -1,4 +1,4 @@
-"""From a text of any size to ids for a run: read in pieces, held in 2 or 4 bytes each.
+"""From a text of any size to ids for a run: read in pieces, held in 1 to 4 bytes.
 
 The same tokenizers and ids as by `from_text` and `encode`, in less time and memory.
 """
@@ -28,18 +28,17 @@ from tinygpt_lib.runs.checkpoints import fingerprint
 from tinygpt_lib.runs.pairs import encode_chunks, learn_merges
 from tinygpt_lib.text import CharTokenizer, split
 from tinygpt_lib.tokenizers import (
-    WORD_PATTERN,
     BPETokenizer,
     ByteTokenizer,
     WordTokenizer,
     chunks_of,
 )
 
-CHUNKS = {BPETokenizer: chunks_of, WordTokenizer: WORD_PATTERN.findall}
+CHUNKS = {BPETokenizer: chunks_of, WordTokenizer: WordTokenizer.pattern.findall}
 LARGE = 2**24  # characters; the ids of a longer text are kept on the disk
 KEPT = 30 * 24 * 3600  # seconds for which nobody may ask for them before they go
 HEADER = 4096  # bytes; what follows begins at a page
-SMALL = {"uint16": np.uint16, "uint32": np.uint32}
+SMALL = {t.__name__: t for t in (np.uint8, np.uint16, np.uint32)}
 
 BOUNDARY = re.compile(r"[^\s\x00-\x20][ \n]")  # where no chunk goes across
 TAIL = 2_000  # characters in which one is looked for
@@ -160,13 +159,7 @@ class Data:
         if type(tokenizer) not in (ByteTokenizer, CharTokenizer):
             pieces = ["".join(pieces)]
         for piece in pieces:
-            if type(tokenizer) is ByteTokenizer:
-                ids = np.frombuffer(piece.encode(), np.uint8)
-            elif type(tokenizer) is CharTokenizer:
-                ids = tokenizer.look_up(piece, place)
-            else:
-                ids = tokenizer.encode(piece).numpy()
-            yield ids.astype(small)
+            yield small_ids(tokenizer, piece, place)
             place += len(piece)
 
     def keep(self, path: Path, tokenizer) -> tuple[Ids, Ids]:
@@ -201,8 +194,17 @@ class Data:
 
 
 def small_type(tokenizer) -> type:
-    """The smallest type of numbers, of two, that holds all ids."""
-    return np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    """The smallest type of numbers that holds all ids."""
+    return np.min_scalar_type(tokenizer.vocab_size - 1).type
+
+
+def small_ids(tokenizer, text: str, place: int = 0) -> np.ndarray:
+    """The ids of what begins at a place in a longer text; those of bytes, no copy."""
+    if type(tokenizer) is ByteTokenizer:
+        return np.frombuffer(text.encode(), np.uint8)
+    if type(tokenizer) is CharTokenizer:
+        return tokenizer.look_up(text, place).astype(small_type(tokenizer))
+    return tokenizer.encode(text).numpy().astype(small_type(tokenizer))
 
 
 def mapped(file, about: dict) -> tuple[Ids, Ids]:

@@ -277,7 +277,7 @@ def load_hf(folder: str | Path) -> tuple[FastGPT, object]:
     read_bytes(path, 1)  # missing or forbidden: say so in our words
     with understood(f"{path} is not a whole safetensors file"):
         tensors = load_file(path)
-    with understood(f"{folder} holds no model of ours"):
+    with understood(f"{folder / 'config.json'} describes no model of ours"):
         model = from_hf(theirs, tensors)
         tokenizer = tokenizer_in(folder)
         check_tokenizer(tokenizer, model.config)
@@ -332,13 +332,15 @@ def merges_of_gpt2(numbers: dict[str, int], lines: Sequence[str]):
 
 def tokenizer_in(folder: Path):
     """The tokenizer that lies in a folder, ours or by byte pairs as GPT-2's."""
-    if (folder / TOKENIZER).exists():
-        return tokenizer_from_dict(read_json(folder / TOKENIZER)["tokenizer"])
-    whole, vocab = folder / "tokenizer.json", folder / "vocab.json"
-    if vocab.exists():
-        return read_gpt2(folder, "vocab.json", "merges.txt")
-    if whole.exists():
-        data = json_object(whole)["model"]
+    files = (folder / n for n in (TOKENIZER, "vocab.json", "tokenizer.json"))
+    if (path := next(filter(Path.exists, files), None)) is None:
+        why = f"{folder} holds no tokenizer: no {TOKENIZER}, no vocab.json"
+        raise CheckpointError(why)
+    with understood(f"{path} describes no tokenizer"):
+        if path.name == TOKENIZER:
+            return tokenizer_from_dict(read_json(path)["tokenizer"])
+        if path.name == "vocab.json":
+            return read_gpt2(folder, path.name, "merges.txt")
+        data = json_object(path)["model"]
         merges = [m if isinstance(m, str) else " ".join(m) for m in data["merges"]]
         return BPETokenizer(*merges_of_gpt2(data["vocab"], merges))
-    raise CheckpointError(f"{folder} holds no tokenizer: no {TOKENIZER}, no vocab.json")
