@@ -73,12 +73,8 @@ function showSession(models, tokenizer, detector) {
   }
 
   // What all events begin with, as the name of a host, says nothing: it is shown as "…".
-  const names = tokenizer.names.slice(3), [example = ""] = names;
-  let same = example.length;
-  for (const name of names) while (!name.startsWith(example.slice(0, same))) same--;
-  const prefix = example.slice(0, same).replace(/[^ ]*$/, "");
   const brief = (name) =>
-    visible(prefix && name.startsWith(prefix) ? "… " + name.slice(prefix.length) : name).replaceAll("␣", " ");
+    visible(detector.prefix && name.startsWith(detector.prefix) ? name.replace(detector.prefix, "… ") : name).replaceAll("␣", " ");
 
   function show() {
     const lines = $("session").value.split("\n").filter((line) => line.trim());
@@ -115,12 +111,8 @@ function showSession(models, tokenizer, detector) {
   }
 
   $("session-page").hidden = false;
-  $("session-hint").textContent =
-    "An event on each line, as the log writes it or with its masks. Change the order, take one away, or paste a " +
-    "session of your own.";
-  $("event").append(
-    ...names.map((name) => element("option", { value: name }, brief(name).slice(0, 80))),
-  );
+  for (const name of tokenizer.names.slice(3))
+    $("event").append(element("option", { value: name }, brief(name).slice(0, 80)));
   $("session").addEventListener("input", show);
   $("ended").addEventListener("change", show);
   $("another").addEventListener("click", written);
