@@ -36,22 +36,22 @@ class GPT {
     // Four rows of W and two of x at a time: each number fetched is used more than once.
     // Where a row is missing, the last one is done again.
     for (let i = 0; i < m; i += 4) {
-      const I = [0, 1, 2, 3].map((row) => Math.min(i + row, m - 1));
-      const [b0, b1, b2, b3] = I.map((row) => (b ? b[row] : 0));
+      const i1 = Math.min(i + 1, m - 1), i2 = Math.min(i + 2, m - 1), i3 = Math.min(i + 3, m - 1);
       for (let t = 0; t < T; t += 2) {
         const u = Math.min(t + 1, T - 1);
-        let s0 = b0, s1 = b1, s2 = b2, s3 = b3, z0 = b0, z1 = b1, z2 = b2, z3 = b3;
-        let p = t * n, q = u * n, [r0, r1, r2, r3] = I.map((row) => row * n);
+        let s0 = 0, s1 = 0, s2 = 0, s3 = 0, z0 = 0, z1 = 0, z2 = 0, z3 = 0;
+        let p = t * n, q = u * n, r0 = i * n, r1 = i1 * n, r2 = i2 * n, r3 = i3 * n;
         for (let k = 0; k < n; k++) {
           const v = x[p++], o = x[q++];
           const a0 = w[r0++], a1 = w[r1++], a2 = w[r2++], a3 = w[r3++];
           s0 += v * a0; s1 += v * a1; s2 += v * a2; s3 += v * a3;
           z0 += o * a0; z1 += o * a1; z2 += o * a2; z3 += o * a3;
         }
-        [s0, s1, s2, s3].forEach((s, j) => (y[t * m + I[j]] = s));
-        [z0, z1, z2, z3].forEach((z, j) => (y[u * m + I[j]] = z));
+        y[t * m + i] = s0; y[t * m + i1] = s1; y[t * m + i2] = s2; y[t * m + i3] = s3;
+        y[u * m + i] = z0; y[u * m + i1] = z1; y[u * m + i2] = z2; y[u * m + i3] = z3;
       }
     }
+    if (b) for (let p = 0; p < y.length; p++) y[p] += b[p % m];
     return y;
   }
 
