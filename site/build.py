@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sphinx.cmd.build import main as sphinx
 
-# The notebooks' format is checked without it, and its grammars take two seconds to make.
+# Notebooks can be read without it, and its grammars take two seconds to make.
 sys.modules["rfc3987_syntax"] = None
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for tools; and the library is the one that is here

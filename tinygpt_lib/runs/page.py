@@ -74,7 +74,10 @@ def page_of(folder: Path) -> bytes:
 
 def told(models: list[GPT], detector: bool) -> str:
     """What kind of model it is, in a sentence or two."""
-    config, n = models[0].config, sum(t.numel() for t in models[0].state_dict().values())
+    config, n = (
+        models[0].config,
+        sum(t.numel() for t in models[0].state_dict().values()),
+    )
     what = f"A detector of {len(models)} GPTs, each of" if detector else "A GPT of"
     return (
         f"{what} {n:,} numbers: {config.n_layer} layers with {config.n_head} heads "
@@ -107,13 +110,13 @@ def in_order(tensor: Tensor) -> bytes:
 def what_it_knows(detector: AnomalyDetector) -> dict:
     """What a page needs to say how odd a session is, by its surprise."""
     events = detector.tokenizer.events
-    same = os.path.commonprefix(events).rpartition(" ")  # of the host's name, say
+    same = os.path.commonprefix(events).rpartition(" ")  # noqa: RUF071 (no paths)
     return {
         "prefix": (same[0] + same[1]) or None,
         "price": detector.price,
         "score": detector.score_name,
         "rate": detector.false_alarms,
-        "masks": detector.about.get("masks") or {},
+        "masks": detector.about.get("kinds", {}).get("masks") or {},
         # By each member, how many normal sessions it was tried on, and the oddest.
         "tried": [len(scores) for scores in detector.held_out[True]],
         "oddest": [scores[-1000:].tolist() for scores in detector.held_out[True]],

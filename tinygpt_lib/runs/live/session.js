@@ -42,21 +42,25 @@ function pValue(events, detector) {
 function showSession(models, tokenizer, detector) {
   const [model] = models, [UNKNOWN, BEGIN, END] = [0, 1, 2];
 
-  /** The masks of `detect fit`, as far as JavaScript can read them. */
+  // As `detect` reads a line: <*> in an event is any value. What is fixed most, comes first.
+  const kinds = tokenizer.names.map((name, id) => {
+    const parts = name.split(/<\*>|<new>/), fixed = parts.map((part) => part.replace(/[^\w\s]/g, "\\$&"));
+    return { id, length: parts.join("").length, pattern: new RegExp(`^${fixed.join("\\S*")}$`) };
+  }).slice(END + 1).sort((a, b) => b.length - a.length);
+
+  /** A line with the masks of `detect fit` put in, as far as JavaScript can read them. */
   function masked(line) {
     try {
       for (const [word, pattern] of Object.entries(detector.masks))
         line = line.replace(new RegExp(pattern, "g"), () => word);
-    } catch {
-      return line;
-    }
+    } catch {} // a pattern of Python's alone
     return line.trim().split(/\s+/).join(" ");
   }
 
-  const idOf = (line) => {
-    const [id] = tokenizer.encode(line);
-    return id > END ? id : (tokenizer.encode(masked(line))[0] ?? UNKNOWN);
-  };
+  function idOf(line) {
+    const [id] = tokenizer.encode(line), whole = masked(line);
+    return id > END ? id : (kinds.find(({ pattern }) => pattern.test(whole))?.id ?? UNKNOWN);
+  }
 
   /** A session as the first model writes one. */
   function written() {
