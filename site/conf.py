@@ -41,6 +41,8 @@ default_role = "py:obj"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 
+TREES = {}  # by the way up from a page to the front page
+
 
 def add_fields(app, what, name, thing, options, lines):
     """A dataclass's fields, with the comments behind them, as what they are about."""
@@ -53,6 +55,23 @@ def add_fields(app, what, name, thing, options, lines):
 def skip_partial(app, what, name, thing, skip, options):
     """Another function with some arguments given: its docstring is not ours."""
     return True if isinstance(thing, partial) else None
+
+
+def cheap_tree(app, page, template, context, doctree):
+    """The tree of all pages is made once for each depth, not anew for each page."""
+    up = "../" * page.count("/")
+
+    def toctree(**how):
+        if up not in TREES:
+            TREES[up] = app.builder._get_local_toctree("-/" * page.count("/"), **how)
+        tree = TREES[up]
+        for here in (page, f"{page.rpartition('/')[0]}/index"):
+            link = f'reference internal" href="{up}{here}.html"'
+            old, new = f'"><a class="{link}', f' current"><a class="current {link}'
+            tree = tree.replace(old, new)
+        return tree
+
+    context["toctree"] = toctree
 
 
 def mend_navigation(app, page, template, context, doctree):
@@ -68,5 +87,6 @@ def mend_navigation(app, page, template, context, doctree):
 def setup(app):
     app.connect("autodoc-process-docstring", add_fields)
     app.connect("autodoc-skip-member", skip_partial)
+    app.connect("html-page-context", cheap_tree, priority=400)  # before the theme's
     app.connect("html-page-context", mend_navigation, priority=900)  # after the theme's
     return {"parallel_read_safe": True, "parallel_write_safe": True}

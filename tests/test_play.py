@@ -598,13 +598,13 @@ def taught_nothing(ids, config, seed):
 @pytest.fixture(scope="module")
 def detector():
     dice = random.Random(0)
-    events = ["open <id>", "read", "write", "close"]
+    events = ["open <id>", "read", "write (<*>) to 1", "write (<*>) to 2", "close"]
     sessions = [["open <id>", *dice.choices(events, k=3), "close"] for _ in range(60)]
     return AnomalyDetector.fit(
         sessions,
         learn=taught_nothing,
         false_alarms=0.1,
-        about={"masks": {"<id>": r"\bblk_\d+\b"}},
+        about={"kinds": {"masks": {"<id>": r"\bblk_\d+\b"}}},
     )
 
 
@@ -618,18 +618,18 @@ def test_a_detector_explains_as_in_python(opened, detector, tmp_path):
     sessions = [
         ["open <id>", "read", "close"],
         ["read"],
-        [*["open <id>", "write", "read"] * 7, "close"],  # read in windows
+        [*["open <id>", "write (<*>) to 2", "read"] * 7, "close"],  # read in windows
         ["open <id>", "<script>alert(1)</script>", "close"],
     ]
     for session in sessions:
-        lines = [event.replace("<id>", "blk_17") for event in session]
+        lines = [e.replace("<id>", "blk_17").replace("<*>", "7b") for e in session]
         page.tab.fill("#session", "\n".join(lines))
         rows = page.run(CELLS)[1:]
         reports = detector.explain(session)
         assert len(rows) == len(reports) == len(session) + 1
         for row, line, report in zip(rows, [*lines, END], reports, strict=True):
             event, nats, _, rank, expected = row
-            assert event == line.replace("blk_17", "<id>")
+            assert event == line.replace("blk_17", "<id>").replace("7b", "<*>")
             assert float(nats) == pytest.approx(report.surprisal, abs=0.0051)
             assert rank == (str(report.rank) if report.known else "unknown")
             for told, (name, share) in zip(

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -48,6 +49,7 @@ def page_of(folder: Path) -> bytes:
             f"{LARGEST / 1e6:,.0f} MB, which in float32 are {LARGEST / 4e6:,.0f} "
             "million parameters"
         )
+    about["about"] = told(models, "detector" in about)
     run = {"name": name, "tokenizer": tokenizer.to_dict(), **about}
     run["models"], weights = packed(models)
     data = json.dumps(run).replace("<", r"\u003c")  # ASCII; nothing that ends a script
@@ -67,6 +69,20 @@ def page_of(folder: Path) -> bytes:
             b"</script>\n",
             foot.encode(),
         ]
+    )
+
+
+def told(models: list[GPT], detector: bool) -> str:
+    """What kind of model it is, in a sentence or two."""
+    config, n = (
+        models[0].config,
+        sum(t.numel() for t in models[0].state_dict().values()),
+    )
+    what = f"A detector of {len(models)} GPTs, each of" if detector else "A GPT of"
+    return (
+        f"{what} {n:,} numbers: {config.n_layer} layers with {config.n_head} heads "
+        f"each, {config.vocab_size:,} kinds of tokens, of which it sees up to "
+        f"{config.block_size:,} at once. It runs here, in this page."
     )
 
 
@@ -93,11 +109,14 @@ def in_order(tensor: Tensor) -> bytes:
 
 def what_it_knows(detector: AnomalyDetector) -> dict:
     """What a page needs to say how odd a session is, by its surprise."""
+    events = detector.tokenizer.events
+    same = os.path.commonprefix(events).rpartition(" ")  # noqa: RUF071 (no paths)
     return {
+        "prefix": (same[0] + same[1]) or None,
         "price": detector.price,
         "score": detector.score_name,
         "rate": detector.false_alarms,
-        "masks": detector.about.get("masks") or {},
+        "masks": detector.about.get("kinds", {}).get("masks") or {},
         # By each member, how many normal sessions it was tried on, and the oddest.
         "tried": [len(scores) for scores in detector.held_out[True]],
         "oddest": [scores[-1000:].tolist() for scores in detector.held_out[True]],

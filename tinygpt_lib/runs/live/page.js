@@ -19,21 +19,21 @@ const visible = (text) =>
 const percent = (share) =>
   share > 0 && share < 0.0005 ? "<0.1%" : (100 * share).toFixed(share < 0.0995 ? 1 : 0) + "%";
 
-/** The numbers of all models in the file: {name: {shape, data}} for each. */
+/** The models of the file, each with its numbers: {name: {shape, data}}. */
 function unpacked(models, text) {
   const bytes = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  // Doubles are a fourth faster, as JavaScript reckons with nothing else; but twice as many bytes.
+  const Numbers = bytes.length < 80e6 ? Float64Array : Float32Array;
   const half = (h) => {
     const size = (h >> 10) & 31, rest = (h & 1023) / 1024;
     return (h >> 15 ? -1 : 1) * (size ? 2 ** (size - 15) * (1 + rest) : 2 ** -14 * rest);
   };
-  const numbers = ({ type, start, shape }) => {
-    const n = shape.reduce((a, b) => a * b, 1), part = bytes.slice(start, start + n * (type === "f16" ? 2 : 4));
-    return type === "f16" ? Float32Array.from(new Uint16Array(part.buffer), half) : new Float32Array(part.buffer);
+  const tensor = ({ type, start, shape }) => {
+    const n = shape.reduce((a, b) => a * b, 1), part = bytes.slice(start, start + n * (type === "f16" ? 2 : 4)).buffer;
+    return { shape, data: type === "f16" ? Numbers.from(new Uint16Array(part), half) : new Numbers(new Float32Array(part)) };
   };
-  return models.map(({ config, weights }) => {
-    const list = Object.entries(weights).map(([name, w]) => [name, { shape: w.shape, data: numbers(w) }]);
-    return new GPT(config, Object.fromEntries(list));
-  });
+  return models.map(({ config, weights }) => new GPT(
+    config, Object.fromEntries(Object.entries(weights).map(([name, w]) => [name, tensor(w)]))));
 }
 
 /** What may be read as ids by a model, or an Error. */
@@ -63,11 +63,9 @@ function showText(model, tokenizer, run) {
   let ids = []; // the whole text
   let mine = ""; // what the reader wrote
   let shown = null; // what the model makes of the tokens that it sees
-  let pinned = { token: null, head: [L - 1, 0] }, hovered = {};
+  let place = 0, head = [L - 1, 0]; // the token and the head that are chosen
   let writing = false, typing = 0; // typing: the timer that ends in `takeText`
 
-  const view = (what) => hovered[what] ?? pinned[what];
-  const place = () => view("token") ?? shown.ids.length - 1;
   const settings = () => ({
     temperature: +$("temperature").value,
     topK: $("top-k").value === $("top-k").max ? Infinity : +$("top-k").value,
@@ -85,22 +83,18 @@ function showText(model, tokenizer, run) {
       ? `Not among the ${V} tokens of this model, so left out: ${missing.slice(0, 20).map(visible).join(" ")}`
       : "";
     ids = tokenizer.encode(known);
-    if (!ids.length) ids = begin();
+    // An empty text begins with a line break, as in `sample`, or the first token.
+    if (!ids.length) ids = tokenizer.encode(tokenizer.known("\n"));
+    if (!ids.length) ids = [tokenizer instanceof EventTokenizer ? 1 : 0];
     mine = text;
-    pinned.token = null;
     look();
-  }
-
-  /** What stands for an empty text: a line break, as in `sample`, or the first token. */
-  function begin() {
-    const line = tokenizer.known("\n") ? tokenizer.encode("\n") : [];
-    return line.length ? line : [tokenizer instanceof EventTokenizer ? 1 : 0];
   }
 
   function look() {
     const from = Math.max(0, ids.length - block_size), seen = ids.slice(from);
     const { logits, states, maps } = model.look(seen);
     shown = { ids: seen, from, rows: rowsOf(logits, V), states, maps };
+    place = seen.length - 1;
     drawTokens();
     drawHeads();
     drawPlace();
@@ -111,8 +105,7 @@ function showText(model, tokenizer, run) {
   async function write(count) {
     if (writing) return void (writing = false);
     if (typing) takeText();
-    writing = true;
-    $("write").textContent = "Stop";
+    isWriting(true);
     const before = performance.now();
     let n = 0, pause = before;
     while (writing && n < count) {
@@ -125,8 +118,7 @@ function showText(model, tokenizer, run) {
       await new Promise((go) => setTimeout(go)); // clicks are heard, the page is drawn
       pause = performance.now();
     }
-    writing = false;
-    $("write").textContent = "Write on";
+    isWriting(false);
     const rate = (1000 * n) / (performance.now() - before);
     const full = ids.length > model.room ? `; beyond ${block_size} tokens it reads all it sees anew for each` : "";
     $("speed").textContent = `${n} tokens, ${rate.toFixed(rate < 10 ? 1 : 0)} per second${full}`;
@@ -135,13 +127,17 @@ function showText(model, tokenizer, run) {
     look();
   }
 
+  function isWriting(now) {
+    writing = now;
+    $("write").textContent = now ? "Stop" : "Write on";
+    for (const id of ["tokens", "heads", "bars"]) $(id).inert = now;
+  }
+
   const wanted = () => Math.min(10000, Math.max(1, Math.floor(+$("count").value) || 1));
 
   function showWritten() {
     $("text").value = tokenizer.decode(ids);
     $("text").scrollTop = $("text").scrollHeight;
-    pinned.token = null;
-    hovered = {};
   }
 
   /** Puts a token behind place t of what is shown, in the place of all that followed. */
@@ -168,8 +164,8 @@ function showText(model, tokenizer, run) {
   }
 
   /** Everything that depends on the token and the head that are looked at. */
-  function drawPlace() {
-    const t = place(), [layer, head] = view("head"), weights = shown.maps[layer][head][t];
+  function drawPlace(t = place, [layer, h] = head) {
+    const weights = shown.maps[layer][h][t];
     [...$("tokens").children].forEach((chip, j) => {
       chip.setAttribute("aria-selected", j === t);
       chip.classList.toggle("later", j > t);
@@ -177,37 +173,27 @@ function showText(model, tokenizer, run) {
       chip.title = j <= t ? `looked at: ${percent(weights[j])}` : "comes later: not seen from there";
     });
     $("tokens").setAttribute("aria-activedescendant", `token-${t}`);
+    [...$("heads").querySelectorAll("button")].forEach((button, i) =>
+      button.setAttribute("aria-pressed", i === layer * H + h));
+    $("looking").textContent = `by layer ${layer + 1}, head ${h + 1}: how much “${nameAt(t)}” looks at each`;
     drawBars(t);
     drawLens(t);
-    $("head-hint").textContent =
-      `A picture for each head, with a row for each token: coloured where it looks. The tokens above are coloured ` +
-      `by layer ${layer + 1}, head ${head + 1}: how much “${nameAt(t)}” looks at each. Point at another head.`;
-    [...$("heads").querySelectorAll("button")].forEach((button) => {
-      const chosen = +button.dataset.layer === layer && +button.dataset.head === head;
-      button.setAttribute("aria-pressed", chosen);
-    });
   }
 
   const nameAt = (t) => visible(tokenizer.name(shown.ids[t]));
+  const pointedAt = (event) => [...$("tokens").children].indexOf(event.target);
+  const choose = (t) => drawPlace((place = t));
 
-  $("tokens").addEventListener("pointerover", (event) => {
-    const t = [...$("tokens").children].indexOf(event.target);
-    if (t >= 0 && !writing) (hovered.token = t), drawPlace();
-  });
-  $("tokens").addEventListener("pointerleave", () => {
-    delete hovered.token;
-    if (!writing) drawPlace();
-  });
-  $("tokens").addEventListener("click", () => ((pinned.token = view("token")), drawPlace()));
+  $("tokens").addEventListener("pointerover", (event) => pointedAt(event) >= 0 && drawPlace(pointedAt(event)));
+  $("tokens").addEventListener("pointerleave", () => drawPlace());
+  $("tokens").addEventListener("click", (event) => pointedAt(event) >= 0 && choose(pointedAt(event)));
   $("tokens").addEventListener("keydown", (event) => {
-    const last = shown.ids.length - 1, t = place();
-    const to = { ArrowLeft: t - 1, ArrowRight: t + 1, Home: 0, End: last }[event.key];
-    if (to === undefined || writing) return;
+    const last = shown.ids.length - 1;
+    const to = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: last }[event.key];
+    if (to === undefined) return;
     event.preventDefault();
-    hovered = {};
-    pinned.token = Math.min(last, Math.max(0, to));
-    $(`token-${pinned.token}`).scrollIntoView({ block: "nearest" });
-    drawPlace();
+    choose(Math.min(last, Math.max(0, to)));
+    $(`token-${place}`).scrollIntoView({ block: "nearest" });
   });
 
   // --- What comes next ---
@@ -215,30 +201,31 @@ function showText(model, tokenizer, run) {
   /** The ten likeliest tokens behind place t; while it writes (t is null), by logits. */
   function drawBars(t, logits = shown.rows[t]) {
     const plain = softmax(logits), drawn = chances(logits, settings());
+    let longest = 0;
+    const bar = (kind, share) => {
+      const made = element("i", { class: kind });
+      made.style.width = `${100 * share}%`;
+      return made;
+    };
     const rows = [...ranked(logits).subarray(0, 10)].map((id) => {
-      const name = visible(tokenizer.name(id));
-      const model_bar = element("i", { class: "model" }), drawn_bar = element("i", { class: "drawn" });
-      model_bar.style.width = `${100 * plain[id]}%`;
-      drawn_bar.style.width = `${100 * drawn[id]}%`;
-      const label = `${name}: ${percent(drawn[id])}, by the model ${percent(plain[id])}; put it there`;
+      const name = visible(tokenizer.name(id)), byModel = `by the model ${percent(plain[id])}`;
+      longest = Math.max(longest, [...name].length);
       const button = element(
         "button",
-        { "aria-label": label, title: `by the model ${percent(plain[id])}; click to put it there` },
+        { "aria-label": `${name}: ${percent(drawn[id])}, ${byModel}; put it there`, title: `${byModel}; click to put it there` },
         element("span", { class: "token" }, name),
-        element("span", { class: "track" }, model_bar, drawn_bar),
+        element("span", { class: "track" }, bar("model", plain[id]), bar("drawn", drawn[id])),
         element("span", { class: "share" }, percent(drawn[id])),
       );
-      button.addEventListener("click", () => writing || typing || take(id, t));
+      button.addEventListener("click", () => typing || take(id, t));
       return element("li", {}, button);
     });
-    const longest = Math.max(...rows.map((row) => [...row.querySelector(".token").textContent].length));
     $("bars").style.setProperty("--names", `${Math.min(14, longest + 1)}ch`);
     $("bars").replaceChildren(...rows);
     if (t === null) return;
     const next = shown.ids[t + 1], what = next === undefined ? "the text" : `“${nameAt(t)}”, the token looked at`;
     const came = next === undefined ? "" : ` There came “${nameAt(t + 1)}”, to which it gave ${percent(plain[next])}.`;
-    $("next-hint").textContent =
-      `After ${what}.${came} Outlined: what the model thinks. Filled: the chance of being drawn. Click one to take it.`;
+    $("next-place").textContent = `After ${what}.${came}`;
   }
 
   function showSettings() {
@@ -246,7 +233,7 @@ function showText(model, tokenizer, run) {
     $("temperature-value").textContent = temperature ? temperature.toFixed(2) : "0: always the likeliest";
     $("top-k-value").textContent = topK === Infinity ? "off" : topK;
     $("top-p-value").textContent = topP < 1 ? topP.toFixed(2) : "off";
-    if (shown && !writing) drawBars(place());
+    if (shown && !writing) drawBars(place);
   }
 
   // --- Where it looks ---
@@ -256,22 +243,18 @@ function showText(model, tokenizer, run) {
     const colour = getComputedStyle(document.body).getPropertyValue("--map"); // #rrggbb
     const [red, green, blue] = colour.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16));
     const rows = shown.maps.map((heads, layer) => {
-      const buttons = heads.map((rows, head) => {
+      const buttons = heads.map((rows, h) => {
         const canvas = element("canvas", { width: n, height: n, "aria-hidden": "true" });
-        const pen = canvas.getContext("2d");
-        const image = pen.createImageData(n, n);
+        const pen = canvas.getContext("2d"), image = pen.createImageData(n, n);
         for (let t = 0; t < n; t++)
           for (let j = 0; j <= t; j++)
             image.data.set([red, green, blue, 255 * Math.sqrt(rows[from + t][from + j])], 4 * (t * n + j));
         pen.putImageData(image, 0, 0);
-        const name = `layer ${layer + 1}, head ${head + 1}`;
+        const name = `layer ${layer + 1}, head ${h + 1}`;
         const button = element("button", { "aria-label": name, title: name }, canvas);
-        Object.assign(button.dataset, { layer, head });
-        const see = () => writing || ((hovered.head = [layer, head]), drawPlace());
-        const leave = () => writing || (delete hovered.head, drawPlace());
-        button.addEventListener("pointerenter", see);
-        button.addEventListener("pointerleave", leave);
-        button.addEventListener("click", () => ((pinned.head = [layer, head]), drawPlace()));
+        button.addEventListener("pointerenter", () => drawPlace(place, [layer, h]));
+        button.addEventListener("pointerleave", () => drawPlace());
+        button.addEventListener("click", () => drawPlace(place, (head = [layer, h])));
         return button;
       });
       return element("div", {}, element("b", {}, `layer ${layer + 1}`), ...buttons);
@@ -292,9 +275,7 @@ function showText(model, tokenizer, run) {
       return element("tr", {}, element("th", { scope: "row" }, name), ...best);
     });
     $("lens").replaceChildren(...rows);
-    $("lens-hint").textContent =
-      `What would come after “${nameAt(t)}” if the model stopped thinking early: each layer's state, read out by the ` +
-      "model's own last norm and head. “At first” is the token's own vector. The last layer's word is the model's.";
+    $("lens-place").textContent = `“${nameAt(t)}”`;
   }
 
   // --- Everything comes together ---
@@ -310,9 +291,7 @@ function showText(model, tokenizer, run) {
   $("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write(wanted());
   });
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") writing = false;
-  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && (writing = false));
   $("write").addEventListener("click", () => write(wanted()));
   $("back").addEventListener("click", () => {
     if (writing) return void (writing = false);
@@ -332,14 +311,8 @@ function startPage() {
   const tokenizer = new TOKENIZERS[run.tokenizer.type](run.tokenizer);
   const models = unpacked(run.models, $("weights").textContent);
   $("weights").remove();
-  const [{ config, weights }] = models;
-  const numbers = Object.values(weights).reduce((sum, w) => sum + w.data.length, 0);
   $("name").textContent = run.name;
-  $("about").textContent =
-    (run.detector ? `A detector of ${models.length} GPTs, each of ` : "A GPT of ") +
-    `${numbers.toLocaleString("en")} numbers: ${config.n_layer} layers with ${config.n_head} heads each, ` +
-    `${config.vocab_size.toLocaleString("en")} kinds of tokens, of which it sees up to ${config.block_size.toLocaleString("en")} at once. ` +
-    "It runs here, in this page.";
+  $("about").textContent = run.about;
   window.tinygpt = forTheCurious(models[0], tokenizer);
   if (run.detector) showSession(models, tokenizer, run.detector);
   else showText(models[0], tokenizer, run);

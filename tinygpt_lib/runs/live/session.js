@@ -42,21 +42,25 @@ function pValue(events, detector) {
 function showSession(models, tokenizer, detector) {
   const [model] = models, [UNKNOWN, BEGIN, END] = [0, 1, 2];
 
-  /** The masks of `detect fit`, as far as JavaScript can read them. */
+  // As `detect` reads a line: <*> in an event is any value. What is fixed most, comes first.
+  const kinds = tokenizer.names.map((name, id) => {
+    const parts = name.split(/<\*>|<new>/), fixed = parts.map((part) => part.replace(/[^\w\s]/g, "\\$&"));
+    return { id, length: parts.join("").length, pattern: new RegExp(`^${fixed.join("\\S*")}$`) };
+  }).slice(END + 1).sort((a, b) => b.length - a.length);
+
+  /** A line with the masks of `detect fit` put in, as far as JavaScript can read them. */
   function masked(line) {
     try {
       for (const [word, pattern] of Object.entries(detector.masks))
         line = line.replace(new RegExp(pattern, "g"), () => word);
-    } catch {
-      return line;
-    }
+    } catch {} // a pattern of Python's alone
     return line.trim().split(/\s+/).join(" ");
   }
 
-  const idOf = (line) => {
-    const [id] = tokenizer.encode(line);
-    return id > END ? id : (tokenizer.encode(masked(line))[0] ?? UNKNOWN);
-  };
+  function idOf(line) {
+    const [id] = tokenizer.encode(line), whole = masked(line);
+    return id > END ? id : (kinds.find(({ pattern }) => pattern.test(whole))?.id ?? UNKNOWN);
+  }
 
   /** A session as the first model writes one. */
   function written() {
@@ -73,12 +77,8 @@ function showSession(models, tokenizer, detector) {
   }
 
   // What all events begin with, as the name of a host, says nothing: it is shown as "…".
-  const names = tokenizer.names.slice(3), [example = ""] = names;
-  let same = example.length;
-  for (const name of names) while (!name.startsWith(example.slice(0, same))) same--;
-  const prefix = example.slice(0, same).replace(/[^ ]*$/, "");
   const brief = (name) =>
-    visible(prefix && name.startsWith(prefix) ? "… " + name.slice(prefix.length) : name).replaceAll("␣", " ");
+    visible(detector.prefix && name.startsWith(detector.prefix) ? name.replace(detector.prefix, "… ") : name).replaceAll("␣", " ");
 
   function show() {
     const lines = $("session").value.split("\n").filter((line) => line.trim());
@@ -115,12 +115,8 @@ function showSession(models, tokenizer, detector) {
   }
 
   $("session-page").hidden = false;
-  $("session-hint").textContent =
-    "An event on each line, as the log writes it or with its masks. Change the order, take one away, or paste a " +
-    "session of your own.";
-  $("event").append(
-    ...names.map((name) => element("option", { value: name }, brief(name).slice(0, 80))),
-  );
+  for (const name of tokenizer.names.slice(3))
+    $("event").append(element("option", { value: name }, brief(name).slice(0, 80)));
   $("session").addEventListener("input", show);
   $("ended").addEventListener("change", show);
   $("another").addEventListener("click", written);

@@ -5,70 +5,67 @@
 
 const utf8 = new TextEncoder();
 const fromUtf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-const places = (list) => new Map(list.map((item, i) => [item, i]));
 const joined = (lists) => Uint8Array.from(lists.flatMap((list) => [...list]));
 
 /** The bytes of a text; half of a surrogate pair has none. */
 function bytesOf(text) {
   const place = [...text].findIndex((c) => /^\p{Surrogate}$/u.test(c));
   if (place >= 0) throw new Error(`half of a surrogate pair at position ${place}`);
-  return utf8.encode(text);
+  return [...utf8.encode(text)];
 }
 
-/** Bytes as text, or as \xe2 where they are only a part of a character. */
-function shownBytes(bytes) {
-  const text = fromUtf8.decode(bytes);
-  if (!text.includes("\ufffd")) return text;
-  return [...bytes]
-    .map((b) => (b < 128 ? String.fromCharCode(b) : "\\x" + b.toString(16)))
-    .join("");
+/** What all have in common whose tokens are pieces of text. */
+class Tokenizer {
+  constructor(names) {
+    this.names = names;
+    this.size = names.length;
+    this.number = new Map(names.map((name, id) => [name, id]));
+  }
+  name(id) {
+    return this.names[id];
+  }
+  decode(ids) {
+    return ids.map((id) => this.names[id]).join("");
+  }
+  known(text) {
+    return text.replace(/\p{Surrogate}/gu, "\ufffd");
+  }
 }
 
 /** One token per character. */
-class CharTokenizer {
+class CharTokenizer extends Tokenizer {
   constructor({ characters, unk }) {
-    this.characters = [...characters];
-    this.size = this.characters.length;
-    this.number = places(this.characters);
+    super([...characters]);
     this.unknown = this.number.get(unk);
   }
   encode(text) {
     return [...text].map((c, place) => {
       const id = this.number.get(c) ?? this.unknown;
-      if (id === undefined)
-        throw new Error(`character ${JSON.stringify(c)} at position ${place} is not known`);
-      return id;
+      if (id !== undefined) return id;
+      throw new Error(`character ${JSON.stringify(c)} at position ${place} is not known`);
     });
   }
-  decode(ids) {
-    return ids.map((id) => this.characters[id]).join("");
-  }
-  name(id) {
-    return this.characters[id];
-  }
   known(text) {
-    if (this.unknown !== undefined) return text;
-    return [...text].filter((c) => this.number.has(c)).join("");
+    return [...text].filter((c) => this.unknown !== undefined || this.number.has(c)).join("");
   }
 }
 
 /** One token per byte of the text in UTF-8; and what all tokens of bytes share. */
-class ByteTokenizer {
+class ByteTokenizer extends Tokenizer {
   constructor() {
-    this.tokens = Array.from({ length: 256 }, (_, i) => Uint8Array.of(i));
-    this.size = 256;
+    super(Array.from({ length: 256 }, (_, byte) => [byte]));
   }
   encode(text) {
-    return [...bytesOf(text)];
+    return bytesOf(text);
   }
   decode(ids) {
-    return fromUtf8.decode(joined(ids.map((id) => this.tokens[id])));
+    return fromUtf8.decode(joined(ids.map((id) => this.names[id])));
   }
+  /** As text, or as \xe2 what is only a part of a character. */
   name(id) {
-    return shownBytes(this.tokens[id]);
-  }
-  known(text) {
-    return text.replace(/\p{Surrogate}/gu, "\ufffd");
+    const text = this.decode([id]), code = (b) => "\\x" + b.toString(16);
+    if (!text.includes("\ufffd")) return text;
+    return [...this.names[id]].map((b) => (b < 128 ? String.fromCharCode(b) : code(b))).join("");
   }
 }
 
@@ -85,12 +82,12 @@ const GPT2_PATTERN = new RegExp(
 class BPETokenizer extends ByteTokenizer {
   constructor({ merges, byte_order, special }) {
     super();
-    if (byte_order) this.tokens = byte_order.map((byte) => Uint8Array.of(byte));
-    this.ofByte = [];
-    this.tokens.forEach(([byte], id) => (this.ofByte[byte] = id));
-    for (const [a, b] of merges) this.tokens.push(joined([this.tokens[a], this.tokens[b]]));
-    for (const text of special ?? []) this.tokens.push(utf8.encode(text));
-    this.size = this.tokens.length;
+    const bytes = byte_order ?? this.names.flat();
+    this.names = bytes.map((byte) => [byte]);
+    this.ofByte = new Map(bytes.map((byte, id) => [byte, id]));
+    for (const [a, b] of merges) this.names.push(joined([this.names[a], this.names[b]]));
+    for (const text of special ?? []) this.names.push(utf8.encode(text));
+    this.size = this.names.length;
     this.merge = new Map(merges.map(([a, b], i) => [a * this.size + b, 256 + i]));
   }
   encode(text) {
@@ -99,78 +96,50 @@ class BPETokenizer extends ByteTokenizer {
   }
   /** One chunk's ids: the earliest merge first, everywhere and from left to right. */
   merged(chunk) {
-    let ids = [...utf8.encode(chunk)].map((byte) => this.ofByte[byte]);
+    let ids = bytesOf(chunk).map((byte) => this.ofByte.get(byte));
     const made = (i) => this.merge.get(ids[i] * this.size + ids[i + 1]) ?? Infinity;
     for (;;) {
       let first = Infinity;
       for (let i = 0; i + 1 < ids.length; i++) first = Math.min(first, made(i));
       if (first === Infinity) return ids;
       const shorter = [];
-      for (let i = 0; i < ids.length; i++)
-        shorter.push(made(i) === first ? (i++, first) : ids[i]);
+      for (let i = 0; i < ids.length; i++) shorter.push(made(i) === first ? (i++, first) : ids[i]);
       ids = shorter;
     }
   }
 }
 
-const PYTHON_SPACE = SPACE + "\\x1c-\\x1f";
+const WORD = "\\p{L}\\p{N}_", PYTHON_SPACE = SPACE + "\\x1c-\\x1f";
 const WORD_PATTERN = new RegExp(
-  ` ?[\\p{L}\\p{N}_]+|'[\\p{L}\\p{N}_]+| ?[^\\p{L}\\p{N}_${PYTHON_SPACE}]|[${PYTHON_SPACE}]`,
+  ` ?[${WORD}]+|'[${WORD}]+| ?[^${WORD}${PYTHON_SPACE}]|[${PYTHON_SPACE}]`,
   "gu",
 );
 
 /** One token per word or sign, with the space before it; <unk> for the rest. */
-class WordTokenizer {
+class WordTokenizer extends Tokenizer {
   constructor({ words }) {
-    this.words = ["<unk>", ...words];
-    this.size = this.words.length;
-    this.number = places(this.words);
+    super(["<unk>", ...words]);
   }
   encode(text) {
-    bytesOf(text);
-    const afterSpace = this.number.get(" <unk>") ?? 0;
-    return (text.match(WORD_PATTERN) ?? []).map(
-      (word) => this.number.get(word) ?? (word[0] === " " ? afterSpace : 0),
-    );
-  }
-  decode(ids) {
-    return ids.map((id) => this.words[id]).join("");
-  }
-  name(id) {
-    return this.words[id];
-  }
-  known(text) {
-    return text.replace(/\p{Surrogate}/gu, "\ufffd");
+    bytesOf(text); // says what is none
+    const unknown = (word) => (word[0] === " " && this.number.get(" <unk>")) || 0;
+    return (text.match(WORD_PATTERN) ?? []).map((word) => this.number.get(word) ?? unknown(word));
   }
 }
 
 /** One token per event, each a line; 0 is an unknown one, 1 and 2 begin and end. */
-class EventTokenizer {
+class EventTokenizer extends Tokenizer {
   constructor({ events }) {
-    this.names = ["<unknown>", "<begin>", "<end>", ...events];
-    this.size = this.names.length;
-    this.number = places(this.names);
-    this.number.delete("<unknown>");
+    super(["<unknown>", "<begin>", "<end>", ...events]);
   }
   encode(text) {
-    const lines = text.split("\n").filter((line) => line);
-    return lines.map((line) => this.number.get(line) ?? 0);
+    return text.split("\n").filter(Boolean).map((line) => this.number.get(line) ?? 0);
   }
   decode(ids) {
     return ids.map((id) => this.names[id] + "\n").join("");
   }
-  name(id) {
-    return this.names[id];
-  }
-  known(text) {
-    return text;
-  }
 }
 
 const TOKENIZERS = {
-  char: CharTokenizer,
-  byte: ByteTokenizer,
-  bpe: BPETokenizer,
-  word: WordTokenizer,
-  events: EventTokenizer,
+  char: CharTokenizer, byte: ByteTokenizer, bpe: BPETokenizer, word: WordTokenizer, events: EventTokenizer,
 };
