@@ -15,14 +15,11 @@ is right becomes a module of the reader's own library, learn/mygpt.
 import argparse
 import ast
 import json
-import os
-import queue
+import multiprocessing
 import re
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
@@ -40,6 +37,7 @@ MINE = "mygpt"  # the reader's library
 LIMIT = 20  # seconds that a hole's checks may take: they take a fraction of one
 HINTS = re.compile(r"<!-- hints: (\S+)\n(.*?)-->\n*", re.DOTALL)
 DOTS = "..."
+POINTER = re.compile(r"`make learn CHAPTER=\d\d` cuts a workbook [^,]*, and\s+\[the")
 
 
 # --- Holes ---
@@ -261,16 +259,19 @@ if not found and {url!r}:  # Colab, say: fetch the course, and what it needs
 if not found:
     raise SystemExit("put this workbook into the folder `learn` of the course")
 sys.path[:0] = [str(found[0] / each) for each in ("notebooks", "{folder}", "")]
+(found[0] / "{folder}").mkdir(exist_ok=True)
+os.chdir(found[0] / "{folder}")
 from course.checks import begin
 
 check = begin("{name}")"""
 
 WELCOME = """\
-> **Workbook.** This is chapter {number} with {count} pieces missing, yours to write.
-> Each is marked by `...`, below a line that says what to do: delete the dots and write
-> your code. The cell after it checks that, as `make check` does for all chapters. What
-> you leave open is taken from the course, so that the rest runs. Stuck? The hints fold
-> out, and each says a little more than the one before."""
+> **Workbook.** This is chapter {number} with {holes} in it for you to fill, and
+> {more} in its exercises. A hole is a function in which lines are missing: each `...`
+> stands for some, below a comment that says what to do. Delete the dots and write your
+> code. The cell below checks it, as `make check` does for all chapters. What you leave
+> open is taken from the course, so that the rest runs. Stuck? The hints fold out, and
+> each says a little more than the one before."""
 
 BESIDE = """\
 **The course has changed the cell above.** Yours is as you left it. Ours is now:
@@ -323,8 +324,10 @@ def make_workbook(lesson: Lesson, folder: str = "learn") -> nbformat.NotebookNod
         elif source.strip():
             add(cell.id, terms(source), code=cell.cell_type == "code")
         if at == 0:
-            count = sum(len(task.names) for task in lesson.tasks.values())
-            add("welcome", WELCOME.format(number=lesson.name[:2], count=count))
+            holes = sum(len(task.names) for task in lesson.tasks.values())
+            more, counted = len(lesson.holes) - holes, f"{holes} hole{'s'[: holes > 1]}"
+            said = {"number": lesson.name[:2], "holes": counted, "more": more}
+            add("welcome", WELCOME.format(**said))
             add(
                 "head", HEAD.format(url=url, folder=folder, name=lesson.name), code=True
             )
@@ -358,7 +361,8 @@ def in_reader_terms(source: str, nouns: list[str]) -> str:
     ours = rf"\btinygpt_lib\.({'|'.join(nouns)})\b(?= import)"
     source = re.sub(ours, rf"{MINE}.\1", source)
     source = source.replace("from course.models import", "from course.checks import")
-    return source.replace("](drawings/", "](../notebooks/drawings/")
+    source = re.sub(r"\]\((drawings|solutions)/", r"](../notebooks/\1/", source)
+    return POINTER.sub("[The", source)
 
 
 def short_hash(source: str) -> str:
@@ -450,48 +454,38 @@ class Judge:
         self.process = None
 
     def start(self) -> None:
-        serve = "from course.checks import serve; serve()"
-        path = os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", serve],
-            env={**os.environ, "PYTHONPATH": path},
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            **pipes,
-        )
-        self.answers = queue.Queue()
-        threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
-        self.answers.get(timeout=300)  # torch is being imported
-
-    def listen(self, process: subprocess.Popen) -> None:
-        answers = self.answers
-        for line in process.stdout:
-            answers.put(line)
-        answers.put(None)
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its end is seen when the process dies
+        self.pipe.recv()  # torch is being imported
 
     def stop(self) -> None:
         if self.process:
             self.process.kill()
-            self.process.communicate()
+            self.process.join()
             self.process = None
 
     def __call__(self, lesson: Lesson, name: str, source: str) -> str:
         """What is wrong with a hole's code; nothing if it is right."""
         if not self.process:
             self.start()
-        job = lesson.noun, name, source, imports_for(source, lesson)
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
+        self.pipe.send((lesson.noun, name, source, imports_for(source, lesson)))
+        problem = f"No end after {self.limit:g} s: is there a loop that never ends?"
         try:
-            answer = self.answers.get(timeout=self.limit)
-            if answer is not None:
-                return json.loads(answer)
+            if self.pipe.poll(self.limit):
+                return self.pipe.recv()
+        except (EOFError, ConnectionError):
             problem = "Your code ended Python itself. Does it run out of memory?"
-        except queue.Empty:
-            problem = f"No end after {self.limit:g} s: is there a loop that never ends?"
         self.stop()
         return problem
+
+
+def serve(pipe) -> None:
+    from course.checks import serve
+
+    serve(pipe)
 
 
 @dataclass
@@ -510,8 +504,8 @@ def judge_task(
 ) -> tuple[dict[str, Verdict], str]:
     """The verdict on each hole of a cell, and its code for the library.
 
-    A hole is right if it works among the reader's other code, or among ours: so one
-    that is wrong spoils no other.
+    A hole is right if it works among our code, or among the reader's other: so one that
+    is wrong spoils no other.
     """
     try:
         left = {name: steps_left(mine, name) for name in task.names}
@@ -522,26 +516,32 @@ def judge_task(
         )
         return {name: Verdict("wrong", message) for name in task.names}, task.source
     verdicts = {}
+
+    def trial(name: str, ours: list[str]) -> str:
+        return judge(lesson, name, compose(mine, task, ours))
+
     for name, dots in left.items():
         if dots:
             of = f"{dots} of its `...` are left" if dots > 1 else "a `...` is left"
             verdicts[name] = Verdict("open", of if mine != task.skeleton else "")
-
-    def trial(name: str, ours: Iterable[str]) -> str:
-        return judge(lesson, name, compose(mine, task, list(ours)))
-
-    for name in task.names:
-        if name not in verdicts:
-            others = [other for other in task.names if other != name]
-            message = trial(name, (other for other in others if left[other]))
-            if message and any(not left[other] for other in others):
-                message = trial(name, others)
-            verdicts[name] = Verdict("wrong" if message else "right", message)
-    right = [name for name in task.names if verdicts[name].state == "right"]
-    ours = [name for name in task.names if name not in right]
-    if not right or (ours and any(trial(name, ours) for name in right)):
-        return verdicts, task.source
-    return verdicts, defined(compose(mine, task, ours))
+            continue
+        others = [other for other in task.names if other != name]
+        message = trial(name, others)
+        if message and judge.process and any(not left[other] for other in others):
+            alone, ours = message, [other for other in others if left[other]]
+            message = trial(name, ours) and alone
+        verdicts[name] = Verdict("wrong" if message else "right", message)
+    while True:  # what is right by itself should also be right together
+        right = [name for name in task.names if verdicts[name].state == "right"]
+        ours = [name for name in task.names if name not in right]
+        spoiled = {n: m for n in right if len(right) > 1 and (m := trial(n, ours))}
+        if not spoiled:
+            return verdicts, defined(
+                compose(mine, task, ours)
+            ) if right else task.source
+        for name, message in spoiled.items():
+            message = f"Right by itself, but not with what else is yours:\n{message}"
+            verdicts[name] = Verdict("wrong", message)
 
 
 # --- The reader's library ---
@@ -624,7 +624,7 @@ def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
     shown = path.relative_to(folder.parent)
     if not path.exists():
         write_workbook(path, new)
-        print(f"{shown}: cut, {len(lesson.holes)} holes")
+        print(f"{shown}: cut, {len(lesson.holes)} holes, exercises included")
     elif news := merge(jupytext.read(path), new):
         write_workbook(path, new)
         print(f"{shown}: brought up to date, with everything that you wrote")
@@ -639,28 +639,32 @@ def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
 
 def overview(folder: Path, root: Path = ROOT) -> None:
     """The chapters, how far the reader is, and what comes next."""
-    _, verdicts = read_state(folder)
-    following = ""
-    for lesson in read_lessons(root):
-        if not workbooks(lesson, folder):
-            state = "not begun"
-        else:
-            filled = sum(
-                not is_open(written(lesson, task, folder), name)
-                for task, name in lesson.holes
-            )
-            right = sum(
-                verdicts.get(f"{lesson.name} {name}", OPEN).state == "right"
-                for _, name in lesson.holes
-            )
-            state = f"{filled} of {len(lesson.holes)} filled, {right} right"
-            if right == len(lesson.holes):
-                state = "all right"
-        if state != "all right":
-            following = following or lesson.name
+    lessons, (_, verdicts) = read_lessons(root), read_state(folder)
+    for lesson in lessons:
+        state = "not begun"
+        if workbooks(lesson, folder):
+            mine = [
+                (written(lesson, task, folder), name) for task, name in lesson.holes
+            ]
+            filled = sum(not is_open(source, name) for source, name in mine)
+            right = len(mine) - len(not_right(lesson, verdicts))
+            state = f"{filled} of {len(mine)} filled, {right} right"
+            state = "all right" if right == len(mine) else state
         print(f"{lesson.name:16} {len(lesson.holes):3} holes   {state}")
-    if following:
-        print(f"Next: make learn CHAPTER={following[:2]}")
+    say_next(lessons, verdicts)
+
+
+def not_right(lesson: Lesson, verdicts: dict[str, Verdict]) -> list[tuple[Task, str]]:
+    """The holes that were not right when they were last looked at."""
+    states = {key for key, verdict in verdicts.items() if verdict.state == "right"}
+    return [each for each in lesson.holes if f"{lesson.name} {each[1]}" not in states]
+
+
+def say_next(lessons: list[Lesson], verdicts: dict[str, Verdict]) -> None:
+    for lesson in lessons:
+        if not_right(lesson, verdicts):
+            return print(f"Next: make learn CHAPTER={lesson.name[:2]}")
+    print("Every hole of every chapter is filled, and right.")
 
 
 def is_open(source: str, name: str) -> bool:
@@ -689,51 +693,48 @@ def check(
         name = run.match_name(wanted, {lesson.name for lesson in lessons})
         chosen = [lesson for lesson in chosen if lesson.name == name]
     if not chosen:
-        sys.exit("there is no workbook yet: `make learn CHAPTER=01` cuts the first")
-    judge, first = judge or Judge(), None
-    try:
-        for lesson in chosen:
-            print(lesson.name)
-            for task in lesson.all:
-                found, code = judge_task(
-                    judge, lesson, task, written(lesson, task, folder)
-                )
-                sources[f"{lesson.name} {task.id}"] = code
-                for name, verdict in found.items():
-                    verdicts[f"{lesson.name} {name}"] = verdict
-                    aside = " (exercise)" if task.id.startswith("exercise") else ""
-                    print(f"  {name + aside:34} {verdict.state}")
-                    ranks = {"right": 0, "open": 1, "wrong": 2}
-                    if ranks[verdict.state] > (ranks[first[2].state] if first else 0):
-                        first = lesson, name, verdict
-    finally:
-        judge.stop()
+        sys.exit(f"not begun: `make learn CHAPTER={wanted or '01'}` cuts the workbook")
+    mine, found = judge or Judge(), []
+    for lesson in chosen:
+        print(lesson.name)
+        for task in lesson.all:
+            cell = written(lesson, task, folder)
+            states, code = judge_task(mine, lesson, task, cell)
+            sources[f"{lesson.name} {task.id}"] = code
+            for name, verdict in states.items():
+                verdicts[f"{lesson.name} {name}"] = verdict
+                found.append((lesson.name, name, verdict))
+                aside = " (exercise)" if task.id.startswith("exercise") else ""
+                print(f"  {name + aside:34} {verdict.state}")
+    if not judge:
+        mine.stop()
     write_library(lessons, folder, sources, verdicts)
     state = {
         "sources": sources,
         "verdicts": {key: [v.state, v.message] for key, v in verdicts.items()},
     }
     run.write_aside(folder / MINE / "state.json", json.dumps(state, indent=1))
-    if first:
-        lesson, name, verdict = first
-        print(f"\n{lesson.name}: {name} is {verdict.state}")
-        print(verdict.message or f"It is the next one to fill in, in {folder.name}/.")
+    for wrong in ("wrong", "open"):  # the first that is, and no more at a time
+        if first := next((each for each in found if each[2].state == wrong), None):
+            chapter, name, verdict = first
+            print(f"\n{chapter}: {name} is {wrong}, so it comes next.")
+            print(verdict.message or f"It waits in {folder.name}/, with its hints.")
+            break
+    else:
+        print("\nAll of that is right.")
+        say_next(lessons, verdicts)
     part_one = [
-        f"{lesson.name} {name}"
+        task.id
         for lesson in lessons
-        for task, name in lesson.holes
+        for task, _ in not_right(lesson, verdicts)
         if lesson.name < "09" and task.id.startswith("hole")
     ]
-    if all(verdicts.get(key, OPEN).state == "right" for key in part_one):
+    if not part_one:
         print("\nEvery line of this GPT is yours.", flush=True)
         paths = [str(each) for each in (folder, ROOT / "notebooks", ROOT)]
         run_it = f"sys.path[:0] = {paths}; from course.checks import graduate"
         code = f"import sys; {run_it}; graduate({steps})"
-        command = [sys.executable, "-c", code]
-        pipe = {"stdout": subprocess.PIPE, "encoding": "utf-8"}
-        with subprocess.Popen(command, **pipe) as training:
-            for line in training.stdout:
-                print(line, end="", flush=True)
+        subprocess.run([sys.executable, "-c", code])
     return verdicts
 
 
