@@ -245,6 +245,7 @@ def read_imports(nb: nbformat.NotebookNode) -> dict[str, str]:
 
 HEAD = """\
 # Finds the course, whose code your code is tried with. Run this cell first.
+import os
 import subprocess
 import sys
 from pathlib import Path

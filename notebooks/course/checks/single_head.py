@@ -114,7 +114,7 @@ def previous(my):
                 "Each token looks at itself: which key does its query have to meet?": torch.eye(
                     n
                 ),
-                "Too much weight goes elsewhere: make the scores larger.": (
+                "Too much weight goes elsewhere: make the scores larger. They are divided by the square root of D, and with more tokens more of the others share in it.": (
                     got.shape == want.shape
                     and torch.equal(got.argmax(1), want.argmax(1))
                 ),

@@ -90,8 +90,8 @@ def AdamW_step(my):
         "A matrix of ones after 2 steps at rate 0.1, with weight decay 0.5.",
         {
             "The decay is left out.": adam(slopes[:2]),
-            "The decay is part of the slope: AdamW shrinks the weight itself.": p,
-            "The decay goes by the rate, too: rate · decay.": adam(
+            "The decay is part of the slope: AdamW shrinks the weight itself, by the share rate · decay.": p,
+            "The decay goes by the rate, too: the share is rate · decay, here 0.05.": adam(
                 slopes[:2], decay=5.0
             ),
         },
@@ -162,7 +162,7 @@ def learning_rate_at(my):
                 {
                     "The warm-up is left out.": up and 2.0,
                     "The cool-down is left out.": not up and 2.0,
-                    "The first step stands still: after it, one hundredth of the run is done.": up
+                    "The first step stands still: count it as done, (step + 1) / steps.": up
                     and 2.0 * step / 100 / config.warmup,
                     "The rate rises to `learning_rate`, not to 1.": up
                     and shape(step) / 2,
@@ -174,7 +174,7 @@ def learning_rate_at(my):
                     "That is the other shape: `config.cooldown_shape` decides.": float(
                         _ours.learning_rate_at(step, swapped)
                     ),
-                    "One step off: before step 99 there is a hundredth of the run left.": [
+                    "One step off: what is left is counted before the step, (steps - step) / steps; what is done, after it.": [
                         float(shape(min(step + 1, 100))),
                         float(shape(max(step - 1, 0))),
                     ],
