@@ -33,10 +33,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
 from tools import export, run  # noqa: E402
 
+TOO_LONG = 99  # how a process ends that computes for longer
 MINE = "mygpt"  # the reader's library
-LIMIT = 20  # seconds that a hole's checks may take: they take a fraction of one
+LIMIT = 20  # seconds of computing that a check may take: it takes a fraction of one
 HINTS = re.compile(r"<!-- hints: (\S+)\n(.*?)-->\n*", re.DOTALL)
-DOTS = "..."
+DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
+NUMBERED = re.compile(r"^(?=\*\*\d+\.\*\*)", re.MULTILINE)
 POINTER = re.compile(r"`make learn CHAPTER=\d\d` cuts a workbook [^,]*, and\s+\[the")
 
 
@@ -47,20 +49,24 @@ POINTER = re.compile(r"`make learn CHAPTER=\d\d` cuts a workbook [^,]*, and\s+\[
 class Task:
     """A cell with holes: the course's code, what the reader gets, and the holes."""
 
-    id: str
+    id: str  # hole-attention_weights, exercise-1-previous
     source: str  # without marks
     skeleton: str  # with `...` in the holes
     names: list[str]  # `attention_weights`, `AdamW.step`
+    exercise: int = 0  # its number; 0: it is a cell of the chapter
+    cell: str = ""  # the id of that
+
+    def shown(self, name: str) -> str:
+        return f"{name} (exercise)" if self.exercise else name
 
 
 @dataclass
 class Lesson:
-    """A chapter: its notebook as the course has it, and its tasks by cell id."""
+    """A chapter: its notebook as the course has it, and its tasks."""
 
     name: str  # 03_single_head
     nb: nbformat.NotebookNode
-    tasks: dict[str, Task] = field(default_factory=dict)
-    exercises: dict[int, list[Task]] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
     hints: dict[str, list[str]] = field(default_factory=dict)  # of a hole, by its name
     imports: dict[str, str] = field(default_factory=dict)
     nouns: list[str] = field(default_factory=list)  # the chapters that have holes
@@ -71,44 +77,31 @@ class Lesson:
 
     @property
     def holes(self) -> list[tuple[Task, str]]:
-        return [(task, name) for task in self.all for name in task.names]
+        return [(task, name) for task in self.tasks for name in task.names]
 
     @property
-    def all(self) -> list[Task]:
-        return [*self.tasks.values(), *chain(*self.exercises.values())]
-
-
-def read_lessons(root: Path = ROOT) -> list[Lesson]:
-    """The chapters that have holes."""
-    texts = sorted((root / "notebooks/text").rglob("*.py"))
-    return lessons_of(root, tuple((path, path.stat().st_mtime_ns) for path in texts))
+    def own_holes(self) -> list[str]:
+        return [name for task, name in self.holes if not task.exercise]
 
 
 @cache
-def lessons_of(root: Path, stamp: tuple) -> list[Lesson]:
+def read_lessons(root: Path = ROOT) -> list[Lesson]:
+    """The chapters that have holes."""
     lessons = []
     for chapter in run.find_chapters(root, []):
-        text = chapter.read_text()
         path = chapter.text_path.parent / "solutions" / chapter.text_path.name
-        if not is_marked(text) and not path.exists():
-            continue
-        lesson = Lesson(chapter.name, run.from_text(text))
-        lesson.imports = read_imports(lesson.nb)
-        solutions = (
-            run.from_text(path.read_text("utf-8")).cells if path.exists() else []
-        )
-        for cell in [*lesson.nb.cells, *solutions]:
+        texts = [run.from_text(chapter.read_text())]
+        texts += [run.from_text(path.read_text("utf-8"))] if path.exists() else []
+        lesson = Lesson(chapter.name, texts[0], imports=read_imports(texts[0]))
+        for cell in chain(*(each.cells for each in texts)):
             if cell.cell_type == "markdown":
                 for name, text in HINTS.findall(cell.source):
                     lesson.hints[name] = text.strip().split("\n\n")
             elif is_marked(cell.source):
-                if number := re.match(r"#\s*\|\s*exercise (\d+)", cell.source):
-                    task = read_task(cell.source, f"exercise-{number[1]}")
-                    lesson.exercises.setdefault(int(number[1]), []).append(task)
-                else:
-                    lesson.tasks[cell.id] = read_task(cell.source, "hole")
-        lessons.append(lesson)
-    nouns = [lesson.noun for lesson in lessons if lesson.tasks]
+                lesson.tasks.append(read_task(cell))
+        if lesson.tasks:
+            lessons.append(lesson)
+    nouns = [lesson.noun for lesson in lessons if lesson.own_holes]
     for lesson in lessons:
         lesson.nouns = nouns
     return lessons
@@ -118,18 +111,18 @@ def is_marked(source: str) -> bool:
     return any(export.HOLE.fullmatch(row) for row in source.split("\n"))
 
 
-def read_task(source: str, kind: str) -> Task:
+def read_task(cell: nbformat.NotebookNode) -> Task:
     """The task of a marked cell."""
-    rows = source.split("\n")
+    rows = cell.source.split("\n")
     marks = [export.HOLE.fullmatch(row) for row in rows]
     holes = [at for at, mark in enumerate(marks, 1) if mark and mark[2] == "hole"]
-    where = spans(source)
-    names = [
-        name for name, (a, b) in where.items() if any(a <= row <= b for row in holes)
-    ]
+    ends = spans(cell.source).items()
+    names = [name for name, (a, b) in ends if any(a <= row <= b for row in holes)]
     bare = "\n".join(row for row, mark in zip(rows, marks, strict=True) if not mark)
-    first = names[0].replace(".", "-")
-    return Task(f"{kind}-{first}", bare, cut(rows), names)
+    number = re.match(r"#\s*\|\s*exercise (\d+)", cell.source)
+    kind = f"exercise-{number[1]}" if number else "hole"
+    number, first = int(number[1]) if number else 0, names[0].replace(".", "-")
+    return Task(f"{kind}-{first}", bare, cut(rows), names, number, cell.id)
 
 
 def cut(rows: list[str]) -> str:
@@ -142,7 +135,7 @@ def cut(rows: list[str]) -> str:
                 inside, text = mark[1], f"Your code: {mark[3]}".removesuffix(": ")
                 lines = textwrap.wrap(text, export.WIDTH - len(inside) - 2)
                 kept += [f"{inside}# {line}" for line in lines]
-                kept.append(inside + DOTS)
+                kept.append(f"{inside}...")
         elif inside is not None and not row.strip():
             blank += 1  # belongs to the hole, or stands behind it
         elif inside is not None and row.startswith(inside):
@@ -176,15 +169,12 @@ def take(source: str, name: str) -> list[str]:
 
 def steps_left(source: str, name: str) -> int:
     """How many `...` a hole still holds; one that isn't there is open too."""
-    if name not in spans(source):
+    try:
+        return len(DOTS.findall("\n".join(take(source, name))))
+    except KeyError:
         return 1
-    tree = ast.parse(textwrap.dedent("\n".join(take(source, name))))
-    return sum(
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and node.value.value is ...
-        for node in ast.walk(tree)
-    )
+    except SyntaxError:  # somebody has been at work
+        return 0
 
 
 def compose(mine: str, task: Task, ours: list[str]) -> str:
@@ -222,9 +212,7 @@ def imports_for(source: str, lesson: Lesson) -> str:
     names = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)]
     stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
     used = {n.id for n in names} - stored
-    return "\n".join(
-        sorted({lesson.imports[name] for name in used & lesson.imports.keys()})
-    )
+    return "\n".join(sorted({lesson.imports[n] for n in used & lesson.imports.keys()}))
 
 
 def read_imports(nb: nbformat.NotebookNode) -> dict[str, str]:
@@ -267,8 +255,8 @@ from course.checks import begin
 check = begin("{name}")"""
 
 WELCOME = """\
-> **Workbook.** This is chapter {number} with {holes} in it for you to fill, and
-> {more} in its exercises. A hole is a function in which lines are missing: each `...`
+> **Workbook.** This is chapter {} with {} in it for you to fill, and
+> {} in its exercises. A hole is a function in which lines are missing: each `...`
 > stands for some, below a comment that says what to do. Delete the dots and write your
 > code. The cell below checks it, as `make check` does for all chapters. What you leave
 > open is taken from the course, so that the rest runs. Stuck? The hints fold out, and
@@ -286,12 +274,11 @@ def make_workbook(lesson: Lesson, folder: str = "learn") -> nbformat.NotebookNod
     """The chapter with its holes, without outputs; each cell's metadata has its id."""
     kernel = {"kernelspec": run.METADATA["kernelspec"]}
     nb = nbformat.v4.new_notebook(metadata=kernel)
-    url = subprocess.run(
-        ["git", "-C", str(ROOT), "remote", "get-url", "origin"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    skipping, terms = False, partial(in_reader_terms, nouns=lesson.nouns)
+    git = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    url = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    terms = partial(in_reader_terms, nouns=lesson.nouns)
+    tasks = {task.cell: task for task in lesson.tasks if not task.exercise}
+    own = len(lesson.own_holes)
 
     def add(id_: str, source: str, code: bool = False) -> None:
         new = nbformat.v4.new_code_cell if code else nbformat.v4.new_markdown_cell
@@ -301,57 +288,38 @@ def make_workbook(lesson: Lesson, folder: str = "learn") -> nbformat.NotebookNod
 
     def add_task(task: Task) -> None:
         add(task.id, terms(task.skeleton), code=True)
-        folded = "\n".join(
-            fold(lesson.hints[name], name if len(task.names) > 1 else "")
-            for name in task.names
-            if name in lesson.hints
-        )
-        if folded:
-            add(f"hints-{task.id}", folded.strip())
+        several, hints = len(task.names) > 1, lesson.hints
+        folds = [fold(hints[n], n if several else "") for n in task.names if n in hints]
+        if folds:
+            add(f"hints-{task.id}", "\n".join(folds).strip())
         names = ", ".join(f'"{name}"' for name in task.names)
         add(f"check-{task.id}", f"check({names})", code=True)
 
     for at, cell in enumerate(lesson.nb.cells):
-        source = HINTS.sub("", cell.source)
-        if cell.cell_type == "markdown":
-            skipping &= not source.startswith("## ")
-            skipping |= source.startswith("## Solutions")
-            if source.strip() and not skipping:
-                add_prose(add, add_task, lesson, cell.id, terms(source))
-        elif skipping:
-            continue
-        elif cell.id in lesson.tasks:
-            add_task(lesson.tasks[cell.id])
+        source = terms(HINTS.sub("", cell.source))
+        if cell.id in tasks:
+            add_task(tasks[cell.id])
+        elif source.startswith("## Exercises"):  # below each one's text its cells
+            for i, part in enumerate(NUMBERED.split(source)):
+                add(f"{cell.id}-{i}", part.strip())
+                for task in lesson.tasks:
+                    if i and task.exercise == i:
+                        add_task(task)
         elif source.strip():
-            add(cell.id, terms(source), code=cell.cell_type == "code")
+            add(cell.id, source, code=cell.cell_type == "code")
         if at == 0:
-            holes = sum(len(task.names) for task in lesson.tasks.values())
-            more, counted = len(lesson.holes) - holes, f"{holes} hole{'s'[: holes > 1]}"
-            said = {"number": lesson.name[:2], "holes": counted, "more": more}
-            add("welcome", WELCOME.format(**said))
-            add(
-                "head", HEAD.format(url=url, folder=folder, name=lesson.name), code=True
-            )
+            count = f"{own} hole{'s'[: own > 1]}", len(lesson.holes) - own
+            add("welcome", WELCOME.format(lesson.name[:2], *count))
+            head = HEAD.format(url=url, folder=folder, name=lesson.name)
+            add("head", head, code=True)
     return nb
-
-
-def add_prose(add, add_task, lesson: Lesson, id_: str, source: str) -> None:
-    """A markdown cell; below each exercise's text its cells."""
-    if not source.startswith("## Exercises") or not lesson.exercises:
-        return add(id_, source)
-    for at, part in enumerate(re.split(r"^(?=\*\*\d+\.\*\*)", source, flags=re.M)):
-        add(f"{id_}-{at}", part.strip())
-        for task in lesson.exercises.get(at, []):
-            add_task(task)
 
 
 def fold(hints: list[str], name: str) -> str:
     """Hints as folds, each inside the one before it."""
-    text = ""
+    text, first = "", f"Hint for {name}" if name else "Hint"
     for hint in reversed(hints):
-        label = (
-            "More" if hint is not hints[0] else f"Hint for {name}" if name else "Hint"
-        )
+        label = first if hint is hints[0] else "More"
         opened = f"<details>\n<summary>{label}</summary>\n\n{hint}\n\n"
         text = f"{opened}{text}</details>\n"
     return text
@@ -433,9 +401,9 @@ def workbooks(lesson: Lesson, folder: Path) -> list[nbformat.NotebookNode]:
     return [nb for nb in map(jupytext.read, filter(Path.exists, paths))]
 
 
-def written(lesson: Lesson, task: Task, folder: Path) -> str:
+def written(task: Task, books: list[nbformat.NotebookNode]) -> str:
     """What stands in the reader's cell; the skeleton if nothing was written there."""
-    for nb in workbooks(lesson, folder):
+    for nb in books:
         # All cells of that id: one may have been split in two.
         cells = [cell for cell in nb.cells if mark_of(cell)[0] == task.id]
         source = "\n\n".join(cell.source for cell in cells)
@@ -472,13 +440,16 @@ class Judge:
         """What is wrong with a hole's code; nothing if it is right."""
         if not self.process:
             self.start()
-        self.pipe.send((lesson.noun, name, source, imports_for(source, lesson)))
+        job = lesson.noun, name, source, imports_for(source, lesson)
+        self.pipe.send((self.limit, job))
         problem = f"No end after {self.limit:g} s: is there a loop that never ends?"
         try:
-            if self.pipe.poll(self.limit):
+            if self.pipe.poll(10 * self.limit):  # it waits for something, say
                 return self.pipe.recv()
         except (EOFError, ConnectionError):
-            problem = "Your code ended Python itself. Does it run out of memory?"
+            self.process.join()
+            if self.process.exitcode != TOO_LONG:
+                problem = "Your code ended Python itself. Does it run out of memory?"
         self.stop()
         return problem
 
@@ -486,7 +457,7 @@ class Judge:
 def serve(pipe) -> None:
     from course.checks import serve
 
-    serve(pipe)
+    serve(pipe, TOO_LONG)
 
 
 @dataclass
@@ -495,9 +466,6 @@ class Verdict:
 
     state: str  # "open", "wrong", "right"
     message: str = ""
-
-
-OPEN = Verdict("open")
 
 
 def judge_task(
@@ -509,13 +477,12 @@ def judge_task(
     is wrong spoils no other.
     """
     try:
-        left = {name: steps_left(mine, name) for name in task.names}
+        ast.parse(mine)
     except SyntaxError as error:
-        line = (error.text or "").strip()
-        message = (
-            f"This is no Python yet, in line {error.lineno}: `{line}`\n{error.msg}"
-        )
-        return {name: Verdict("wrong", message) for name in task.names}, task.source
+        where = f"in line {error.lineno}: `{(error.text or '').strip()}`"
+        wrong = Verdict("wrong", f"This is no Python yet, {where}\n{error.msg}")
+        return dict.fromkeys(task.names, wrong), task.source
+    left = {name: steps_left(mine, name) for name in task.names}
     verdicts = {}
 
     def trial(name: str, ours: list[str]) -> str:
@@ -537,9 +504,8 @@ def judge_task(
         ours = [name for name in task.names if name not in right]
         spoiled = {n: m for n in right if len(right) > 1 and (m := trial(n, ours))}
         if not spoiled:
-            return verdicts, defined(
-                compose(mine, task, ours)
-            ) if right else task.source
+            code = compose(mine, task, ours)
+            return verdicts, defined(code) if right else task.source
         for name, message in spoiled.items():
             message = f"Right by itself, but not with what else is yours:\n{message}"
             verdicts[name] = Verdict("wrong", message)
@@ -551,10 +517,11 @@ def judge_task(
 def code_of(lesson: Lesson, mine: dict[str, str]) -> str:
     """The text of a chapter with that code in its holes: headings and exports alone."""
     nb = nbformat.v4.new_notebook()
+    tasks = {task.cell: task for task in lesson.tasks}
     for at, cell in enumerate(lesson.nb.cells):
-        task, source = lesson.tasks.get(cell.id), cell.source
-        if task:
-            source = re.sub(r"\A#\s*\|\s*export\n", "", mine[task.id])
+        source = cell.source
+        if cell.id in tasks:
+            source = re.sub(r"\A#\s*\|\s*export\n", "", mine[tasks[cell.id].id])
             source = f"#| export\n{imports_for(source, lesson)}\n{source}"
         if source.startswith("#| export"):
             nb.cells.append(nbformat.v4.new_code_cell(source))
@@ -582,25 +549,22 @@ def write_library(
     library, borrowed = folder / MINE, {}
     library.mkdir(parents=True, exist_ok=True)
     for lesson in lessons:
-        if not lesson.tasks:
-            continue
+        key = f"{lesson.name} {{}}".format
         mine = {
-            task.id: sources.get(f"{lesson.name} {task.id}", task.source)
-            for task in lesson.tasks.values()
+            task.id: sources.get(key(task.id), task.source) for task in lesson.tasks
         }
         text = module_text(lesson.name, tuple(lesson.nouns), code_of(lesson, mine))
-        open_ = [
-            name
-            for task, name in lesson.holes
-            if task.id.startswith("hole")
-            and verdicts.get(f"{lesson.name} {name}", OPEN).state != "right"
-        ]
-        borrowed[lesson.noun] = open_
-        whose = f"the course's: {', '.join(open_)}" if open_ else "all of it yours"
+        left = [n for n in lesson.own_holes if not is_right(verdicts, key(n))]
+        borrowed[lesson.noun] = left
+        whose = f"the course's: {', '.join(left)}" if left else "all of it yours"
         head = f"# made from learn/{lesson.name}.ipynb by `make check`; {whose}\n"
         run.write_aside(library / f"{lesson.noun}.py", head + text)
     init = f'"""Your own library, chapter by chapter."""\n\nBORROWED = {borrowed!r}\n'
     run.write_aside(library / "__init__.py", init)
+
+
+def is_right(verdicts: dict[str, Verdict], key: str) -> bool:
+    return key in verdicts and verdicts[key].state == "right"
 
 
 # --- The commands ---
@@ -642,23 +606,22 @@ def overview(folder: Path, root: Path = ROOT) -> None:
     """The chapters, how far the reader is, and what comes next."""
     lessons, (_, verdicts) = read_lessons(root), read_state(folder)
     for lesson in lessons:
-        state = "not begun"
-        if workbooks(lesson, folder):
-            mine = [
-                (written(lesson, task, folder), name) for task, name in lesson.holes
+        state, n, books = "not begun", len(lesson.holes), workbooks(lesson, folder)
+        if books:
+            left = [
+                steps_left(written(task, books), name) for task, name in lesson.holes
             ]
-            filled = sum(not is_open(source, name) for source, name in mine)
-            right = len(mine) - len(not_right(lesson, verdicts))
-            state = f"{filled} of {len(mine)} filled, {right} right"
-            state = "all right" if right == len(mine) else state
-        print(f"{lesson.name:16} {len(lesson.holes):3} holes   {state}")
+            right = n - len(not_right(lesson, verdicts))
+            state = f"{left.count(0)} of {n} filled, {right} right"
+            state = "all right" if right == n else state
+        print(f"{lesson.name:16} {n:3} holes   {state}")
     say_next(lessons, verdicts)
 
 
-def not_right(lesson: Lesson, verdicts: dict[str, Verdict]) -> list[tuple[Task, str]]:
+def not_right(lesson: Lesson, verdicts: dict[str, Verdict]) -> list[str]:
     """The holes that were not right when they were last looked at."""
-    states = {key for key, verdict in verdicts.items() if verdict.state == "right"}
-    return [each for each in lesson.holes if f"{lesson.name} {each[1]}" not in states]
+    names = [name for _, name in lesson.holes]
+    return [name for name in names if not is_right(verdicts, f"{lesson.name} {name}")]
 
 
 def say_next(lessons: list[Lesson], verdicts: dict[str, Verdict]) -> None:
@@ -666,13 +629,6 @@ def say_next(lessons: list[Lesson], verdicts: dict[str, Verdict]) -> None:
         if not_right(lesson, verdicts):
             return print(f"Next: make learn CHAPTER={lesson.name[:2]}")
     print("Every hole of every chapter is filled, and right.")
-
-
-def is_open(source: str, name: str) -> bool:
-    try:
-        return bool(steps_left(source, name))
-    except SyntaxError:
-        return False
 
 
 def check(
@@ -689,48 +645,38 @@ def check(
     """
     lessons = read_lessons(root)
     sources, verdicts = read_state(folder)
-    chosen = [each for each in lessons if workbooks(each, folder)]
-    if wanted:
-        name = run.match_name(wanted, {lesson.name for lesson in lessons})
-        chosen = [lesson for lesson in chosen if lesson.name == name]
+    name = run.match_name(wanted, {each.name for each in lessons}) if wanted else ""
+    books = {each.name: workbooks(each, folder) for each in lessons}
+    chosen = [each for each in lessons if books[each.name] and name in ("", each.name)]
     if not chosen:
         sys.exit(f"not begun: `make learn CHAPTER={wanted or '01'}` cuts the workbook")
     mine, found = judge or Judge(), []
     for lesson in chosen:
         print(lesson.name)
-        for task in lesson.all:
-            cell = written(lesson, task, folder)
+        for task in lesson.tasks:
+            cell = written(task, books[lesson.name])
             states, code = judge_task(mine, lesson, task, cell)
             sources[f"{lesson.name} {task.id}"] = code
             for name, verdict in states.items():
                 verdicts[f"{lesson.name} {name}"] = verdict
                 found.append((lesson.name, name, verdict))
-                aside = " (exercise)" if task.id.startswith("exercise") else ""
-                print(f"  {name + aside:34} {verdict.state}")
+                print(f"  {task.shown(name):34} {verdict.state}")
     if not judge:
         mine.stop()
     write_library(lessons, folder, sources, verdicts)
-    state = {
-        "sources": sources,
-        "verdicts": {key: [v.state, v.message] for key, v in verdicts.items()},
-    }
-    run.write_aside(folder / MINE / "state.json", json.dumps(state, indent=1))
-    for wrong in ("wrong", "open"):  # the first that is, and no more at a time
-        if first := next((each for each in found if each[2].state == wrong), None):
-            chapter, name, verdict = first
-            print(f"\n{chapter}: {name} is {wrong}, so it comes next.")
-            print(verdict.message or f"It waits in {folder.name}/, with its hints.")
-            break
+    plain = {key: [v.state, v.message] for key, v in verdicts.items()}
+    state = json.dumps({"sources": sources, "verdicts": plain}, indent=1)
+    run.write_aside(folder / MINE / "state.json", state)
+    bad = [each for each in found if each[2].state != "right"]
+    if bad:  # the first wrong one, or else the first that is open
+        chapter, name, verdict = min(bad, key=lambda each: each[2].state != "wrong")
+        print(f"\n{chapter}: {name} is {verdict.state}, so it comes next.")
+        print(verdict.message or f"It waits in {folder.name}/, with its hints.")
     else:
         print("\nAll of that is right.")
         say_next(lessons, verdicts)
-    part_one = [
-        task.id
-        for lesson in lessons
-        for task, _ in not_right(lesson, verdicts)
-        if lesson.name < "09" and task.id.startswith("hole")
-    ]
-    if not part_one:
+    part_one = [lesson for lesson in lessons if lesson.name < "09"]
+    if not any(set(not_right(each, verdicts)) & {*each.own_holes} for each in part_one):
         print("\nEvery line of this GPT is yours.", flush=True)
         paths = [str(each) for each in (folder, ROOT / "notebooks", ROOT)]
         run_it = f"sys.path[:0] = {paths}; from course.checks import graduate"

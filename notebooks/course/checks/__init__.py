@@ -9,10 +9,13 @@ import hashlib
 import importlib
 import inspect
 import linecache
+import math
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,19 +165,28 @@ def explain(error: BaseException, file: str = "your cell") -> str:
     return f"What your code gives can't be used: {last}\n{text}"
 
 
-def serve(pipe) -> None:
+def serve(pipe, too_long: int) -> None:
     """Judges the jobs that come in; what the reader's code prints goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    nowhere, ends = os.open(os.devnull, os.O_WRONLY), math.inf
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+    def watch() -> None:
+        while time.process_time() < ends:
+            time.sleep(0.1)
+        os._exit(too_long)
+
+    threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
     pipe.send("ready")
     while True:
-        noun, name, source, imports = pipe.recv()
+        limit, (noun, name, source, imports) = pipe.recv()
+        ends = time.process_time() + limit
         try:
             message = judge(noun, name, load(noun, source, imports))
         except BaseException as error:  # `exit()` too
             message = explain(error)
+        ends = math.inf
         pipe.send(message)
 
 
