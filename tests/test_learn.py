@@ -224,19 +224,22 @@ def course_loss(steps):
     return train_simply(GPT(shape), *given).evaluations[-1][1]
 
 
-# Runs what a kernel would, in a fraction of its time: head, imports, definitions, checks.
+# Does what a kernel would with a workbook, but trains nothing.
 KERNEL = """
 import sys, jupytext
 from IPython.core.interactiveshell import InteractiveShell
+from tools import learn
 from traitlets.config import Config
 for path in sys.argv[1:]:
-    shell, imports = InteractiveShell(config=Config(HistoryManager={"enabled": False})), 2
-    for cell in jupytext.read(path).cells:
-        mark = cell.metadata["tinygpt"]
-        ours = cell.source.startswith("#| export") or mark.startswith(("hole", "check", "ex"))
-        if cell.cell_type == "code" and (imports > 0 or ours):
-            imports -= 1
-            shell.run_cell(cell.source).raise_error()
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    nb = jupytext.read(path)
+    for cell in nb.cells:
+        mark = learn.mark_of(cell)[0]
+        ours = mark.startswith(("head", "hole", "exercise", "check"))
+        if ours or cell.source.startswith("#| export"):
+            shell.run_cell(cell.source, store_history=True).raise_error()
+        if mark == "head":
+            shell.run_cell("\\n".join(learn.read_imports(nb).values())).raise_error()
 import mygpt.generation, mygpt.training
 print(mygpt.BORROWED)
 """

@@ -495,7 +495,8 @@ def judge_task(
             continue
         others = [other for other in task.names if other != name]
         message = trial(name, others)
-        if message and judge.process and any(not left[other] for other in others):
+        again = getattr(judge, "process", True)  # it hasn't died of it
+        if message and again and any(not left[other] for other in others):
             alone, ours = message, [other for other in others if left[other]]
             message = trial(name, ours) and alone
         verdicts[name] = Verdict("wrong" if message else "right", message)
@@ -690,15 +691,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("chapter", nargs="?", default="", help="03, or single_head")
     parser.add_argument("--check", action="store_true", help="judge what was written")
     parser.add_argument("--script", action="store_true", help="a script, no notebook")
-    parser.add_argument("--library", action="store_true", help="write learn/mygpt")
     steps = {"type": int, "default": 0, "help": "of your GPT's training, if fewer"}
     parser.add_argument("--steps", **steps)
     folder = {"type": Path, "default": ROOT / "learn", "help": "where you work"}
     parser.add_argument("--folder", **folder)
     args = parser.parse_args(argv)
-    if args.library:
-        write_library(read_lessons(), args.folder, *read_state(args.folder))
-    elif args.check:
+    if args.check:
         check(args.folder, args.chapter, steps=args.steps)
     elif args.chapter:
         learn(args.folder, args.chapter, ".py" if args.script else ".ipynb")

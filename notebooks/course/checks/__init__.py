@@ -11,8 +11,6 @@ import inspect
 import linecache
 import math
 import os
-import re
-import subprocess
 import sys
 import threading
 import time
@@ -21,12 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import CellType, FunctionType, SimpleNamespace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
+FILE = "your cell"  # its name in a traceback
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -87,9 +85,7 @@ def show(value) -> str:
         if value.dim() == 0:
             return f"{value.item():.4g}"
         flat = value.detach().flatten()[:8].tolist()
-        numbers = ", ".join(
-            f"{n:.3g}" if isinstance(n, float) else str(n) for n in flat
-        )
+        numbers = ", ".join(f"{n:.3g}" if isinstance(n, float) else str(n) for n in flat)
         more = ", ..." if value.numel() > 8 else ""
         return f"a tensor of shape {tuple(value.shape)}{kind}: {numbers}{more}"
     if isinstance(value, tuple | list):
@@ -112,13 +108,20 @@ def untouched(**given: Tensor) -> Iterator[None]:
             )
 
 
-def refuses(call: Callable, tried: str) -> None:
+def refuses(call: Callable, tried: str, clue: str = "") -> None:
     """Wants a ValueError."""
     try:
         got = call()
     except ValueError:
         return
-    raise Wrong(f"{tried}\ncame out: {show(got)}\nexpected: a ValueError that says why")
+    raise Wrong(f"{tried}\ncame out: {show(got)}\nexpected: a ValueError that says why\n{clue}".strip())
+
+
+def plain(got, tried: str) -> None:
+    """Wants a number, not the tensor that it stands in."""
+    if isinstance(got, Tensor):
+        clue = "A tensor keeps all that it was computed from; `.item()` gives the bare number."
+        raise Wrong(f"{tried}\ncame out: a tensor\nexpected: a number\n{clue}")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -128,34 +131,43 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 # --- Judging ---
 
 
-def load(noun: str, source: str, imports: str = "", file: str = "your cell") -> dict:
+def load(noun: str, source: str, imports: str = "", below: dict | None = None) -> dict:
     """The names of the chapter's module, those of the source in front of them."""
-    names = dict(vars(importlib.import_module(f"tinygpt_lib.{noun}")))
-    linecache.cache[file] = len(source), None, source.splitlines(True), file
+    module = importlib.import_module(f"tinygpt_lib.{noun}")
+    names = {**(below or {}), **vars(module)}
+    linecache.cache[FILE] = len(source), None, source.splitlines(True), FILE
     exec(imports, names)
-    exec(compile(source, file, "exec"), names)
+    exec(compile(source, FILE, "exec"), names)
     return names
 
 
-def judge(noun: str, name: str, names: dict, file: str = "your cell") -> str:
+def trial(noun: str, name: str, *given) -> str:
+    """What is wrong with a hole of that source; nothing if it is right."""
+    try:
+        return judge(noun, name, load(noun, *given))
+    except BaseException as error:  # `exit()` too
+        return explain(error)
+
+
+def judge(noun: str, name: str, names: dict) -> str:
     """What is wrong with a hole; nothing if it is right."""
     checks = importlib.import_module(f"course.checks.{noun}")
     torch.manual_seed(0)
     try:
         getattr(checks, name.replace(".", "_"))(SimpleNamespace(**names))
-    except Wrong as wrong:
-        return str(wrong)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return explain(error, file)
+        return explain(error)
     return ""
 
 
-def explain(error: BaseException, file: str = "your cell") -> str:
-    """An error in the reader's code, and where."""
+def explain(error: BaseException) -> str:
+    """What a check says, or an error in the reader's code, and where."""
+    if isinstance(error, Wrong):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     frames = traceback.extract_tb(error.__traceback__)
-    where = [frame for frame in frames if frame.filename == file]
+    where = [frame for frame in frames if frame.filename == FILE]
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     if where:
         return f"Your code stops at `{where[-1].line}`\n{text}"
@@ -180,12 +192,9 @@ def serve(pipe, too_long: int) -> None:
     torch.set_num_threads(1)
     pipe.send("ready")
     while True:
-        limit, (noun, name, source, imports) = pipe.recv()
+        limit, job = pipe.recv()
         ends = time.process_time() + limit
-        try:
-            message = judge(noun, name, load(noun, source, imports))
-        except BaseException as error:  # `exit()` too
-            message = explain(error)
+        message = trial(*job)
         ends = math.inf
         pipe.send(message)
 
@@ -195,99 +204,55 @@ def serve(pipe, too_long: int) -> None:
 
 def begin(name: str) -> Callable[..., None]:
     """Says whose the earlier chapters are; returns what checks this one's holes."""
+    from tools import learn
+
+    lessons, folder = learn.read_lessons(), learn.ROOT / "learn"
     if importlib.util.find_spec("mygpt") is None:
-        subprocess.run(
-            [sys.executable, ROOT / "tools/learn.py", "--library"], check=True
-        )
+        learn.write_library(lessons, folder, *learn.read_state(folder))
         importlib.invalidate_caches()
     from mygpt import BORROWED
 
-    earlier = {noun: of for noun, of in BORROWED.items() if of and number(noun) < name}
-    if earlier:
+    before = [each.noun for each in lessons if each.name < name]
+    if earlier := {noun: BORROWED[noun] for noun in before if BORROWED.get(noun)}:
         print(f"Still the course's, of the chapters before: {listed(earlier)}")
-    elif name[:2] > "01":
+    elif before:
         print("All of the chapters before is yours.")
     shell = inspect.currentframe().f_back.f_globals
+    lesson = next(each for each in lessons if each.name == name)
+
+    def judge_here(lesson, hole: str, source: str) -> str:
+        imports = learn.imports_for(source, lesson)
+        return trial(lesson.noun, hole, source, imports, shell)
+
+    def written(hole: str) -> str:
+        """The last cell that was run with this hole in it."""
+        for source in reversed(shell["In"]):
+            try:
+                if hole in learn.spans(source):
+                    return learn.defined(source)
+            except SyntaxError:  # a magic
+                continue
+        return ""
 
     def check(*holes: str) -> None:
-        for hole in holes:
-            check_here(name[3:], hole, shell)
+        """As `make check` does; the course's code stands in for what is open."""
+        task = next(task for task, hole in lesson.holes if hole == holes[0])
+        mine = "\n\n".join(dict.fromkeys(map(written, holes))).strip() or task.skeleton
+        given = mine.replace("mygpt.", "tinygpt_lib.")
+        verdicts, _ = learn.judge_task(judge_here, lesson, task, given)
+        left = [hole for hole in holes if verdicts[hole].state == "open"]
+        stands_in = "" if task.exercise else ": the course's stands in for it"
+        for hole, verdict in verdicts.items():
+            aside = stands_in if hole in left else ""
+            print(f"{hole} is {verdict.state}{aside}.", verdict.message, sep="\n")
+        if left and not task.exercise:
+            exec(learn.compose(mine, task, left), shell)
 
     return check
 
 
-def bare(names: dict, owner: str, module: str) -> type | None:
-    """The class as its cell has it, beneath what has been wrapped around it."""
-    found = getattr(names.get(owner), "__mro__", ())
-    return next((each for each in found if each.__module__ == module), None)
-
-
 def listed(borrowed: dict[str, list[str]]) -> str:
     return "; ".join(f"{noun}: {', '.join(of)}" for noun, of in borrowed.items())
-
-
-def number(noun: str) -> str:
-    return next((ROOT / "notebooks/text").glob(f"[0-9][0-9]_{noun}.py")).stem
-
-
-def lent(method, owner: type):
-    """A method of the course's for a class of the reader's, where `super` finds that."""
-    if getattr(getattr(method, "__code__", None), "co_freevars", ()) != ("__class__",):
-        return method
-    parts = method.__globals__, method.__name__, method.__defaults__
-    return FunctionType(method.__code__, *parts, (CellType(owner),))
-
-
-def check_here(noun: str, hole: str, shell: dict) -> None:
-    """Judges what a notebook holds; the course's code stands in for an open hole.
-
-    As in `make check`, a hole is right if it works among our code, or among the reader's.
-    """
-    module = importlib.import_module(f"tinygpt_lib.{noun}")
-    asked = vars(importlib.import_module(f"course.checks.{noun}"))
-    ours, (owner, _, last) = vars(module), hole.rpartition(".")
-    home, place = bare(ours, owner, module.__name__), bare(shell, owner, "__main__")
-    methods = {}
-    if home and place:
-        pairs = vars(home).items()
-        methods = {n: lent(m, place) for n, m in pairs if f"{owner}_{n}" in asked}
-    try:
-        mine = vars(place)[last] if owner else shell[last]
-        mine = getattr(mine, "__func__", getattr(mine, "fget", None) or mine)
-        mine = inspect.unwrap(mine)  # from a decorator such as `torch.no_grad`
-        is_open = DOTS.search(inspect.getsource(mine))
-        is_open = is_open or mine.__module__ == module.__name__  # stood in before
-    except (KeyError, TypeError, OSError):
-        is_open = True
-    if is_open:
-        there = place and last in methods if owner else last in ours
-        if there and owner:
-            setattr(place, last, methods[last])
-        elif there:
-            shell[last] = ours[last]
-        stands_in = ": the course's stands in for it" if there else ""
-        return print(f"{hole} is open{stands_in}.")
-    methods.pop(last, None)
-    others = {n: f for n, f in ours.items() if n != (owner or last) and n in shell}
-    of_module = module.__name__
-    others = {
-        n: f for n, f in others.items() if getattr(f, "__module__", 0) == of_module
-    }
-    before = {n: vars(place)[n] for n in methods}, {n: shell[n] for n in others}
-
-    def put(methods: dict, others: dict) -> dict:
-        for name, method in methods.items():
-            setattr(place, name, method)
-        shell.update(others)
-        return {n: shell[n] for n in (*ours, owner or last) if n in shell}
-
-    file = mine.__code__.co_filename
-    try:
-        message = judge(noun, hole, {**ours, **put(methods, others)}, file)
-    finally:
-        names = {**ours, **put(*before)}
-    message = message and judge(noun, hole, names, file) and message
-    print(f"{hole} is wrong.\n{message}\n" if message else f"{hole} is right.")
 
 
 def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, seed=0):
@@ -305,9 +270,7 @@ def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, see
 
     theirs = {noun: of for noun, of in BORROWED.items() if of and noun != "generation"}
     print("Trained by learn/mygpt, as `make check` wrote it last", end=": ")
-    print(
-        "the course's in it are " + listed(theirs) if theirs else "all of it is yours"
-    )
+    print("the course's in it are " + listed(theirs) if theirs else "all of it is yours")
     library = Path(sys.modules["mygpt"].__file__).parent
     digest = hashlib.sha256(f"{model_config} {train_config} {seed}".encode())
     digest.update(train_ids.numpy().tobytes())
