@@ -165,7 +165,7 @@ class Reader:
 
     def check(self, **how):
         found = learn.check(self.folder, root=self.root, judge=self.judge, **how)
-        return {key.split(" ")[1]: verdict.state for key, verdict in found.items()}
+        return {key.split(" ")[1]: verdict[0] for key, verdict in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_a_loop_a_crash_and_nonsense_hide_no_other_hole(reader, monkeypatch):
         at = task.source.index(old)
         reader.fill(lesson, task, task.source[:at] + new + "\n" + task.source[at:])
     verdicts = reader.check()
-    _, found = learn.read_state(reader.folder)
+    found = learn.read_state(reader.folder).verdicts
     for name, says in {
         "attention_weights": "a loop that never ends",
         "previous": "ended Python itself",
@@ -323,7 +323,7 @@ def test_a_loop_a_crash_and_nonsense_hide_no_other_hole(reader, monkeypatch):
         "split": "no Python yet, in line 2",
         "get_batch": "stops at `1 / 0`\nZeroDivisionError",
     }.items():
-        (message,) = (v.message for key, v in found.items() if key.endswith(f" {name}"))
+        (message,) = (v[1] for key, v in found.items() if key.endswith(f" {name}"))
         assert verdicts[name] == "wrong" and says in message
     assert verdicts["attention"] == "right"
 

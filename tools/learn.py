@@ -15,15 +15,16 @@ is right becomes a module of the reader's own library, learn/mygpt.
 import argparse
 import ast
 import json
-import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
@@ -33,7 +34,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
 from tools import export, run  # noqa: E402
 
-TOO_LONG = 99  # how a process ends that computes for longer
 MINE = "mygpt"  # the reader's library
 LIMIT = 20  # seconds of computing that a check may take: it takes a fraction of one
 HINTS = re.compile(r"<!-- hints: (\S+)\n(.*?)-->\n*", re.DOTALL)
@@ -55,9 +55,6 @@ class Task:
     names: list[str]  # `attention_weights`, `AdamW.step`
     exercise: int = 0  # its number; 0: it is a cell of the chapter
     cell: str = ""  # the id of that
-
-    def shown(self, name: str) -> str:
-        return f"{name} (exercise)" if self.exercise else name
 
 
 @dataclass
@@ -423,45 +420,38 @@ class Judge:
         self.process = None
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()  # so that its end is seen when the process dies
-        self.pipe.recv()  # torch is being imported
+        path = os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from course.checks import serve; serve()"],
+            env={**os.environ, "PYTHONPATH": path},
+            encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.join()
-            self.process = None
+    def stop(self) -> int:
+        """How the process ends, which it does when nothing more can come."""
+        process, self.process = self.process, None
+        if process:
+            process.communicate()
+        return process.returncode if process else 0
 
     def __call__(self, lesson: Lesson, name: str, source: str) -> str:
         """What is wrong with a hole's code; nothing if it is right."""
         if not self.process:
             self.start()
         job = lesson.noun, name, source, imports_for(source, lesson)
-        self.pipe.send((self.limit, job))
-        problem = f"No end after {self.limit:g} s: is there a loop that never ends?"
-        try:
-            if self.pipe.poll(10 * self.limit):  # it waits for something, say
-                return self.pipe.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            if self.process.exitcode != TOO_LONG:
-                problem = "Your code ended Python itself. Does it run out of memory?"
-        self.stop()
-        return problem
+        self.process.stdin.write(json.dumps([self.limit, job]) + "\n")
+        self.process.stdin.flush()
+        if answer := self.process.stdout.readline():
+            return json.loads(answer)
+        if self.stop() == 1:  # its own way to say so
+            return f"No end after {self.limit:g} s: is there a loop that never ends?"
+        return "Your code ended Python itself. Does it run out of memory?"
 
 
-def serve(pipe) -> None:
-    from course.checks import serve
-
-    serve(pipe, TOO_LONG)
-
-
-@dataclass
-class Verdict:
+class Verdict(NamedTuple):
     """What became of one hole."""
 
     state: str  # "open", "wrong", "right"
@@ -540,43 +530,43 @@ def module_text(name: str, nouns: tuple[str, ...], code: str) -> str:
     return re.sub(rf"\btinygpt_lib\.({'|'.join(nouns)})\b", rf"{MINE}.\1", text)
 
 
-def write_library(
-    lessons: list[Lesson],
-    folder: Path,
-    sources: dict[str, str],
-    verdicts: dict[str, Verdict],
-) -> None:
+@dataclass
+class State:
+    """What the last check found, by chapter and cell, and by chapter and hole."""
+
+    sources: dict[str, str] = field(default_factory=dict)  # for the library
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    def left(self, lesson: Lesson) -> list[str]:
+        """The holes that were not right."""
+        names = {key for key, verdict in self.verdicts.items() if verdict[0] == "right"}
+        return [n for _, n in lesson.holes if f"{lesson.name} {n}" not in names]
+
+
+def read_state(folder: Path) -> State:
+    path = folder / MINE / "state.json"
+    return State(**json.loads(path.read_text("utf-8"))) if path.exists() else State()
+
+
+def write_library(lessons: list[Lesson], folder: Path, state: State) -> None:
     """learn/mygpt: what is right there is the reader's, all else the course's."""
     library, borrowed = folder / MINE, {}
     library.mkdir(parents=True, exist_ok=True)
     for lesson in lessons:
-        key = f"{lesson.name} {{}}".format
-        mine = {
-            task.id: sources.get(key(task.id), task.source) for task in lesson.tasks
-        }
+        keys = {task.id: f"{lesson.name} {task.id}" for task in lesson.tasks}
+        mine = {t.id: state.sources.get(keys[t.id], t.source) for t in lesson.tasks}
         text = module_text(lesson.name, tuple(lesson.nouns), code_of(lesson, mine))
-        left = [n for n in lesson.own_holes if not is_right(verdicts, key(n))]
+        left = [name for name in state.left(lesson) if name in lesson.own_holes]
         borrowed[lesson.noun] = left
         whose = f"the course's: {', '.join(left)}" if left else "all of it yours"
         head = f"# made from learn/{lesson.name}.ipynb by `make check`; {whose}\n"
         run.write_aside(library / f"{lesson.noun}.py", head + text)
     init = f'"""Your own library, chapter by chapter."""\n\nBORROWED = {borrowed!r}\n'
     run.write_aside(library / "__init__.py", init)
-
-
-def is_right(verdicts: dict[str, Verdict], key: str) -> bool:
-    return key in verdicts and verdicts[key].state == "right"
+    run.write_aside(library / "state.json", json.dumps(asdict(state), indent=1))
 
 
 # --- The commands ---
-
-
-def read_state(folder: Path) -> tuple[dict[str, str], dict[str, Verdict]]:
-    """What the last check found: code for the library, and the verdicts."""
-    path = folder / MINE / "state.json"
-    state = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    verdicts = {key: Verdict(*each) for key, each in state.get("verdicts", {}).items()}
-    return state.get("sources", {}), verdicts
 
 
 def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
@@ -598,38 +588,32 @@ def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
     else:
         print(f"{shown}: as you left it")
     if not (folder / MINE / "__init__.py").exists():
-        write_library(lessons, folder, *read_state(folder))
+        write_library(lessons, folder, read_state(folder))
     how = "" if suffix == ".py" else f" (`make learn CHAPTER={name[:2]} OPEN=1`)"
     print(f"Open it in JupyterLab{how} or VS Code; `make check` says what is right.")
 
 
 def overview(folder: Path, root: Path = ROOT) -> None:
     """The chapters, how far the reader is, and what comes next."""
-    lessons, (_, verdicts) = read_lessons(root), read_state(folder)
+    lessons, found = read_lessons(root), read_state(folder)
     for lesson in lessons:
         state, n, books = "not begun", len(lesson.holes), workbooks(lesson, folder)
         if books:
             left = [
                 steps_left(written(task, books), name) for task, name in lesson.holes
             ]
-            right = n - len(not_right(lesson, verdicts))
+            right = n - len(found.left(lesson))
             state = f"{left.count(0)} of {n} filled, {right} right"
             state = "all right" if right == n else state
         print(f"{lesson.name:16} {n:3} holes   {state}")
-    say_next(lessons, verdicts)
+    say_next(lessons, found)
 
 
-def not_right(lesson: Lesson, verdicts: dict[str, Verdict]) -> list[str]:
-    """The holes that were not right when they were last looked at."""
-    names = [name for _, name in lesson.holes]
-    return [name for name in names if not is_right(verdicts, f"{lesson.name} {name}")]
-
-
-def say_next(lessons: list[Lesson], verdicts: dict[str, Verdict]) -> None:
-    for lesson in lessons:
-        if not_right(lesson, verdicts):
-            return print(f"Next: make learn CHAPTER={lesson.name[:2]}")
-    print("Every hole of every chapter is filled, and right.")
+def say_next(lessons: list[Lesson], found: State) -> None:
+    if chapter := next((each.name for each in lessons if found.left(each)), None):
+        print(f"Next: make learn CHAPTER={chapter[:2]}")
+    else:
+        print("Every hole of every chapter is filled, and right.")
 
 
 def check(
@@ -644,46 +628,43 @@ def check(
     When nothing of Part I is open, the reader's library trains its GPT (`steps`: for
     fewer steps than the chapter takes).
     """
-    lessons = read_lessons(root)
-    sources, verdicts = read_state(folder)
+    lessons, state, bad = read_lessons(root), read_state(folder), []
     name = run.match_name(wanted, {each.name for each in lessons}) if wanted else ""
     books = {each.name: workbooks(each, folder) for each in lessons}
     chosen = [each for each in lessons if books[each.name] and name in ("", each.name)]
     if not chosen:
         sys.exit(f"not begun: `make learn CHAPTER={wanted or '01'}` cuts the workbook")
-    mine, found = judge or Judge(), []
+    mine = judge or Judge()
     for lesson in chosen:
         print(lesson.name)
         for task in lesson.tasks:
             cell = written(task, books[lesson.name])
-            states, code = judge_task(mine, lesson, task, cell)
-            sources[f"{lesson.name} {task.id}"] = code
-            for name, verdict in states.items():
-                verdicts[f"{lesson.name} {name}"] = verdict
-                found.append((lesson.name, name, verdict))
-                print(f"  {task.shown(name):34} {verdict.state}")
+            verdicts, code = judge_task(mine, lesson, task, cell)
+            state.sources[f"{lesson.name} {task.id}"] = code
+            for name, verdict in verdicts.items():
+                state.verdicts[f"{lesson.name} {name}"] = verdict
+                shown = f"{name} (exercise)" if task.exercise else name
+                print(f"  {shown:34} {verdict.state}")
+                if verdict.state != "right":
+                    bad.append((lesson.name, name, *verdict))
     if not judge:
         mine.stop()
-    write_library(lessons, folder, sources, verdicts)
-    plain = {key: [v.state, v.message] for key, v in verdicts.items()}
-    state = json.dumps({"sources": sources, "verdicts": plain}, indent=1)
-    run.write_aside(folder / MINE / "state.json", state)
-    bad = [each for each in found if each[2].state != "right"]
+    write_library(lessons, folder, state)
     if bad:  # the first wrong one, or else the first that is open
-        chapter, name, verdict = min(bad, key=lambda each: each[2].state != "wrong")
-        print(f"\n{chapter}: {name} is {verdict.state}, so it comes next.")
-        print(verdict.message or f"It waits in {folder.name}/, with its hints.")
+        chapter, name, which, message = min(bad, key=lambda each: each[2] != "wrong")
+        print(f"\n{chapter}: {name} is {which}, so it comes next.")
+        print(message or f"It waits in {folder.name}/, with its hints.")
     else:
         print("\nAll of that is right.")
-        say_next(lessons, verdicts)
-    part_one = [lesson for lesson in lessons if lesson.name < "09"]
-    if not any(set(not_right(each, verdicts)) & {*each.own_holes} for each in part_one):
+        say_next(lessons, state)
+    part_one = [each for each in lessons if each.name < "09"]
+    if not any({*state.left(each)} & {*each.own_holes} for each in part_one):
         print("\nEvery line of this GPT is yours.", flush=True)
         paths = [str(each) for each in (folder, ROOT / "notebooks", ROOT)]
         run_it = f"sys.path[:0] = {paths}; from course.checks import graduate"
         code = f"import sys; {run_it}; graduate({steps})"
         subprocess.run([sys.executable, "-c", code])
-    return verdicts
+    return state.verdicts
 
 
 def main(argv: list[str] | None = None) -> None:
