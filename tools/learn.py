@@ -392,6 +392,10 @@ def write_workbook(path: Path, nb: nbformat.NotebookNode) -> None:
     run.write_aside(path, text)
 
 
+def read_cells(path: str | Path) -> list[str]:
+    return [cell.source for cell in jupytext.read(path).cells]
+
+
 def workbooks(lesson: Lesson, folder: Path) -> list[nbformat.NotebookNode]:
     """What the reader has of a chapter: its notebook, its script, both or none."""
     paths = [folder / f"{lesson.name}{suffix}" for suffix in (".ipynb", ".py")]

@@ -230,8 +230,9 @@ def begin(name: str) -> Callable[..., None]:
         return trial(lesson.noun, hole, source, imports, shell)
 
     def written(hole: str) -> str:
-        """The last cell that was run with this hole in it."""
-        for source in reversed(shell["In"]):
+        """The last cell with this hole in it: of those that were run, or of the script."""
+        cells = shell.get("In") or learn.read_cells(shell["__file__"])
+        for source in reversed(cells):
             try:
                 if hole in learn.spans(source):
                     return learn.defined(source)
@@ -249,7 +250,8 @@ def begin(name: str) -> Callable[..., None]:
         stands_in = "" if task.exercise else ": the course's stands in for it"
         for hole, verdict in verdicts.items():
             aside = stands_in if hole in left else ""
-            print(f"{hole} is {verdict.state}{aside}.", verdict.message, sep="\n")
+            message = f"\n{verdict.message}\n" if verdict.message else ""
+            print(f"{hole} is {verdict.state}{aside}.{message}")
         if left and not task.exercise:
             exec(learn.compose(mine, task, left), shell)
 
@@ -309,13 +311,14 @@ def graduate(steps: int = 0) -> None:
     tokenizer = CharTokenizer.from_text(text)
     train_ids, val_ids = split(tokenizer.encode(text))
     shape, plan = cpu_preset(tokenizer.vocab_size)
+    length = 400
     if steps:  # only to see that it works
-        plan, val_ids = replace(plan, steps=steps), val_ids[:5_001]
+        plan, val_ids, length = replace(plan, steps=steps), val_ids[:5_001], 40
     given = train_ids, val_ids, tokenizer
     model, history = trained("cpu", shape, plan, *given)
     done, loss = history.evaluations[-1]
     print(f"{model.n_parameters():,} parameters, {done} steps: {loss:.3f} nats\n")
     generator = torch.Generator().manual_seed(0)
     start = tokenizer.encode(PROMPT)[None]
-    out = generate(model, start, 400, temperature=0.7, generator=generator)
+    out = generate(model, start, length, temperature=0.7, generator=generator)
     print(tokenizer.decode(out[0]))
