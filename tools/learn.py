@@ -94,7 +94,7 @@ def read_lessons(root: Path = ROOT) -> list[Lesson]:
             if cell.cell_type == "markdown":
                 for name, text in HINTS.findall(cell.source):
                     lesson.hints[name] = text.strip().split("\n\n")
-            elif is_marked(cell.source):
+            elif any(map(export.HOLE.fullmatch, cell.source.split("\n"))):
                 lesson.tasks.append(read_task(cell))
         if lesson.tasks:
             lessons.append(lesson)
@@ -102,10 +102,6 @@ def read_lessons(root: Path = ROOT) -> list[Lesson]:
     for lesson in lessons:
         lesson.nouns = nouns
     return lessons
-
-
-def is_marked(source: str) -> bool:
-    return any(export.HOLE.fullmatch(row) for row in source.split("\n"))
 
 
 def read_task(cell: nbformat.NotebookNode) -> Task:
@@ -177,22 +173,19 @@ def steps_left(source: str, name: str) -> int:
 def compose(mine: str, task: Task, ours: list[str]) -> str:
     """The reader's cell with the course's code in some of its holes."""
     for name in ours:
-        segment, where = take(task.source, name), spans(mine)
-        rows = mine.split("\n")
+        segment, where, rows = take(task.source, name), spans(mine), mine.split("\n")
+        owner = name[: name.find(".") + 1]  # `AdamW.`; of a function, nothing
+        ends = [last for each, (_, last) in where.items() if each.startswith(owner)]
         if name in where:
             first, last = where[name]
-        else:  # the reader's cell has none: at the end of the class, or of the cell
-            inside = [b for each, (_, b) in where.items() if same_class(each, name)]
-            if "." in name and not inside:
-                return task.source
-            first, last = (max(inside) + 1, max(inside)) if inside else (1, 0)
-            segment = ["", *segment] if inside else [*segment, "", ""]
+        elif not owner:  # the reader's cell has none: on top of it
+            first, last, segment = 1, 0, [*segment, "", ""]
+        elif ends:  # or at the end of the class
+            first, last, segment = max(ends) + 1, max(ends), ["", *segment]
+        else:
+            return task.source
         mine = "\n".join([*rows[: first - 1], *segment, *rows[last:]])
     return mine
-
-
-def same_class(one: str, other: str) -> bool:
-    return "." in other and one.split(".")[0] == other.split(".")[0]
 
 
 def defined(source: str) -> str:
@@ -361,20 +354,18 @@ def merge(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> list[str]:
     cells, changed = own.pop(None, []), 0
     for cell in new.cells:
         id_, is_now = mark_of(cell)
-        there = theirs.get(id_)
-        edited = there is not None and short_hash(there.source) != mark_of(there)[1]
-        if edited and is_now != mark_of(there)[1]:  # by both
+        there = theirs.get(id_, cell)
+        was = mark_of(there)[1]
+        edited = short_hash(there.source) != was
+        if not edited and (id_ not in theirs or there.source != cell.source):
+            there, changed = cell, changed + 1
+        cells.append(there)
+        if edited and is_now != was:  # by both
             there.metadata["tinygpt"] = f"{id_} {is_now}"
-            source = BESIDE.format(source=cell.source)
-            beside = nbformat.v4.new_markdown_cell(source)
-            beside.metadata["tinygpt"] = f"beside-{id_} {short_hash(source)}"
-            cells += [there, beside]
+            beside = nbformat.v4.new_markdown_cell(BESIDE.format(source=cell.source))
+            beside.metadata["tinygpt"] = f"beside-{id_} {short_hash(beside.source)}"
+            cells.append(beside)
             news.append(f"{id_}: yours stays, the course's new one stands below it")
-        elif there is not None and (edited or there.source == cell.source):
-            cells.append(there)
-        else:
-            cells.append(cell)
-            changed += 1
         cells += own.pop(id_, [])
     if changed or [each.source for each in cells] != [c.source for c in old.cells]:
         news.insert(0, f"{changed} cells of the course are new or changed")
@@ -676,10 +667,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("chapter", nargs="?", default="", help="03, or single_head")
     parser.add_argument("--check", action="store_true", help="judge what was written")
     parser.add_argument("--script", action="store_true", help="a script, no notebook")
-    steps = {"type": int, "default": 0, "help": "of your GPT's training, if fewer"}
-    parser.add_argument("--steps", **steps)
-    folder = {"type": Path, "default": ROOT / "learn", "help": "where you work"}
-    parser.add_argument("--folder", **folder)
+    parser.add_argument("--steps", type=int, default=0, help="of your GPT, if fewer")
+    parser.add_argument("--folder", type=Path, default=ROOT / "learn", help="yours")
     args = parser.parse_args(argv)
     if args.check:
         check(args.folder, args.chapter, steps=args.steps)
