@@ -374,7 +374,7 @@ def merge(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> list[str]:
 
 
 def write_workbook(path: Path, nb: nbformat.NotebookNode) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".py":
         nb.metadata["jupytext"] = {"cell_metadata_filter": "tinygpt,-all"}
         text = jupytext.writes(nb, fmt="py:percent")
@@ -601,11 +601,14 @@ def overview(folder: Path, root: Path = ROOT) -> None:
             state = f"{left.count(0)} of {n} filled, {right} right"
             state = "all right" if right == n else state
         print(f"{lesson.name:16} {n:3} holes   {state}")
-    say_next(lessons, found)
+    say_next(lessons, folder, found)
 
 
-def say_next(lessons: list[Lesson], found: State) -> None:
-    if chapter := next((each.name for each in lessons if found.left(each)), None):
+def say_next(lessons: list[Lesson], folder: Path, found: State) -> None:
+    """The first chapter with something to do, from where the reader began."""
+    begun = next((at for at, each in enumerate(lessons) if workbooks(each, folder)), 0)
+    in_order = lessons[begun:] + lessons[:begun]
+    if chapter := next((each.name for each in in_order if found.left(each)), None):
         print(f"Next: make learn CHAPTER={chapter[:2]}")
     else:
         print("Every hole of every chapter is filled, and right.")
@@ -651,7 +654,7 @@ def check(
         print(message or f"It waits in {folder.name}/, with its hints.")
     else:
         print("\nAll of that is right.")
-        say_next(lessons, state)
+        say_next(lessons, folder, state)
     part_one = [each for each in lessons if each.name < "09"]
     if not any({*state.left(each)} & {*each.own_holes} for each in part_one):
         print("\nEvery line of this GPT is yours.", flush=True)

@@ -81,6 +81,8 @@ def AdamW_step(my):
         "A matrix of ones after 2 steps at rate 0.1, with weight decay 0.5.",
         {
             "The decay is left out.": adam(slopes[:2]),
+            "It shrinks by a share of itself, not by an amount: times 1 - rate · decay.": adam(slopes[:2])
+            - 0.1,
             "The decay is part of the slope: AdamW shrinks the weight itself, by the share rate · decay.": p,
             "The decay goes by the rate, too: the share is rate · decay, here 0.05.": adam(
                 slopes[:2], decay=5.0
