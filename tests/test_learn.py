@@ -397,8 +397,10 @@ def test_a_second_time_it_opens_what_is_there(reader, capsys):
 
 @pytest.fixture
 def course(tmp_path):
-    """A copy of the course's texts, to be changed."""
-    shutil.copytree(learn.ROOT / "notebooks/text", tmp_path / "notebooks/text")
+    """A course of one chapter, to be changed."""
+    for path in ("notebooks/text", "notebooks/text/solutions"):
+        (tmp_path / path).mkdir(parents=True)
+        shutil.copy(learn.ROOT / path / "03_single_head.py", tmp_path / path)
     return tmp_path
 
 
