@@ -242,9 +242,9 @@ for path in sys.argv[1:]:
         if ours or cell.source.startswith("#| export"):
             shell.run_cell(cell.source, store_history=True).raise_error()
         if mark == "head":
-            imports = learn.read_imports(nb).values()  # without the figures'
-            imports = [row for row in imports if not row.startswith("from course import")]
-            shell.run_cell("\\n".join(imports)).raise_error()
+            imports = learn.read_imports(nb).values()
+            some = [row for row in imports if "from course import" not in row]
+            shell.run_cell("\\n".join(some)).raise_error()
 import mygpt.generation, mygpt.training
 print(mygpt.BORROWED)
 """
