@@ -783,6 +783,7 @@ HOLES["training"] = {
             ("ZeroDivision", "self.steps += 1", "pass"),
             ("divide by 1 - beta", "start1, start2 = 1 - beta1**self.steps, 1 - beta2**self.steps", "start1, start2 = 1.0, 1.0"),
             ("decay is left out", "p.mul_(1 - self.learning_rate * self.weight_decay)", "pass"),
+            ("not by an amount", "p.mul_(1 - self.learning_rate * self.weight_decay)", "p.sub_(self.learning_rate * self.weight_decay)"),
             ("two or more dimensions", "if p.dim() >= 2:", "if True:"),
             ("by the rate, too", "1 - self.learning_rate * self.weight_decay", "1 - self.weight_decay"),
             ("part of the slope", "m.lerp_(p.grad, 1 - beta1)", "p.grad = p.grad + self.weight_decay * p * (p.dim() >= 2)\n        p.data.div_(1 - self.learning_rate * self.weight_decay) if p.dim() >= 2 else 0\n        m.lerp_(p.grad, 1 - beta1)"),

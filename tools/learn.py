@@ -16,17 +16,15 @@ import argparse
 import ast
 import json
 import os
-import queue
 import re
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
@@ -37,9 +35,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 from tools import export, run  # noqa: E402
 
 MINE = "mygpt"  # the reader's library
-LIMIT = 20  # seconds that a hole's checks may take: they take a fraction of one
+LIMIT = 20  # seconds of computing that a check may take: it takes a fraction of one
 HINTS = re.compile(r"<!-- hints: (\S+)\n(.*?)-->\n*", re.DOTALL)
-DOTS = "..."
+DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
+NUMBERED = re.compile(r"^(?=\*\*\d+\.\*\*)", re.MULTILINE)
+POINTER = re.compile(r"`make learn CHAPTER=\d\d` cuts a workbook [^,]*, and\s+\[the")
 
 
 # --- Holes ---
@@ -49,20 +49,21 @@ DOTS = "..."
 class Task:
     """A cell with holes: the course's code, what the reader gets, and the holes."""
 
-    id: str
+    id: str  # hole-attention_weights, exercise-1-previous
     source: str  # without marks
     skeleton: str  # with `...` in the holes
     names: list[str]  # `attention_weights`, `AdamW.step`
+    exercise: int = 0  # its number; 0: it is a cell of the chapter
+    cell: str = ""  # the id of that
 
 
 @dataclass
 class Lesson:
-    """A chapter: its notebook as the course has it, and its tasks by cell id."""
+    """A chapter: its notebook as the course has it, and its tasks."""
 
     name: str  # 03_single_head
     nb: nbformat.NotebookNode
-    tasks: dict[str, Task] = field(default_factory=dict)
-    exercises: dict[int, list[Task]] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
     hints: dict[str, list[str]] = field(default_factory=dict)  # of a hole, by its name
     imports: dict[str, str] = field(default_factory=dict)
     nouns: list[str] = field(default_factory=list)  # the chapters that have holes
@@ -73,65 +74,48 @@ class Lesson:
 
     @property
     def holes(self) -> list[tuple[Task, str]]:
-        return [(task, name) for task in self.all for name in task.names]
+        return [(task, name) for task in self.tasks for name in task.names]
 
     @property
-    def all(self) -> list[Task]:
-        return [*self.tasks.values(), *chain(*self.exercises.values())]
-
-
-def read_lessons(root: Path = ROOT) -> list[Lesson]:
-    """The chapters that have holes."""
-    texts = sorted((root / "notebooks/text").rglob("*.py"))
-    return lessons_of(root, tuple((path, path.stat().st_mtime_ns) for path in texts))
+    def own_holes(self) -> list[str]:
+        return [name for task, name in self.holes if not task.exercise]
 
 
 @cache
-def lessons_of(root: Path, stamp: tuple) -> list[Lesson]:
+def read_lessons(root: Path = ROOT) -> list[Lesson]:
+    """The chapters that have holes."""
     lessons = []
     for chapter in run.find_chapters(root, []):
-        text = chapter.read_text()
         path = chapter.text_path.parent / "solutions" / chapter.text_path.name
-        if not is_marked(text) and not path.exists():
-            continue
-        lesson = Lesson(chapter.name, run.from_text(text))
-        lesson.imports = read_imports(lesson.nb)
-        solutions = (
-            run.from_text(path.read_text("utf-8")).cells if path.exists() else []
-        )
-        for cell in [*lesson.nb.cells, *solutions]:
+        texts = [run.from_text(chapter.read_text())]
+        texts += [run.from_text(path.read_text("utf-8"))] if path.exists() else []
+        lesson = Lesson(chapter.name, texts[0], imports=read_imports(texts[0]))
+        for cell in chain(*(each.cells for each in texts)):
             if cell.cell_type == "markdown":
                 for name, text in HINTS.findall(cell.source):
                     lesson.hints[name] = text.strip().split("\n\n")
-            elif is_marked(cell.source):
-                if number := re.match(r"#\s*\|\s*exercise (\d+)", cell.source):
-                    task = read_task(cell.source, f"exercise-{number[1]}")
-                    lesson.exercises.setdefault(int(number[1]), []).append(task)
-                else:
-                    lesson.tasks[cell.id] = read_task(cell.source, "hole")
-        lessons.append(lesson)
-    nouns = [lesson.noun for lesson in lessons if lesson.tasks]
+            elif any(map(export.HOLE.fullmatch, cell.source.split("\n"))):
+                lesson.tasks.append(read_task(cell))
+        if lesson.tasks:
+            lessons.append(lesson)
+    nouns = [lesson.noun for lesson in lessons if lesson.own_holes]
     for lesson in lessons:
         lesson.nouns = nouns
     return lessons
 
 
-def is_marked(source: str) -> bool:
-    return any(export.HOLE.fullmatch(row) for row in source.split("\n"))
-
-
-def read_task(source: str, kind: str) -> Task:
+def read_task(cell: nbformat.NotebookNode) -> Task:
     """The task of a marked cell."""
-    rows = source.split("\n")
+    rows = cell.source.split("\n")
     marks = [export.HOLE.fullmatch(row) for row in rows]
     holes = [at for at, mark in enumerate(marks, 1) if mark and mark[2] == "hole"]
-    where = spans(source)
-    names = [
-        name for name, (a, b) in where.items() if any(a <= row <= b for row in holes)
-    ]
+    ends = spans(cell.source).items()
+    names = [name for name, (a, b) in ends if any(a <= row <= b for row in holes)]
     bare = "\n".join(row for row, mark in zip(rows, marks, strict=True) if not mark)
-    first = names[0].replace(".", "-")
-    return Task(f"{kind}-{first}", bare, cut(rows), names)
+    number = re.match(r"#\s*\|\s*exercise (\d+)", cell.source)
+    kind = f"exercise-{number[1]}" if number else "hole"
+    number, first = int(number[1]) if number else 0, names[0].replace(".", "-")
+    return Task(f"{kind}-{first}", bare, cut(rows), names, number, cell.id)
 
 
 def cut(rows: list[str]) -> str:
@@ -144,7 +128,7 @@ def cut(rows: list[str]) -> str:
                 inside, text = mark[1], f"Your code: {mark[3]}".removesuffix(": ")
                 lines = textwrap.wrap(text, export.WIDTH - len(inside) - 2)
                 kept += [f"{inside}# {line}" for line in lines]
-                kept.append(inside + DOTS)
+                kept.append(f"{inside}...")
         elif inside is not None and not row.strip():
             blank += 1  # belongs to the hole, or stands behind it
         elif inside is not None and row.startswith(inside):
@@ -178,36 +162,30 @@ def take(source: str, name: str) -> list[str]:
 
 def steps_left(source: str, name: str) -> int:
     """How many `...` a hole still holds; one that isn't there is open too."""
-    if name not in spans(source):
+    try:
+        return len(DOTS.findall("\n".join(take(source, name))))
+    except KeyError:
         return 1
-    tree = ast.parse(textwrap.dedent("\n".join(take(source, name))))
-    return sum(
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and node.value.value is ...
-        for node in ast.walk(tree)
-    )
+    except SyntaxError:  # somebody has been at work
+        return 0
 
 
 def compose(mine: str, task: Task, ours: list[str]) -> str:
     """The reader's cell with the course's code in some of its holes."""
     for name in ours:
-        segment, where = take(task.source, name), spans(mine)
-        rows = mine.split("\n")
+        segment, where, rows = take(task.source, name), spans(mine), mine.split("\n")
+        owner = name[: name.find(".") + 1]  # `AdamW.`; of a function, nothing
+        ends = [last for each, (_, last) in where.items() if each.startswith(owner)]
         if name in where:
             first, last = where[name]
-        else:  # the reader's cell has none: at the end of the class, or of the cell
-            inside = [b for each, (_, b) in where.items() if same_class(each, name)]
-            if "." in name and not inside:
-                return task.source
-            first, last = (max(inside) + 1, max(inside)) if inside else (1, 0)
-            segment = ["", *segment] if inside else [*segment, "", ""]
+        elif not owner:  # the reader's cell has none: on top of it
+            first, last, segment = 1, 0, [*segment, "", ""]
+        elif ends:  # or at the end of the class
+            first, last, segment = max(ends) + 1, max(ends), ["", *segment]
+        else:
+            return task.source
         mine = "\n".join([*rows[: first - 1], *segment, *rows[last:]])
     return mine
-
-
-def same_class(one: str, other: str) -> bool:
-    return "." in other and one.split(".")[0] == other.split(".")[0]
 
 
 def defined(source: str) -> str:
@@ -224,9 +202,7 @@ def imports_for(source: str, lesson: Lesson) -> str:
     names = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)]
     stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
     used = {n.id for n in names} - stored
-    return "\n".join(
-        sorted({lesson.imports[name] for name in used & lesson.imports.keys()})
-    )
+    return "\n".join(sorted({lesson.imports[n] for n in used & lesson.imports.keys()}))
 
 
 def read_imports(nb: nbformat.NotebookNode) -> dict[str, str]:
@@ -247,6 +223,7 @@ def read_imports(nb: nbformat.NotebookNode) -> dict[str, str]:
 
 HEAD = """\
 # Finds the course, whose code your code is tried with. Run this cell first.
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -261,16 +238,19 @@ if not found and {url!r}:  # Colab, say: fetch the course, and what it needs
 if not found:
     raise SystemExit("put this workbook into the folder `learn` of the course")
 sys.path[:0] = [str(found[0] / each) for each in ("notebooks", "{folder}", "")]
+(found[0] / "{folder}").mkdir(exist_ok=True)
+os.chdir(found[0] / "{folder}")
 from course.checks import begin
 
 check = begin("{name}")"""
 
 WELCOME = """\
-> **Workbook.** This is chapter {number} with {count} pieces missing, yours to write.
-> Each is marked by `...`, below a line that says what to do: delete the dots and write
-> your code. The cell after it checks that, as `make check` does for all chapters. What
-> you leave open is taken from the course, so that the rest runs. Stuck? The hints fold
-> out, and each says a little more than the one before."""
+> **Workbook.** This is chapter {} with {} in it for you to fill, and
+> {} in its exercises. A hole is a function in which lines are missing: each `...`
+> stands for some, below a comment that says what to do. Delete the dots and write your
+> code. The cell below checks it, as `make check` does for all chapters. What you leave
+> open is taken from the course, so that the rest runs. Stuck? The hints fold out, and
+> each says a little more than the one before."""
 
 BESIDE = """\
 **The course has changed the cell above.** Yours is as you left it. Ours is now:
@@ -284,12 +264,11 @@ def make_workbook(lesson: Lesson, folder: str = "learn") -> nbformat.NotebookNod
     """The chapter with its holes, without outputs; each cell's metadata has its id."""
     kernel = {"kernelspec": run.METADATA["kernelspec"]}
     nb = nbformat.v4.new_notebook(metadata=kernel)
-    url = subprocess.run(
-        ["git", "-C", str(ROOT), "remote", "get-url", "origin"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    skipping, terms = False, partial(in_reader_terms, nouns=lesson.nouns)
+    git = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    url = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    terms = partial(in_reader_terms, nouns=lesson.nouns)
+    tasks = {task.cell: task for task in lesson.tasks if not task.exercise}
+    own = len(lesson.own_holes)
 
     def add(id_: str, source: str, code: bool = False) -> None:
         new = nbformat.v4.new_code_cell if code else nbformat.v4.new_markdown_cell
@@ -299,55 +278,38 @@ def make_workbook(lesson: Lesson, folder: str = "learn") -> nbformat.NotebookNod
 
     def add_task(task: Task) -> None:
         add(task.id, terms(task.skeleton), code=True)
-        folded = "\n".join(
-            fold(lesson.hints[name], name if len(task.names) > 1 else "")
-            for name in task.names
-            if name in lesson.hints
-        )
-        if folded:
-            add(f"hints-{task.id}", folded.strip())
+        several, hints = len(task.names) > 1, lesson.hints
+        folds = [fold(hints[n], n if several else "") for n in task.names if n in hints]
+        if folds:
+            add(f"hints-{task.id}", "\n".join(folds).strip())
         names = ", ".join(f'"{name}"' for name in task.names)
         add(f"check-{task.id}", f"check({names})", code=True)
 
     for at, cell in enumerate(lesson.nb.cells):
-        source = HINTS.sub("", cell.source)
-        if cell.cell_type == "markdown":
-            skipping &= not source.startswith("## ")
-            skipping |= source.startswith("## Solutions")
-            if source.strip() and not skipping:
-                add_prose(add, add_task, lesson, cell.id, terms(source))
-        elif skipping:
-            continue
-        elif cell.id in lesson.tasks:
-            add_task(lesson.tasks[cell.id])
+        source = terms(HINTS.sub("", cell.source))
+        if cell.id in tasks:
+            add_task(tasks[cell.id])
+        elif source.startswith("## Exercises"):  # below each one's text its cells
+            for i, part in enumerate(NUMBERED.split(source)):
+                add(f"{cell.id}-{i}", part.strip())
+                for task in lesson.tasks:
+                    if i and task.exercise == i:
+                        add_task(task)
         elif source.strip():
-            add(cell.id, terms(source), code=cell.cell_type == "code")
+            add(cell.id, source, code=cell.cell_type == "code")
         if at == 0:
-            count = sum(len(task.names) for task in lesson.tasks.values())
-            add("welcome", WELCOME.format(number=lesson.name[:2], count=count))
-            add(
-                "head", HEAD.format(url=url, folder=folder, name=lesson.name), code=True
-            )
+            count = f"{own} hole{'s'[: own > 1]}", len(lesson.holes) - own
+            add("welcome", WELCOME.format(lesson.name[:2], *count))
+            head = HEAD.format(url=url, folder=folder, name=lesson.name)
+            add("head", head, code=True)
     return nb
-
-
-def add_prose(add, add_task, lesson: Lesson, id_: str, source: str) -> None:
-    """A markdown cell; below each exercise's text its cells."""
-    if not source.startswith("## Exercises") or not lesson.exercises:
-        return add(id_, source)
-    for at, part in enumerate(re.split(r"^(?=\*\*\d+\.\*\*)", source, flags=re.M)):
-        add(f"{id_}-{at}", part.strip())
-        for task in lesson.exercises.get(at, []):
-            add_task(task)
 
 
 def fold(hints: list[str], name: str) -> str:
     """Hints as folds, each inside the one before it."""
-    text = ""
+    text, first = "", f"Hint for {name}" if name else "Hint"
     for hint in reversed(hints):
-        label = (
-            "More" if hint is not hints[0] else f"Hint for {name}" if name else "Hint"
-        )
+        label = first if hint is hints[0] else "More"
         opened = f"<details>\n<summary>{label}</summary>\n\n{hint}\n\n"
         text = f"{opened}{text}</details>\n"
     return text
@@ -358,7 +320,8 @@ def in_reader_terms(source: str, nouns: list[str]) -> str:
     ours = rf"\btinygpt_lib\.({'|'.join(nouns)})\b(?= import)"
     source = re.sub(ours, rf"{MINE}.\1", source)
     source = source.replace("from course.models import", "from course.checks import")
-    return source.replace("](drawings/", "](../notebooks/drawings/")
+    source = re.sub(r"\]\((drawings|solutions)/", r"](../notebooks/\1/", source)
+    return POINTER.sub("[The", source)
 
 
 def short_hash(source: str) -> str:
@@ -391,20 +354,18 @@ def merge(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> list[str]:
     cells, changed = own.pop(None, []), 0
     for cell in new.cells:
         id_, is_now = mark_of(cell)
-        there = theirs.get(id_)
-        edited = there is not None and short_hash(there.source) != mark_of(there)[1]
-        if edited and is_now != mark_of(there)[1]:  # by both
+        there = theirs.get(id_, cell)
+        was = mark_of(there)[1]
+        edited = short_hash(there.source) != was
+        if not edited and (id_ not in theirs or there.source != cell.source):
+            there, changed = cell, changed + 1
+        cells.append(there)
+        if edited and is_now != was:  # by both
             there.metadata["tinygpt"] = f"{id_} {is_now}"
-            source = BESIDE.format(source=cell.source)
-            beside = nbformat.v4.new_markdown_cell(source)
-            beside.metadata["tinygpt"] = f"beside-{id_} {short_hash(source)}"
-            cells += [there, beside]
+            beside = nbformat.v4.new_markdown_cell(BESIDE.format(source=cell.source))
+            beside.metadata["tinygpt"] = f"beside-{id_} {short_hash(beside.source)}"
+            cells.append(beside)
             news.append(f"{id_}: yours stays, the course's new one stands below it")
-        elif there is not None and (edited or there.source == cell.source):
-            cells.append(there)
-        else:
-            cells.append(cell)
-            changed += 1
         cells += own.pop(id_, [])
     if changed or [each.source for each in cells] != [c.source for c in old.cells]:
         news.insert(0, f"{changed} cells of the course are new or changed")
@@ -413,7 +374,7 @@ def merge(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> list[str]:
 
 
 def write_workbook(path: Path, nb: nbformat.NotebookNode) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".py":
         nb.metadata["jupytext"] = {"cell_metadata_filter": "tinygpt,-all"}
         text = jupytext.writes(nb, fmt="py:percent")
@@ -422,15 +383,19 @@ def write_workbook(path: Path, nb: nbformat.NotebookNode) -> None:
     run.write_aside(path, text)
 
 
+def read_cells(path: str | Path) -> list[str]:
+    return [cell.source for cell in jupytext.read(path).cells]
+
+
 def workbooks(lesson: Lesson, folder: Path) -> list[nbformat.NotebookNode]:
     """What the reader has of a chapter: its notebook, its script, both or none."""
     paths = [folder / f"{lesson.name}{suffix}" for suffix in (".ipynb", ".py")]
     return [nb for nb in map(jupytext.read, filter(Path.exists, paths))]
 
 
-def written(lesson: Lesson, task: Task, folder: Path) -> str:
+def written(task: Task, books: list[nbformat.NotebookNode]) -> str:
     """What stands in the reader's cell; the skeleton if nothing was written there."""
-    for nb in workbooks(lesson, folder):
+    for nb in books:
         # All cells of that id: one may have been split in two.
         cells = [cell for cell in nb.cells if mark_of(cell)[0] == task.id]
         source = "\n\n".join(cell.source for cell in cells)
@@ -450,59 +415,42 @@ class Judge:
         self.process = None
 
     def start(self) -> None:
-        serve = "from course.checks import serve; serve()"
         path = os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", serve],
+            [sys.executable, "-c", "from course.checks import serve; serve()"],
             env={**os.environ, "PYTHONPATH": path},
-            stderr=subprocess.DEVNULL,
             encoding="utf-8",
-            **pipes,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
-        self.answers = queue.Queue()
-        threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
-        self.answers.get(timeout=300)  # torch is being imported
 
-    def listen(self, process: subprocess.Popen) -> None:
-        answers = self.answers
-        for line in process.stdout:
-            answers.put(line)
-        answers.put(None)
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
+    def stop(self) -> int:
+        """How the process ends, which it does when nothing more can come."""
+        process, self.process = self.process, None
+        if process:
+            process.communicate()
+        return process.returncode if process else 0
 
     def __call__(self, lesson: Lesson, name: str, source: str) -> str:
         """What is wrong with a hole's code; nothing if it is right."""
         if not self.process:
             self.start()
         job = lesson.noun, name, source, imports_for(source, lesson)
-        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.write(json.dumps([self.limit, job]) + "\n")
         self.process.stdin.flush()
-        try:
-            answer = self.answers.get(timeout=self.limit)
-            if answer is not None:
-                return json.loads(answer)
-            problem = "Your code ended Python itself. Does it run out of memory?"
-        except queue.Empty:
-            problem = f"No end after {self.limit:g} s: is there a loop that never ends?"
-        self.stop()
-        return problem
+        if answer := self.process.stdout.readline():
+            return json.loads(answer)
+        if self.stop() == 1:  # its own way to say so
+            return f"No end after {self.limit:g} s: is there a loop that never ends?"
+        return "Your code ended Python itself. Does it run out of memory?"
 
 
-@dataclass
-class Verdict:
+class Verdict(NamedTuple):
     """What became of one hole."""
 
     state: str  # "open", "wrong", "right"
     message: str = ""
-
-
-OPEN = Verdict("open")
 
 
 def judge_task(
@@ -510,38 +458,43 @@ def judge_task(
 ) -> tuple[dict[str, Verdict], str]:
     """The verdict on each hole of a cell, and its code for the library.
 
-    A hole is right if it works among the reader's other code, or among ours: so one
-    that is wrong spoils no other.
+    A hole is right if it works among our code, or among the reader's other: so one that
+    is wrong spoils no other.
     """
     try:
-        left = {name: steps_left(mine, name) for name in task.names}
+        ast.parse(mine)
     except SyntaxError as error:
-        line = (error.text or "").strip()
-        message = (
-            f"This is no Python yet, in line {error.lineno}: `{line}`\n{error.msg}"
-        )
-        return {name: Verdict("wrong", message) for name in task.names}, task.source
+        where = f"in line {error.lineno}: `{(error.text or '').strip()}`"
+        wrong = Verdict("wrong", f"This is no Python yet, {where}\n{error.msg}")
+        return dict.fromkeys(task.names, wrong), task.source
+    left = {name: steps_left(mine, name) for name in task.names}
     verdicts = {}
+
+    def trial(name: str, ours: list[str]) -> str:
+        return judge(lesson, name, compose(mine, task, ours))
+
     for name, dots in left.items():
         if dots:
             of = f"{dots} of its `...` are left" if dots > 1 else "a `...` is left"
             verdicts[name] = Verdict("open", of if mine != task.skeleton else "")
-
-    def trial(name: str, ours: Iterable[str]) -> str:
-        return judge(lesson, name, compose(mine, task, list(ours)))
-
-    for name in task.names:
-        if name not in verdicts:
-            others = [other for other in task.names if other != name]
-            message = trial(name, (other for other in others if left[other]))
-            if message and any(not left[other] for other in others):
-                message = trial(name, others)
-            verdicts[name] = Verdict("wrong" if message else "right", message)
-    right = [name for name in task.names if verdicts[name].state == "right"]
-    ours = [name for name in task.names if name not in right]
-    if not right or (ours and any(trial(name, ours) for name in right)):
-        return verdicts, task.source
-    return verdicts, defined(compose(mine, task, ours))
+            continue
+        others = [other for other in task.names if other != name]
+        message = trial(name, others)
+        again = getattr(judge, "process", True)  # it hasn't died of it
+        if message and again and any(not left[other] for other in others):
+            alone, ours = message, [other for other in others if left[other]]
+            message = trial(name, ours) and alone
+        verdicts[name] = Verdict("wrong" if message else "right", message)
+    while True:  # what is right by itself should also be right together
+        right = [name for name in task.names if verdicts[name].state == "right"]
+        ours = [name for name in task.names if name not in right]
+        spoiled = {n: m for n in right if len(right) > 1 and (m := trial(n, ours))}
+        if not spoiled:
+            code = compose(mine, task, ours)
+            return verdicts, defined(code) if right else task.source
+        for name, message in spoiled.items():
+            message = f"Right by itself, but not with what else is yours:\n{message}"
+            verdicts[name] = Verdict("wrong", message)
 
 
 # --- The reader's library ---
@@ -550,10 +503,11 @@ def judge_task(
 def code_of(lesson: Lesson, mine: dict[str, str]) -> str:
     """The text of a chapter with that code in its holes: headings and exports alone."""
     nb = nbformat.v4.new_notebook()
+    tasks = {task.cell: task for task in lesson.tasks}
     for at, cell in enumerate(lesson.nb.cells):
-        task, source = lesson.tasks.get(cell.id), cell.source
-        if task:
-            source = re.sub(r"\A#\s*\|\s*export\n", "", mine[task.id])
+        source = cell.source
+        if cell.id in tasks:
+            source = re.sub(r"\A#\s*\|\s*export\n", "", mine[tasks[cell.id].id])
             source = f"#| export\n{imports_for(source, lesson)}\n{source}"
         if source.startswith("#| export"):
             nb.cells.append(nbformat.v4.new_code_cell(source))
@@ -571,46 +525,43 @@ def module_text(name: str, nouns: tuple[str, ...], code: str) -> str:
     return re.sub(rf"\btinygpt_lib\.({'|'.join(nouns)})\b", rf"{MINE}.\1", text)
 
 
-def write_library(
-    lessons: list[Lesson],
-    folder: Path,
-    sources: dict[str, str],
-    verdicts: dict[str, Verdict],
-) -> None:
+@dataclass
+class State:
+    """What the last check found, by chapter and cell, and by chapter and hole."""
+
+    sources: dict[str, str] = field(default_factory=dict)  # for the library
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    def left(self, lesson: Lesson) -> list[str]:
+        """The holes that were not right."""
+        names = {key for key, verdict in self.verdicts.items() if verdict[0] == "right"}
+        return [n for _, n in lesson.holes if f"{lesson.name} {n}" not in names]
+
+
+def read_state(folder: Path) -> State:
+    path = folder / MINE / "state.json"
+    return State(**json.loads(path.read_text("utf-8"))) if path.exists() else State()
+
+
+def write_library(lessons: list[Lesson], folder: Path, state: State) -> None:
     """learn/mygpt: what is right there is the reader's, all else the course's."""
     library, borrowed = folder / MINE, {}
     library.mkdir(parents=True, exist_ok=True)
     for lesson in lessons:
-        if not lesson.tasks:
-            continue
-        mine = {
-            task.id: sources.get(f"{lesson.name} {task.id}", task.source)
-            for task in lesson.tasks.values()
-        }
+        keys = {task.id: f"{lesson.name} {task.id}" for task in lesson.tasks}
+        mine = {t.id: state.sources.get(keys[t.id], t.source) for t in lesson.tasks}
         text = module_text(lesson.name, tuple(lesson.nouns), code_of(lesson, mine))
-        open_ = [
-            name
-            for task, name in lesson.holes
-            if task.id.startswith("hole")
-            and verdicts.get(f"{lesson.name} {name}", OPEN).state != "right"
-        ]
-        borrowed[lesson.noun] = open_
-        whose = f"the course's: {', '.join(open_)}" if open_ else "all of it yours"
+        left = [name for name in state.left(lesson) if name in lesson.own_holes]
+        borrowed[lesson.noun] = left
+        whose = f"the course's: {', '.join(left)}" if left else "all of it yours"
         head = f"# made from learn/{lesson.name}.ipynb by `make check`; {whose}\n"
         run.write_aside(library / f"{lesson.noun}.py", head + text)
     init = f'"""Your own library, chapter by chapter."""\n\nBORROWED = {borrowed!r}\n'
     run.write_aside(library / "__init__.py", init)
+    run.write_aside(library / "state.json", json.dumps(asdict(state), indent=1))
 
 
 # --- The commands ---
-
-
-def read_state(folder: Path) -> tuple[dict[str, str], dict[str, Verdict]]:
-    """What the last check found: code for the library, and the verdicts."""
-    path = folder / MINE / "state.json"
-    state = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    verdicts = {key: Verdict(*each) for key, each in state.get("verdicts", {}).items()}
-    return state.get("sources", {}), verdicts
 
 
 def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
@@ -624,7 +575,7 @@ def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
     shown = path.relative_to(folder.parent)
     if not path.exists():
         write_workbook(path, new)
-        print(f"{shown}: cut, {len(lesson.holes)} holes")
+        print(f"{shown}: cut, {len(lesson.holes)} holes, exercises included")
     elif news := merge(jupytext.read(path), new):
         write_workbook(path, new)
         print(f"{shown}: brought up to date, with everything that you wrote")
@@ -632,42 +583,35 @@ def learn(folder: Path, wanted: str, suffix: str, root: Path = ROOT) -> None:
     else:
         print(f"{shown}: as you left it")
     if not (folder / MINE / "__init__.py").exists():
-        write_library(lessons, folder, *read_state(folder))
+        write_library(lessons, folder, read_state(folder))
     how = "" if suffix == ".py" else f" (`make learn CHAPTER={name[:2]} OPEN=1`)"
     print(f"Open it in JupyterLab{how} or VS Code; `make check` says what is right.")
 
 
 def overview(folder: Path, root: Path = ROOT) -> None:
     """The chapters, how far the reader is, and what comes next."""
-    _, verdicts = read_state(folder)
-    following = ""
-    for lesson in read_lessons(root):
-        if not workbooks(lesson, folder):
-            state = "not begun"
-        else:
-            filled = sum(
-                not is_open(written(lesson, task, folder), name)
-                for task, name in lesson.holes
-            )
-            right = sum(
-                verdicts.get(f"{lesson.name} {name}", OPEN).state == "right"
-                for _, name in lesson.holes
-            )
-            state = f"{filled} of {len(lesson.holes)} filled, {right} right"
-            if right == len(lesson.holes):
-                state = "all right"
-        if state != "all right":
-            following = following or lesson.name
-        print(f"{lesson.name:16} {len(lesson.holes):3} holes   {state}")
-    if following:
-        print(f"Next: make learn CHAPTER={following[:2]}")
+    lessons, found = read_lessons(root), read_state(folder)
+    for lesson in lessons:
+        state, n, books = "not begun", len(lesson.holes), workbooks(lesson, folder)
+        if books:
+            left = [
+                steps_left(written(task, books), name) for task, name in lesson.holes
+            ]
+            right = n - len(found.left(lesson))
+            state = f"{left.count(0)} of {n} filled, {right} right"
+            state = "all right" if right == n else state
+        print(f"{lesson.name:16} {n:3} holes   {state}")
+    say_next(lessons, folder, found)
 
 
-def is_open(source: str, name: str) -> bool:
-    try:
-        return bool(steps_left(source, name))
-    except SyntaxError:
-        return False
+def say_next(lessons: list[Lesson], folder: Path, found: State) -> None:
+    """The first chapter with something to do, from where the reader began."""
+    begun = next((at for at, each in enumerate(lessons) if workbooks(each, folder)), 0)
+    in_order = lessons[begun:] + lessons[:begun]
+    if chapter := next((each.name for each in in_order if found.left(each)), None):
+        print(f"Next: make learn CHAPTER={chapter[:2]}")
+    else:
+        print("Every hole of every chapter is filled, and right.")
 
 
 def check(
@@ -682,59 +626,43 @@ def check(
     When nothing of Part I is open, the reader's library trains its GPT (`steps`: for
     fewer steps than the chapter takes).
     """
-    lessons = read_lessons(root)
-    sources, verdicts = read_state(folder)
-    chosen = [each for each in lessons if workbooks(each, folder)]
-    if wanted:
-        name = run.match_name(wanted, {lesson.name for lesson in lessons})
-        chosen = [lesson for lesson in chosen if lesson.name == name]
+    lessons, state, bad = read_lessons(root), read_state(folder), []
+    name = run.match_name(wanted, {each.name for each in lessons}) if wanted else ""
+    books = {each.name: workbooks(each, folder) for each in lessons}
+    chosen = [each for each in lessons if books[each.name] and name in ("", each.name)]
     if not chosen:
-        sys.exit("there is no workbook yet: `make learn CHAPTER=01` cuts the first")
-    judge, first = judge or Judge(), None
-    try:
-        for lesson in chosen:
-            print(lesson.name)
-            for task in lesson.all:
-                found, code = judge_task(
-                    judge, lesson, task, written(lesson, task, folder)
-                )
-                sources[f"{lesson.name} {task.id}"] = code
-                for name, verdict in found.items():
-                    verdicts[f"{lesson.name} {name}"] = verdict
-                    aside = " (exercise)" if task.id.startswith("exercise") else ""
-                    print(f"  {name + aside:34} {verdict.state}")
-                    ranks = {"right": 0, "open": 1, "wrong": 2}
-                    if ranks[verdict.state] > (ranks[first[2].state] if first else 0):
-                        first = lesson, name, verdict
-    finally:
-        judge.stop()
-    write_library(lessons, folder, sources, verdicts)
-    state = {
-        "sources": sources,
-        "verdicts": {key: [v.state, v.message] for key, v in verdicts.items()},
-    }
-    run.write_aside(folder / MINE / "state.json", json.dumps(state, indent=1))
-    if first:
-        lesson, name, verdict = first
-        print(f"\n{lesson.name}: {name} is {verdict.state}")
-        print(verdict.message or f"It is the next one to fill in, in {folder.name}/.")
-    part_one = [
-        f"{lesson.name} {name}"
-        for lesson in lessons
-        for task, name in lesson.holes
-        if lesson.name < "09" and task.id.startswith("hole")
-    ]
-    if all(verdicts.get(key, OPEN).state == "right" for key in part_one):
+        sys.exit(f"not begun: `make learn CHAPTER={wanted or '01'}` cuts the workbook")
+    mine = judge or Judge()
+    for lesson in chosen:
+        print(lesson.name)
+        for task in lesson.tasks:
+            cell = written(task, books[lesson.name])
+            verdicts, code = judge_task(mine, lesson, task, cell)
+            state.sources[f"{lesson.name} {task.id}"] = code
+            for name, verdict in verdicts.items():
+                state.verdicts[f"{lesson.name} {name}"] = verdict
+                shown = f"{name} (exercise)" if task.exercise else name
+                print(f"  {shown:34} {verdict.state}")
+                if verdict.state != "right":
+                    bad.append((lesson.name, name, *verdict))
+    if not judge:
+        mine.stop()
+    write_library(lessons, folder, state)
+    if bad:  # the first wrong one, or else the first that is open
+        chapter, name, which, message = min(bad, key=lambda each: each[2] != "wrong")
+        print(f"\n{chapter}: {name} is {which}, so it comes next.")
+        print(message or f"It waits in {folder.name}/, with its hints.")
+    else:
+        print("\nAll of that is right.")
+        say_next(lessons, folder, state)
+    part_one = [each for each in lessons if each.name < "09"]
+    if not any({*state.left(each)} & {*each.own_holes} for each in part_one):
         print("\nEvery line of this GPT is yours.", flush=True)
         paths = [str(each) for each in (folder, ROOT / "notebooks", ROOT)]
         run_it = f"sys.path[:0] = {paths}; from course.checks import graduate"
         code = f"import sys; {run_it}; graduate({steps})"
-        command = [sys.executable, "-c", code]
-        pipe = {"stdout": subprocess.PIPE, "encoding": "utf-8"}
-        with subprocess.Popen(command, **pipe) as training:
-            for line in training.stdout:
-                print(line, end="", flush=True)
-    return verdicts
+        subprocess.run([sys.executable, "-c", code])
+    return state.verdicts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -742,15 +670,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("chapter", nargs="?", default="", help="03, or single_head")
     parser.add_argument("--check", action="store_true", help="judge what was written")
     parser.add_argument("--script", action="store_true", help="a script, no notebook")
-    parser.add_argument("--library", action="store_true", help="write learn/mygpt")
-    steps = {"type": int, "default": 0, "help": "of your GPT's training, if fewer"}
-    parser.add_argument("--steps", **steps)
-    folder = {"type": Path, "default": ROOT / "learn", "help": "where you work"}
-    parser.add_argument("--folder", **folder)
+    parser.add_argument("--steps", type=int, default=0, help="of your GPT, if fewer")
+    parser.add_argument("--folder", type=Path, default=ROOT / "learn", help="yours")
     args = parser.parse_args(argv)
-    if args.library:
-        write_library(read_lessons(), args.folder, *read_state(args.folder))
-    elif args.check:
+    if args.check:
         check(args.folder, args.chapter, steps=args.steps)
     elif args.chapter:
         learn(args.folder, args.chapter, ".py" if args.script else ".ipynb")

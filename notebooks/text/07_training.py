@@ -213,7 +213,7 @@ class AdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient, in place."""
-        #| hole: count the step; the weights of what went into each average so far
+        #| hole: count this step, and find what each average has to be divided by
         self.steps += 1
         beta1, beta2 = self.betas
         start1, start2 = 1 - beta1**self.steps, 1 - beta2**self.steps
@@ -224,10 +224,10 @@ class AdamW:
             #| hole: both averages, in place
             m.lerp_(p.grad, 1 - beta1)
             v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-            #| hole: matrices shrink
+            #| hole: matrices shrink, by the share learning_rate · weight_decay
             if p.dim() >= 2:
                 p.mul_(1 - self.learning_rate * self.weight_decay)
-            #| hole: the move
+            #| hole: the move, with eps added to the root
             scale = (v / start2).sqrt_().add_(self.eps)
             p.addcdiv_(m, scale, value=-self.learning_rate / start1)
 
@@ -256,7 +256,8 @@ class AdamW:
 # average, but do not write it back.
 #
 # Decay is for parameters with two or more dimensions, `p.dim() >= 2`, and multiplies them by
-# 1 - learning_rate * weight_decay. The move divides by sqrt(v) + eps: the eps stands outside the root.
+# 1 - learning_rate * weight_decay. The move divides by sqrt(v) + eps, both corrected averages; eps is only
+# there so that a slope of zero does not divide by zero.
 # -->
 #
 # Does it help? First on the smallest landscape where one rate for all slopes
@@ -397,11 +398,11 @@ class TrainConfig:
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The rate of step 0, 1, ...: up in a line, level, then down to zero."""
-    #| hole: up in a line, during the warm-up
+    #| hole: up in a line, while less than the warm-up is done, this step included
     done = (step + 1) / config.steps
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
-    #| hole: down along its shape, during the cool-down; else level
+    #| hole: down along its shape, when less than the cool-down is left; else level
     left = (config.steps - step) / config.steps
     if left < config.cooldown:
         shape = COOLDOWNS[config.cooldown_shape]
@@ -430,10 +431,10 @@ show(
 
 # %% [markdown]
 # <!-- hints: learning_rate_at
-# Which share of the run is done after this step, and is it less than `config.warmup`? Then that share of the
-# full rate is due, so that the very first step does not stand still.
+# Steps count from 0, and `config.warmup` is a share of the run. After this step, (step + 1) / steps of the run is
+# done. If that is less than the warm-up, what share of the warm-up is it? So the first step does not stand still.
 #
-# Which share of the run is still left before this step, and is it less than `config.cooldown`?
+# Before this step, (steps - step) / steps of the run is left. Is that less than `config.cooldown`?
 # `COOLDOWNS[config.cooldown_shape]` turns the share of the cool-down that is left into a share of the rate.
 # -->
 #

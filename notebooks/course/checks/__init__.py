@@ -5,15 +5,17 @@ the names of the chapter's module with the reader's among them, and raises `Wron
 what was tried, what came out, what was expected, and where people usually go wrong.
 """
 
+import faulthandler
 import hashlib
 import importlib
 import inspect
 import json
 import linecache
+import math
 import os
-import re
-import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
+FILE = "your cell"  # its name in a traceback
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -85,9 +87,7 @@ def show(value) -> str:
         if value.dim() == 0:
             return f"{value.item():.4g}"
         flat = value.detach().flatten()[:8].tolist()
-        numbers = ", ".join(
-            f"{n:.3g}" if isinstance(n, float) else str(n) for n in flat
-        )
+        numbers = ", ".join(f"{n:.3g}" if isinstance(n, float) else str(n) for n in flat)
         more = ", ..." if value.numel() > 8 else ""
         return f"a tensor of shape {tuple(value.shape)}{kind}: {numbers}{more}"
     if isinstance(value, tuple | list):
@@ -110,13 +110,20 @@ def untouched(**given: Tensor) -> Iterator[None]:
             )
 
 
-def refuses(call: Callable, tried: str) -> None:
+def refuses(call: Callable, tried: str, clue: str = "") -> None:
     """Wants a ValueError."""
     try:
         got = call()
     except ValueError:
         return
-    raise Wrong(f"{tried}\ncame out: {show(got)}\nexpected: a ValueError that says why")
+    raise Wrong(f"{tried}\ncame out: {show(got)}\nexpected: a ValueError that says why\n{clue}".strip())
+
+
+def plain(got, tried: str) -> None:
+    """Wants a number, not the tensor that it stands in."""
+    if isinstance(got, Tensor):
+        clue = "A tensor keeps all that it was computed from; `.item()` gives the bare number."
+        raise Wrong(f"{tried}\ncame out: a tensor\nexpected: a number\n{clue}")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -126,34 +133,43 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 # --- Judging ---
 
 
-def load(noun: str, source: str, imports: str = "", file: str = "your cell") -> dict:
+def load(noun: str, source: str, imports: str = "", below: dict | None = None) -> dict:
     """The names of the chapter's module, those of the source in front of them."""
-    names = dict(vars(importlib.import_module(f"tinygpt_lib.{noun}")))
-    linecache.cache[file] = len(source), None, source.splitlines(True), file
+    module = importlib.import_module(f"tinygpt_lib.{noun}")
+    names = {**(below or {}), **vars(module)}
+    linecache.cache[FILE] = len(source), None, source.splitlines(True), FILE
     exec(imports, names)
-    exec(compile(source, file, "exec"), names)
+    exec(compile(source, FILE, "exec"), names)
     return names
 
 
-def judge(noun: str, name: str, names: dict, file: str = "your cell") -> str:
+def trial(noun: str, name: str, *given) -> str:
+    """What is wrong with a hole of that source; nothing if it is right."""
+    try:
+        return judge(noun, name, load(noun, *given))
+    except BaseException as error:  # `exit()` too
+        return explain(error)
+
+
+def judge(noun: str, name: str, names: dict) -> str:
     """What is wrong with a hole; nothing if it is right."""
     checks = importlib.import_module(f"course.checks.{noun}")
     torch.manual_seed(0)
     try:
         getattr(checks, name.replace(".", "_"))(SimpleNamespace(**names))
-    except Wrong as wrong:
-        return str(wrong)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return explain(error, file)
+        return explain(error)
     return ""
 
 
-def explain(error: BaseException, file: str = "your cell") -> str:
-    """An error in the reader's code, and where."""
+def explain(error: BaseException) -> str:
+    """What a check says, or an error in the reader's code, and where."""
+    if isinstance(error, Wrong):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     frames = traceback.extract_tb(error.__traceback__)
-    where = [frame for frame in frames if frame.filename == file]
+    where = [frame for frame in frames if frame.filename == FILE]
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     if where:
         return f"Your code stops at `{where[-1].line}`\n{text}"
@@ -164,17 +180,27 @@ def explain(error: BaseException, file: str = "your cell") -> str:
 
 
 def serve() -> None:
-    """Judges the jobs that come in, a line each; what code prints goes elsewhere."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Judges the jobs that come in, a line each; what code prints goes elsewhere.
+
+    Ends with 1 if one computes for longer than it may, or waits for ten times as long.
+    """
+    answers, ends = os.fdopen(os.dup(1), "w", encoding="utf-8"), math.inf
     os.dup2(2, 1)
+
+    def watch() -> None:
+        while time.process_time() < ends:
+            time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
-    print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        noun, name, source, imports = json.loads(line)
-        try:
-            message = judge(noun, name, load(noun, source, imports))
-        except BaseException as error:  # `exit()` too
-            message = explain(error)
+        limit, job = json.loads(line)
+        ends = time.process_time() + limit
+        faulthandler.dump_traceback_later(10 * limit, exit=True)
+        message = trial(*job)
+        faulthandler.cancel_dump_traceback_later()
+        ends = math.inf
         print(json.dumps(message), file=answers, flush=True)
 
 
@@ -183,72 +209,75 @@ def serve() -> None:
 
 def begin(name: str) -> Callable[..., None]:
     """Says whose the earlier chapters are; returns what checks this one's holes."""
+    from tools import learn
+
+    lessons, folder = learn.read_lessons(), learn.ROOT / "learn"
     if importlib.util.find_spec("mygpt") is None:
-        subprocess.run(
-            [sys.executable, ROOT / "tools/learn.py", "--library"], check=True
-        )
+        learn.write_library(lessons, folder, learn.read_state(folder))
         importlib.invalidate_caches()
     from mygpt import BORROWED
 
-    earlier = {noun: of for noun, of in BORROWED.items() if of and number(noun) < name}
-    if earlier:
-        print("Still the course's, of the chapters before: ", end="")
-        print("; ".join(f"{noun}: {', '.join(of)}" for noun, of in earlier.items()))
-    elif name[:2] > "01":
+    before = [each.noun for each in lessons if each.name < name]
+    if earlier := {noun: BORROWED[noun] for noun in before if BORROWED.get(noun)}:
+        print(f"Still the course's, of the chapters before: {listed(earlier)}")
+    elif before:
         print("All of the chapters before is yours.")
     shell = inspect.currentframe().f_back.f_globals
+    lesson = next(each for each in lessons if each.name == name)
+
+    def judge_here(lesson, hole: str, source: str) -> str:
+        imports = learn.imports_for(source, lesson)
+        return trial(lesson.noun, hole, source, imports, shell)
+
+    def written(hole: str) -> str:
+        """The last cell with this hole in it: of those that were run, or of the script."""
+        cells = shell.get("In") or learn.read_cells(shell["__file__"])
+        for source in reversed(cells):
+            try:
+                if hole in learn.spans(source):
+                    return learn.defined(source)
+            except SyntaxError:  # a magic
+                continue
+        return ""
 
     def check(*holes: str) -> None:
-        for hole in holes:
-            check_here(name[3:], hole, shell)
+        """As `make check` does; the course's code stands in for what is open."""
+        task = next(task for task, hole in lesson.holes if hole == holes[0])
+        mine = "\n\n".join(dict.fromkeys(map(written, holes))).strip() or task.skeleton
+        given = mine.replace("mygpt.", "tinygpt_lib.")
+        verdicts, _ = learn.judge_task(judge_here, lesson, task, given)
+        left = [hole for hole in holes if verdicts[hole].state == "open"]
+        stands_in = "" if task.exercise else ": the course's stands in for it"
+        for hole, verdict in verdicts.items():
+            aside = stands_in if hole in left else ""
+            message = f"\n{verdict.message}\n" if verdict.message else ""
+            print(f"{hole} is {verdict.state}{aside}.{message}")
+        if left and not task.exercise:
+            exec(learn.compose(mine, task, left), shell)
 
     return check
 
 
-def bare(names: dict, owner: str, module: str) -> type | None:
-    """The class as its cell has it, beneath what has been wrapped around it."""
-    found = getattr(names.get(owner), "__mro__", ())
-    return next((each for each in found if each.__module__ == module), None)
-
-
-def number(noun: str) -> str:
-    return next((ROOT / "notebooks/text").glob(f"[0-9][0-9]_{noun}.py")).stem
-
-
-def check_here(noun: str, hole: str, shell: dict) -> None:
-    """Judges what a notebook holds; the course's code stands in for an open hole."""
-    module = importlib.import_module(f"tinygpt_lib.{noun}")
-    ours, (owner, _, last) = vars(module), hole.rpartition(".")
-    place = bare(shell, owner, "__main__") if owner else shell
-    try:
-        mine = vars(place)[last] if owner else shell[last]
-        mine = getattr(mine, "__func__", getattr(mine, "fget", None) or mine)
-        mine = inspect.unwrap(mine)  # from a decorator such as `torch.no_grad`
-        is_open = DOTS.search(inspect.getsource(mine))
-    except (KeyError, TypeError, OSError):
-        is_open = True
-    if not is_open:
-        file = mine.__code__.co_filename
-        names = {**ours, **{name: shell[name] for name in ours if name in shell}}
-        names |= {hole.split(".")[0]: shell[hole.split(".")[0]]}
-        message = judge(noun, hole, names, file)
-        print(f"{hole} is wrong.\n{message}\n" if message else f"{hole} is right.")
-    elif owner and place and owner in ours:
-        setattr(place, last, vars(bare(ours, owner, module.__name__))[last])
-        print(f"{hole} is open: the course's stands in for it.")
-    elif hole in ours:
-        shell[hole] = ours[hole]
-        print(f"{hole} is open: the course's stands in for it.")
-    else:
-        print(f"{hole} is open.")
+def listed(borrowed: dict[str, list[str]]) -> str:
+    return "; ".join(f"{noun}: {', '.join(of)}" for noun, of in borrowed.items())
 
 
 def trained(name, model_config, train_config, train_ids, val_ids, tokenizer, seed=0):
-    """The reader's GPT, trained by the reader's code, or as that has trained before."""
+    """The reader's GPT, trained by the reader's code, or as that has trained before.
+
+    That code is learn/mygpt as `make check` wrote it last: it is imported anew.
+    """
+    for loaded in [n for n in sys.modules if n.split(".")[0] == "mygpt"]:
+        del sys.modules[loaded]
+    importlib.invalidate_caches()
+    from mygpt import BORROWED
     from mygpt.gpt import GPT
     from mygpt.training import History
     from mygpt.training import train_simply as train
 
+    theirs = {noun: of for noun, of in BORROWED.items() if of and noun != "generation"}
+    print("Trained by learn/mygpt, as `make check` wrote it last", end=": ")
+    print("the course's in it are " + listed(theirs) if theirs else "all of it is yours")
     library = Path(sys.modules["mygpt"].__file__).parent
     digest = hashlib.sha256(f"{model_config} {train_config} {seed}".encode())
     digest.update(train_ids.numpy().tobytes())
@@ -282,12 +311,14 @@ def graduate(steps: int = 0) -> None:
     tokenizer = CharTokenizer.from_text(text)
     train_ids, val_ids = split(tokenizer.encode(text))
     shape, plan = cpu_preset(tokenizer.vocab_size)
-    plan = replace(plan, steps=steps) if steps else plan
+    length = 400
+    if steps:  # only to see that it works
+        plan, val_ids, length = replace(plan, steps=steps), val_ids[:5_001], 40
     given = train_ids, val_ids, tokenizer
     model, history = trained("cpu", shape, plan, *given)
     done, loss = history.evaluations[-1]
     print(f"{model.n_parameters():,} parameters, {done} steps: {loss:.3f} nats\n")
     generator = torch.Generator().manual_seed(0)
     start = tokenizer.encode(PROMPT)[None]
-    out = generate(model, start, 400, temperature=0.7, generator=generator)
+    out = generate(model, start, length, temperature=0.7, generator=generator)
     print(tokenizer.decode(out[0]))

@@ -4,15 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course.checks import Wrong, expect, normal, untouched
+from course.checks import Wrong, expect, normal, plain, untouched
 
 
 def parameters_of(seed=0):
     """Two parameters with gradients, and one that has none."""
-    parameters = [
-        nn.Parameter(normal(3, 2, seed=seed)),
-        nn.Parameter(normal(4, seed=1)),
-    ]
+    parameters = [nn.Parameter(normal(3, 2, seed=seed)), nn.Parameter(normal(4, seed=1))]
     for p in parameters:
         p.grad = torch.ones_like(p) * 0.5
     return [*parameters, nn.Parameter(torch.ones(2))]
@@ -41,14 +38,10 @@ def SGD_step(my):
         start[0] - 0.05,
         "A step at rate 0.1, gradients 0.5. The first parameter:",
         {
-            "It stays where it was: the model holds this very tensor, so change it in place.": start[
-                0
-            ],
+            "It stays where it was: the model holds this very tensor, so change it in place.": start[0],
             "It goes uphill: against the gradient is down.": start[0] + 0.05,
             "The learning rate is left out.": start[0] - 0.5,
-            "The first velocity is the first gradient; nothing has faded yet.": (
-                start[0] - 0.025
-            ),
+            "The first velocity is the first gradient; nothing has faded yet.": (start[0] - 0.025),
         },
     )
     expect(still.detach(), start[2], "And a parameter without a gradient:")
@@ -62,12 +55,8 @@ def SGD_step(my):
         start[0] - 0.05 - 0.0125,
         "Then a step at rate 0.01, gradients 1, momentum 0.5. Both together:",
         {
-            "The first step is forgotten: the old velocity counts by `momentum`.": start[
-                0
-            ]
-            - 0.06,
-            "The velocity doesn't fade: it is multiplied by `momentum`.": start[0]
-            - 0.065,
+            "The first step is forgotten: the old velocity counts by `momentum`.": start[0] - 0.06,
+            "The velocity doesn't fade: it is multiplied by `momentum`.": start[0] - 0.065,
             "The old velocity is still at the old rate: keep slopes, and apply the rate in the move.": (
                 start[0] - 0.05 - 0.035
             ),
@@ -102,9 +91,7 @@ def training_step(my):
     moved = F.cross_entropy((start - 0.1 * slope)[ids].flatten(0, 1), targets.flatten())
     tried = "A batch (3, 4), a table of 5 logits a row, SGD at rate 0.1."
     nothing_moved = "Nothing moved: is `optimizer.step()` called?"
-    no_gradient = (
-        "There was no gradient at the step: `zero_grad` must come before `backward`."
-    )
+    no_gradient = "There was no gradient at the step: `zero_grad` must come before `backward`."
     expect(
         model.table.detach(),
         start - 0.1 * slope,
@@ -118,7 +105,7 @@ def training_step(my):
         },
     )
     expect(
-        got.item() if isinstance(got, torch.Tensor) else got,
+        got,
         loss.item(),
         f"{tried} The loss that is returned:",
         {
@@ -126,11 +113,7 @@ def training_step(my):
             "That is the sum over all tokens: take the mean.": loss.item() * 12,
         },
     )
-    if isinstance(got, torch.Tensor):
-        raise Wrong(
-            "The loss that is returned.\ncame out: a tensor\nexpected: a number\n"
-            "A tensor keeps all that it was computed from; `.item()` gives the bare number."
-        )
+    plain(got, "The loss that is returned.")
 
 
 def evaluate(my):
@@ -150,9 +133,7 @@ def evaluate(my):
                     (every[:8].mean().item() + every[8:].mean().item()) / 2,
                 ],
                 "That is the sum: divide by the number of tokens.": every.sum().item(),
-                "Twelve tokens hold eleven predictions: divide by those.": want
-                * 11
-                / 12,
+                "Twelve tokens hold eleven predictions: divide by those.": want * 11 / 12,
                 "A mean of each batch is added up: use reduction='sum'.": [
                     pieces_mean / 11
                     for pieces_mean in (
@@ -184,14 +165,10 @@ def gradient(my):
             logits.grad,
             f"Random logits ({n}, 7), against torch's backward.",
             {
-                "The loss is a mean over the rows: each has an N-th of the slope.": logits.grad
-                * n,
+                "The loss is a mean over the rows: each has an N-th of the slope.": logits.grad * n,
                 "That is what was predicted: take away what came.": [p, p / n],
                 "The other way round: predicted minus came.": -logits.grad,
-                "The softmax goes over each row.": (
-                    bare.softmax(0) - F.one_hot(targets, 7)
-                )
-                / n,
+                "The softmax goes over each row.": (bare.softmax(0) - F.one_hot(targets, 7)) / n,
             },
         )
 
@@ -210,17 +187,13 @@ def gradient_lengths(my):
         tables.append(reference.table.norm().item())
     ours = torch.optim.SGD(model.parameters(), lr=2.0)
     got = my.gradient_lengths(model, ours, iter(batches))
-    got = [float(each) for each in got] if isinstance(got, list) else got
     expect(
         got,
         want,
         "Four batches for a table (5, 5), SGD at rate 2.",
         {
             "That is the length of the table, not of its gradient.": [tables],
-            "The length is the root of the sum of the squares.": [
-                [length**2 for length in want],
-                largest,
-            ],
+            "The length is the root of the sum of the squares.": [[length**2 for length in want], largest],
         },
     )
     expect(model.table.detach(), reference.table.detach(), "The table afterwards:")
@@ -229,10 +202,7 @@ def gradient_lengths(my):
 def occurring(my):
     for text in ("abab", "hello", "aaaa", "to be or not to be"):
         for k in (1, 2, 3):
-            found, V = (
-                {text[i : i + k] for i in range(len(text) - k + 1)},
-                len(set(text)),
-            )
+            found, V = ({text[i : i + k] for i in range(len(text) - k + 1)}, len(set(text)))
             expect(
                 my.occurring(text, k),
                 len(found) / V**k,

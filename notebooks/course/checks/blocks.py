@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from course.checks import Wrong, expect, normal, untouched
+from tinygpt_lib import blocks as _ours
 
 
 def shaken(module):
@@ -43,10 +44,7 @@ def layer_norm(my):
     for x in (3 + 5 * normal(2, 4, 6), 0.01 * normal(5, 6)):
         with untouched(x=x, weight=weight, bias=bias):
             got = my.layer_norm(x, weight, bias)
-        mean, variance = (
-            x.mean(-1, keepdim=True),
-            x.var(-1, unbiased=False, keepdim=True),
-        )
+        mean, variance = (x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True))
         unscaled = (x - mean) / (variance + 1e-5).sqrt()
         want = F.layer_norm(x, (6,), weight, bias)
         expect(
@@ -57,8 +55,7 @@ def layer_norm(my):
                 "The variance is divided by C - 1: the mean of the squares divides by C.": (
                     (x - mean) / (x.var(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
                 ),
-                "The mean is not taken away.": x / (variance + 1e-5).sqrt() * weight
-                + bias,
+                "The mean is not taken away.": x / (variance + 1e-5).sqrt() * weight + bias,
                 "Mean and variance are taken over something else than each token's own numbers.": [
                     (x - x.mean(d, keepdim=True))
                     / (x.var(d, unbiased=False, keepdim=True) + 1e-5).sqrt()
@@ -72,16 +69,11 @@ def layer_norm(my):
                 "Weight and bias are left out.": unscaled,
                 "The bias is left out.": unscaled * weight,
                 "The weight is left out.": unscaled + bias,
-                "First the weight, then the bias, which is not scaled.": (
-                    unscaled + bias
-                )
-                * weight,
+                "First the weight, then the bias, which is not scaled.": (unscaled + bias) * weight,
                 "eps is missing: it keeps the variance above zero.": (
                     (x - mean) / variance.sqrt() * weight + bias
                 ),
-                "eps belongs inside the root.": (
-                    (x - mean) / (variance.sqrt() + 1e-5) * weight + bias
-                ),
+                "eps belongs inside the root.": ((x - mean) / (variance.sqrt() + 1e-5) * weight + bias),
             },
             atol=1e-4,
         )
@@ -93,11 +85,7 @@ def layer_norm(my):
         {"A division by zero: eps keeps the variance above it.": True},
     )
     x = normal(3, 6)
-    expect(
-        my.layer_norm(x, weight, None),
-        F.layer_norm(x, (6,), weight),
-        "No bias, that is, bias=None.",
-    )
+    expect(my.layer_norm(x, weight, None), F.layer_norm(x, (6,), weight), "No bias, that is, bias=None.")
 
 
 def LayerNorm_forward(my):
@@ -129,8 +117,7 @@ def Dropout_forward(my):
         expect(got, x, tried)
     dropped = (got == 0).float().mean().item()
     clues = {
-        "Those are the ones to keep: drop with probability p.": abs(dropped - 0.75)
-        < 0.01,
+        "Those are the ones to keep: drop with probability p.": abs(dropped - 0.75) < 0.01,
         "Nothing is dropped.": dropped == 0,
     }
     expect(dropped, 0.25, f"{tried} The share of zeros:", clues, atol=0.01)
@@ -141,10 +128,7 @@ def Dropout_forward(my):
         x[kept] / 0.75,
         f"{tried} What was kept:",
         {
-            "What is kept must be scaled up by 1 / (1 - p), so that the mean stays.": abs(
-                ratio - 1
-            )
-            < 1e-3,
+            "What is kept must be scaled up by 1 / (1 - p), so that the mean stays.": abs(ratio - 1) < 1e-3,
             "It is scaled down: divide by 1 - p.": abs(ratio - 0.75) < 1e-3,
             "Divide by 1 - p, the share that stays, not by p.": abs(ratio - 4) < 1e-3,
         },
@@ -155,21 +139,14 @@ def Dropout_forward(my):
             f"{tried}\ncame out: whole rows or columns are dropped together\nexpected: each number by itself"
         )
     if torch.equal(dropout(x) != 0, kept):
-        raise Wrong(
-            f"{tried} Twice.\ncame out: the same ones were dropped\nexpected: others each time"
-        )
+        raise Wrong(f"{tried} Twice.\ncame out: the same ones were dropped\nexpected: others each time")
     expect(dropout.eval()(x), x, "The same in evaluation: nothing is dropped.")
     expect(my.Dropout(0.0)(x), x, "p = 0, in training.")
 
 
 def Block_forward(my):
     block, x = shaken(my.Block(8, 2)), normal(2, 5, 8)
-    a, f, an, fn = (
-        block.attention,
-        block.feed_forward,
-        block.attention_norm,
-        block.feed_forward_norm,
-    )
+    a, f, an, fn = (block.attention, block.feed_forward, block.attention_norm, block.feed_forward_norm)
     with torch.no_grad(), untouched(x=x):
         got = block(x)
         middle = x + a(an(x))
@@ -184,18 +161,13 @@ def Block_forward(my):
                     a(an(x)) + f(fn(a(an(x)))),
                 ],
                 "The norms are left out.": x + a(x) + f(x + a(x)),
-                "Feed-forward reads the stream as it was before the attention.": x
-                + a(an(x))
-                + f(fn(x)),
+                "Feed-forward reads the stream as it was before the attention.": x + a(an(x)) + f(fn(x)),
                 "That is post-norm: the norm belongs where a part reads, not around the stream.": (
                     fn(an(x + a(x)) + f(an(x + a(x))))
                 ),
-                "First communication, then computation.": x
-                + f(fn(x))
-                + a(an(x + f(fn(x)))),
+                "First communication, then computation.": x + f(fn(x)) + a(an(x + f(fn(x)))),
                 "Each part has its own norm.": x + a(an(x)) + f(an(middle)),
-                "Feed-forward adds to its normed input, not to the stream.": fn(middle)
-                + f(fn(middle)),
+                "Feed-forward adds to its normed input, not to the stream.": fn(middle) + f(fn(middle)),
             },
             atol=1e-4,
         )
@@ -237,21 +209,14 @@ def either(my):
                 torch.tensor([0.0, 1, 1, 1]),
                 torch.tensor([0.0, 1, 1, 2]),
             ],
-            "That is one of the two detectors.": [
-                torch.tensor([0.0, 1, 0, 0]),
-                torch.tensor([0.0, 0, 1, 0]),
-            ],
-            "That fires for both alone: it is chapter 05's `t and h`.": torch.tensor(
-                [0.0, 0, 0, 1]
-            ),
+            "That is one of the two detectors.": [torch.tensor([0.0, 1, 0, 0]), torch.tensor([0.0, 0, 1, 0])],
+            "That fires for both alone: it is chapter 05's `t and h`.": torch.tensor([0.0, 0, 0, 1]),
         },
     )
 
 
 def quiet(my):
-    from tinygpt_lib.blocks import Block
-
-    block, x = shaken(Block(16, 2)), normal(2, 6, 16)
+    block, x = shaken(_ours.Block(16, 2)), normal(2, 6, 16)
     before = {name: p.detach().clone() for name, p in block.named_parameters()}
     got = my.quiet(block)
     expect(
@@ -265,34 +230,23 @@ def quiet(my):
         len(changed),
         4,
         "How many parameters were changed.",
-        {
-            "Fewer are enough: which one is the last before the stream?": len(changed)
-            > 4
-        },
+        {"Fewer are enough: which one is the last before the stream?": len(changed) > 4},
     )
     block(x).pow(2).sum().backward()
-    moves = {
-        n
-        for n, p in block.named_parameters()
-        if p.grad is not None and p.grad.abs().max() > 0
-    }
+    moves = {n for n, p in block.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     expect(
         set(got) if isinstance(got, list | tuple) else got,
         moves,
         "The names of the parameters with a slope.",
         {
-            "Those in front get none: their slope passes through a matrix of zeros.": isinstance(
-                got, set
-            )
+            "Those in front get none: their slope passes through a matrix of zeros.": isinstance(got, set)
             and got > moves
         },
     )
 
 
 def contribution(my):
-    from tinygpt_lib.blocks import Block
-
-    block, x = shaken(Block(16, 2)), normal(2, 6, 16)
+    block, x = shaken(_ours.Block(16, 2)), normal(2, 6, 16)
     with torch.no_grad(), untouched(x=x):
         want = block.attention(block.attention_norm(x))
         for scale in (1, 10):
@@ -301,14 +255,10 @@ def contribution(my):
                 block.attention(block.attention_norm(scale * x)),
                 f"A block with random weights, a stream (2, 6, 16) times {scale}.",
                 {
-                    "Attention reads the stream through its norm.": block.attention(
-                        scale * x
-                    ),
+                    "Attention reads the stream through its norm.": block.attention(scale * x),
                     "Only what is added, without the stream.": scale * x + want,
                     "That is what the whole block adds.": block(scale * x) - scale * x,
-                    "Attention has a norm of its own.": block.attention(
-                        block.feed_forward_norm(scale * x)
-                    ),
+                    "Attention has a norm of its own.": block.attention(block.feed_forward_norm(scale * x)),
                 },
                 atol=1e-4,
             )

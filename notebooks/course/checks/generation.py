@@ -34,14 +34,8 @@ def pick(my):
         "top_p=0.75": ({"top_p": 0.75}, SHARES * torch.tensor([0, 1, 0, 1, 1])),
         "top_p=0.3": ({"top_p": 0.3}, SHARES * torch.tensor([0, 1, 0, 0, 0])),
         "top_p=1": ({"top_p": 1.0}, SHARES),
-        "top_k=2, top_p=0.75": (
-            {"top_k": 2, "top_p": 0.75},
-            SHARES * torch.tensor([0, 1, 0, 1, 0]),
-        ),
-        "top_k=4, top_p=0.6": (
-            {"top_k": 4, "top_p": 0.6},
-            SHARES * torch.tensor([0, 1, 0, 1, 0]),
-        ),
+        "top_k=2, top_p=0.75": ({"top_k": 2, "top_p": 0.75}, SHARES * torch.tensor([0, 1, 0, 1, 0])),
+        "top_k=4, top_p=0.6": ({"top_k": 4, "top_p": 0.6}, SHARES * torch.tensor([0, 1, 0, 1, 0])),
         "temperature 2, top_k=3": (
             {"temperature": 2.0, "top_k": 3},
             (SHARES * torch.tensor([0, 1, 0, 1, 1])) ** 0.5,
@@ -53,12 +47,7 @@ def pick(my):
             got = my.pick(many, generator=generator, **how)
         shape = tuple(getattr(got, "shape", ()))
         tried = f"4,000 rows with the probabilities 0.1, 0.5, 0.05, 0.2, 0.15; {name}."
-        expect(
-            shape,
-            (n, 1),
-            f"{tried} The shape:",
-            {"One token for each row, as a column.": shape == (n,)},
-        )
+        expect(shape, (n, 1), f"{tried} The shape:", {"One token for each row, as a column.": shape == (n,)})
         measured = torch.bincount(got.flatten(), minlength=5) / n
         want = want / want.sum()
         ordered = SHARES.sort(descending=True).values
@@ -70,15 +59,11 @@ def pick(my):
             want,
             f"{tried} The shares of what was picked:",
             {
-                "Nothing is cut off.": (
-                    "top" in name and near(measured, cut(how, None, None))
-                ),
+                "Nothing is cut off.": ("top" in name and near(measured, cut(how, None, None))),
                 "The temperature divides the logits; it does not multiply them.": (
                     near(measured, SHARES ** how.get("temperature", 1.0))
                 ),
-                "The temperature is left out.": near(
-                    measured, cut({}, how.get("top_k"), how.get("top_p"))
-                ),
+                "The temperature is left out.": near(measured, cut({}, how.get("top_k"), how.get("top_p"))),
                 "The likeliest must stay, even if it reaches top_p alone: what counts is what stands before a token.": top_p
                 == 0.3,
                 "The token that crosses top_p belongs to the kept ones: only those behind it go.": (
@@ -94,17 +79,11 @@ def pick(my):
         )
     best = my.pick(normal(6, 5), temperature=0)
     expect(
-        best,
-        normal(6, 5).argmax(-1, keepdim=True),
-        "Temperature 0: the likeliest of each row, as a column.",
+        best, normal(6, 5).argmax(-1, keepdim=True), "Temperature 0: the likeliest of each row, as a column."
     )
     rows = torch.stack([logits, logits.flip(0)])
-    expect(
-        my.pick(rows, top_k=1), torch.tensor([[1], [3]]), "Two different rows, top_k=1."
-    )
-    again = [
-        my.pick(many[:50], generator=torch.Generator().manual_seed(7)) for _ in "ab"
-    ]
+    expect(my.pick(rows, top_k=1), torch.tensor([[1], [3]]), "Two different rows, top_k=1.")
+    again = [my.pick(many[:50], generator=torch.Generator().manual_seed(7)) for _ in "ab"]
     expect(again[0], again[1], "The same generator, twice.")
 
 
@@ -134,17 +113,11 @@ def KVCache_join(my):
             got = cache.join(i, sign * k, sign * v)
             got = list(got) if isinstance(got, tuple | list | torch.Tensor) else got
             clues = {
-                "Only the new ones came back: all that are there are needed.": [[k, v]]
-                if start
-                else [],
+                "Only the new ones came back: all that are there are needed.": [[k, v]] if start else [],
                 "The whole room came back: `narrow` it to what is filled.": (
                     isinstance(got, list) and len(got) == 2 and got[0].shape[2] == 8
                 ),
-                "Keys and values have changed places.": [
-                    [vs[:, :, :end], ks[:, :, :end]]
-                ]
-                if i == 0
-                else [],
+                "Keys and values have changed places.": [[vs[:, :, :end], ks[:, :, :end]]] if i == 0 else [],
                 "The old ones are overwritten: the new ones belong behind them, from self.length on.": (
                     isinstance(got, list)
                     and start > 0
@@ -165,10 +138,7 @@ def KVCache_join(my):
 
 
 def KVCache_read(my):
-    model, ids = (
-        small(),
-        torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]]),
-    )
+    model, ids = (small(), torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]]))
     cache = my.KVCache(model)
     with torch.no_grad():
         whole = model(ids)
@@ -183,10 +153,7 @@ def KVCache_read(my):
                 whole[:, T - 1],
                 f"The first {T} tokens are read, after the pieces before; against the whole model.",
                 {
-                    "Logits of the last token alone: (B, V).": [
-                        whole[:, :T],
-                        whole[:, T - 1 : T],
-                    ],
+                    "Logits of the last token alone: (B, V).": [whole[:, :T], whole[:, T - 1 : T]],
                     "That is the first token's.": whole[:, 0],
                     "The blocks are left out.": shallow[:, T - 1],
                     "The new tokens look only at themselves, at their right places: is `join` asked for the old keys?": alone,
@@ -208,9 +175,7 @@ def KVCache_read(my):
         counted,
         [3, 1, 2],
         "How many tokens each call computes, for 3, 4 and 6 in all.",
-        {
-            "Only what was not read before is computed: that is what the cache is for.": True
-        },
+        {"Only what was not read before is computed: that is what the cache is for.": True},
     )
 
 
@@ -226,9 +191,7 @@ def generate(my):
     with torch.no_grad(), untouched(ids=prompt):
         ids = prompt
         for _ in range(12):
-            ids = torch.cat(
-                [ids, model(ids[:, -8:])[:, -1].argmax(-1, keepdim=True)], dim=1
-            )
+            ids = torch.cat([ids, model(ids[:, -8:])[:, -1].argmax(-1, keepdim=True)], dim=1)
         for cache in (None, Counting):
             got = my.generate(model, prompt, 12, temperature=0, cache=cache)
             how = "without a cache" if cache is None else "with one"
@@ -255,17 +218,13 @@ def generate(my):
         )
         for how in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.4}):
             dice = [torch.Generator().manual_seed(5) for _ in "ab"]
-            want = _ours.generate(
-                model, prompt, 12, cache=None, generator=dice[0], **how
-            )
+            want = _ours.generate(model, prompt, 12, cache=None, generator=dice[0], **how)
             got = my.generate(model, prompt, 12, cache=None, generator=dice[1], **how)
             expect(
                 got,
                 want,
                 f"{how}, with a generator.",
-                {
-                    "Are temperature, top_k, top_p and the generator all handed to `pick`?": True
-                },
+                {"Are temperature, top_k, top_p and the generator all handed to `pick`?": True},
             )
         expect(my.generate(model, prompt, 0), prompt, "No new token at all.")
     noisy = small(dropout=0.5).train()
@@ -289,7 +248,7 @@ def own_cost(my):
             with untouched(logits=logits):
                 got = my.own_cost(logits, T)
             expect(
-                float(got) if isinstance(got, torch.Tensor) else got,
+                got,
                 -(drawn * told).sum().item(),
                 f"{len(logits)} logits, temperature {T}.",
                 {
@@ -298,9 +257,7 @@ def own_cost(my):
                     )
                     .sum()
                     .item(),
-                    "It is drawn at the temperature, and only judged at 1.": -(
-                        told.exp() * told
-                    )
+                    "It is drawn at the temperature, and only judged at 1.": -(told.exp() * told)
                     .sum()
                     .item(),
                     "Drawn at 1 and judged at the temperature: it is the other way round.": -(
@@ -308,22 +265,14 @@ def own_cost(my):
                     )
                     .sum()
                     .item(),
-                    "A cost is positive: minus the logarithm.": (drawn * told)
-                    .sum()
-                    .item(),
+                    "A cost is positive: minus the logarithm.": (drawn * told).sum().item(),
                     "A mean by how often each is drawn, not over all tokens alike.": -told.mean().item(),
                 },
             )
 
 
 def min_p(my):
-    both = torch.tensor(
-        [
-            [0.1, 0.5, 0.05, 0.2, 0.15],
-            [0.2, 0.2, 0.2, 0.2, 0.2],
-            [0.9, 0.1, 0.0, 0.0, 0.0],
-        ]
-    )
+    both = torch.tensor([[0.1, 0.5, 0.05, 0.2, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2], [0.9, 0.1, 0.0, 0.0, 0.0]])
     for m in (0.22, 0.4, 0.0, 1.0):
         enough = both * (both >= m * both.amax(-1, keepdim=True))
         with untouched(probabilities=both):
@@ -334,20 +283,12 @@ def min_p(my):
             f"Three rows, m = {m}.",
             {
                 "What is left must sum to one again.": enough,
-                "m is a share of the likeliest one's probability, not a probability.": (
-                    both * (both >= m)
-                )
+                "m is a share of the likeliest one's probability, not a probability.": (both * (both >= m))
                 / (both * (both >= m)).sum(-1, keepdim=True),
-                "The likeliest of each row counts, not of all.": (
-                    both * (both >= m * 0.9)
-                )
+                "The likeliest of each row counts, not of all.": (both * (both >= m * 0.9))
                 / (both * (both >= m * 0.9)).sum(-1, keepdim=True),
-                "`At least` m times: equal is enough.": (
-                    both * (both > m * both.amax(-1, keepdim=True))
-                )
-                / (both * (both > m * both.amax(-1, keepdim=True))).sum(
-                    -1, keepdim=True
-                ),
+                "`At least` m times: equal is enough.": (both * (both > m * both.amax(-1, keepdim=True)))
+                / (both * (both > m * both.amax(-1, keepdim=True))).sum(-1, keepdim=True),
                 "The largest are cut off, not the smallest.": (
                     (both - enough) / (both - enough).sum(-1, keepdim=True)
                 ),

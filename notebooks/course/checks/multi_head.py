@@ -22,14 +22,11 @@ def fused_attention(my):
             f"{n} queries, 6 keys, against chapter 03's `attention`.",
             {
                 "A single query, the newest token's, may see every key.": (
-                    n == 1
-                    and F.scaled_dot_product_attention(last, k, v, is_causal=True)
+                    n == 1 and F.scaled_dot_product_attention(last, k, v, is_causal=True)
                 ),
-                "The future leaks: with several queries a mask is needed.": n > 1
-                and free,
+                "The future leaks: with several queries a mask is needed.": n > 1 and free,
                 "With fewer queries than keys the triangle starts further right: by Tk - Tq.": (
-                    1 < n < 6
-                    and F.scaled_dot_product_attention(last, k, v, attn_mask=first)
+                    1 < n < 6 and F.scaled_dot_product_attention(last, k, v, attn_mask=first)
                 ),
             },
         )
@@ -47,11 +44,7 @@ def layer_of(my, bias=True):
 def pieces(layer, x):
     """Queries, keys and values of each head, by slices of the big matrix."""
     weight, bias = layer.to_qkv.weight.detach(), layer.to_qkv.bias.detach()
-    rows = [
-        range(12 * kind + 4 * h, 12 * kind + 4 * h + 4)
-        for kind in range(3)
-        for h in range(3)
-    ]
+    rows = [range(12 * kind + 4 * h, 12 * kind + 4 * h + 4) for kind in range(3) for h in range(3)]
     made = [x @ weight[list(r)].T + bias[list(r)] for r in rows]
     return [torch.stack(made[3 * kind : 3 * kind + 3], dim=1) for kind in range(3)]
 
@@ -183,9 +176,7 @@ def by_hand(my):
                 "The two halves have changed places: first its own letter.": (
                     torch.cat([letters[:-1], letters[1:]], dim=1)
                 ),
-                "Both heads look at the token itself.": torch.cat(
-                    [letters[1:], letters[1:]], dim=1
-                ),
+                "Both heads look at the token itself.": torch.cat([letters[1:], letters[1:]], dim=1),
                 "The turn goes the wrong way, into the future, where nobody may look.": (
                     same_halves(y[1:], letters[1:])
                 ),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from course.checks import Wrong, expect, normal, refuses, untouched
+from tinygpt_lib import single_head as _ours
 
 
 def attention_weights(my):
@@ -34,12 +35,8 @@ def attention_weights(my):
         want,
         "Random queries and keys of shape (2, 5, 16).",
         {
-            "The scores are not divided: by the square root of D, the width of a query.": (
-                raw.softmax(-1)
-            ),
-            "The scores are divided by D, not by its square root.": (raw / 16).softmax(
-                -1
-            ),
+            "The scores are not divided: by the square root of D, the width of a query.": (raw.softmax(-1)),
+            "The scores are divided by D, not by its square root.": (raw / 16).softmax(-1),
             "The square root is of something else than D, the last dimension.": [
                 (raw / math.sqrt(n)).softmax(-1) for n in (2, 5)
             ],
@@ -52,9 +49,7 @@ def attention_weights(my):
             "Queries and keys have changed places: a row belongs to a query.": (
                 scores.mT.masked_fill(future, -math.inf).softmax(-1)
             ),
-            "These are scores: the softmax is missing.": (
-                scores.masked_fill(future, -math.inf)
-            ),
+            "These are scores: the softmax is missing.": (scores.masked_fill(future, -math.inf)),
             "A row in which nobody may be looked at is not a number: a token may look at itself, too.": (
                 isinstance(got, torch.Tensor) and got.isnan().any().item()
             ),
@@ -66,9 +61,7 @@ def attention_weights(my):
         "Only the last two of five queries, for all five keys.",
         {
             "With fewer queries than keys the triangle starts further right: by Tk - Tq.": (
-                scores[:, -2:]
-                .masked_fill(torch.ones(2, 5, dtype=torch.bool).triu(1), -math.inf)
-                .softmax(-1)
+                scores[:, -2:].masked_fill(torch.ones(2, 5, dtype=torch.bool).triu(1), -math.inf).softmax(-1)
             )
         },
     )
@@ -103,7 +96,7 @@ def attention(my):
 def previous(my):
     for n in (2, 5, 9):
         q, k = my.previous(n)
-        got = attention_weights_of(q, k)
+        got = _ours.attention_weights(q, k)
         want = torch.eye(n).roll(1, dims=0).tril()
         want[0, 0] = 1.0
         expect(
@@ -111,27 +104,16 @@ def previous(my):
             want,
             f"previous({n}), and the weights that attention makes of it.",
             {
-                "Each token looks at itself: which key does its query have to meet?": torch.eye(
-                    n
-                ),
-                "Too much weight goes elsewhere: make the scores larger.": (
-                    got.shape == want.shape
-                    and torch.equal(got.argmax(1), want.argmax(1))
+                "Each token looks at itself: which key does its query have to meet?": torch.eye(n),
+                "Too much weight goes elsewhere: make the scores larger. They are divided by the square root of D, and with more tokens more of the others share in it.": (
+                    got.shape == want.shape and torch.equal(got.argmax(1), want.argmax(1))
                 ),
             },
             atol=0.01,
         )
 
 
-def attention_weights_of(q, k):
-    from tinygpt_lib.single_head import attention_weights
-
-    return attention_weights(q, k)
-
-
 def leaks(my):
-    from tinygpt_lib.single_head import attention
-
     def careless(shift):
         def attend(q, k, v):
             n = q.shape[-2]
@@ -142,12 +124,9 @@ def leaks(my):
 
     every = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     cases = {
-        "this chapter's attention": (attention, []),
+        "this chapter's attention": (_ours.attention, []),
         "attention without a mask": (careless(6), every),
-        "a mask that lies one place too far": (
-            careless(1),
-            [(i, i + 1) for i in range(5)],
-        ),
+        "a mask that lies one place too far": (careless(1), [(i, i + 1) for i in range(5)]),
         "one that adds up the values of all tokens": (
             lambda q, k, v: v.sum(-2, keepdim=True).expand(v.shape),
             every,

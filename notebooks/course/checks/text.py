@@ -62,9 +62,7 @@ def CharTokenizer_encode(my):
             },
         )
         if got.dtype != torch.int64:
-            raise Wrong(
-                f"came out: {got.dtype}\nexpected: torch.int64, for large vocabularies"
-            )
+            raise Wrong(f"came out: {got.dtype}\nexpected: torch.int64, for large vocabularies")
 
 
 def CharTokenizer_decode(my):
@@ -77,11 +75,7 @@ def CharTokenizer_decode(my):
                 "baxb",
                 f"The characters are x, a, b; decode({given!r}).",
                 {
-                    "Put nothing between the characters.": [
-                        "b a x b",
-                        "b,a,x,b",
-                        "b, a, x, b",
-                    ],
+                    "Put nothing between the characters.": ["b a x b", "b,a,x,b", "b, a, x, b"],
                     "The characters are there; glue them together.": [list("baxb")],
                     "The ids are in reverse.": "bxab",
                 },
@@ -101,9 +95,7 @@ def split(my):
             (first, rest),
             f"split of {len(given)} tokens with fraction {fraction}.",
             {
-                "The parts are in the wrong order: first what is learned from.": [
-                    (rest, first)
-                ],
+                "The parts are in the wrong order: first what is learned from.": [(rest, first)],
                 "A token is missing, or there twice: the parts must add up to the whole.": (
                     isinstance(got, tuple) and sum(map(len, got)) != len(given)
                 ),
@@ -132,11 +124,7 @@ def get_batch(my):
         steps,
         torch.full((64, 3), 10),
         f"{tried} Differences of neighbours in a window:",
-        {
-            "These are places in the text: look up what stands there.": torch.ones(
-                64, 3
-            ).long()
-        },
+        {"These are places in the text: look up what stands there.": torch.ones(64, 3).long()},
     )
     expect(
         y[:, :-1],
@@ -150,9 +138,7 @@ def get_batch(my):
         },
     )
     if len(x[:, 0].unique()) < 5:
-        raise Wrong(
-            f"{tried}\ncame out: all begin at {x[:, 0].unique().tolist()}\nexpected: random places"
-        )
+        raise Wrong(f"{tried}\ncame out: all begin at {x[:, 0].unique().tolist()}\nexpected: random places")
     every, _ = my.get_batch(torch.arange(5), 200, 3, draw(2))
     expect(
         every[:, 0].unique().tolist(),
@@ -188,12 +174,8 @@ def starts(my):
                 len(text) - T,
                 f'starts("{text}", {T})',
                 {
-                    "The last window needs a target, too: one more token.": len(text)
-                    - T
-                    + 1,
-                    "That is one too few: the last token of the text can be a target.": (
-                        len(text) - T - 1
-                    ),
+                    "The last window needs a target, too: one more token.": len(text) - T + 1,
+                    "That is one too few: the last token of the text can be a target.": (len(text) - T - 1),
                 },
             )
 
@@ -221,11 +203,7 @@ def LowerTokenizer_from_text(my):
         getattr(got, "characters", got),
         sorted(set("to be, or not")),
         'LowerTokenizer.from_text("To Be, or not").characters',
-        {
-            "There are capitals in it: lower the text first.": [
-                sorted(set("To Be, or not"))
-            ]
-        },
+        {"There are capitals in it: lower the text first.": [sorted(set("To Be, or not"))]},
     )
     expect(type(got), my.LowerTokenizer, "What kind of tokenizer that is:")
 
@@ -259,9 +237,7 @@ def bound(my):
                     sum(-log(own[c]) for c in new) / len(new)
                 ),
                 "That is the sum: divide by the length.": want * len(new),
-                "That is knowing nothing: some characters are more common than others.": (
-                    log(len(share))
-                ),
+                "That is knowing nothing: some characters are more common than others.": (log(len(share))),
                 "What has to be paid for is the second text.": (
                     sum(-log(share[c]) for c in past) / len(past)
                 ),

@@ -51,8 +51,10 @@ weights.round(decimals=2)
 # <!-- hints: previous
 # Give each token a place, as a vector with a single 1. What is the dot product of two of them?
 #
-# Let token t *be* place t + 1, in its key. What must it *ask for*, in its query? And how large must
-# a score be, next to zeros, for a weight of 0.99?
+# Let token t *be* place t + 1, in its key. What must it *ask for*, in its query?
+#
+# How large must a score be, next to n - 1 zeros, for a weight of 0.99? Remember that attention divides
+# it by the square root of D, and D grows with n if each token has a place of its own.
 # -->
 #
 # Token $t$ asks for place $t$, and is place $t + 1$. A head that copies the previous token is the first

@@ -93,7 +93,7 @@ for weight, slope in ((1.0, 3.0), (2.0, -0.5), (-1.0, 0.01)):
 #| exercise 3
 def forgetful(model, optimizer, batches):
     """The losses of a loop that never clears its gradients."""
-    #| hole
+    #| hole: one step for each (inputs, targets) in `batches`, until they end
     losses = []
     for inputs, targets in batches:
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
@@ -118,6 +118,9 @@ losses[0], sum(losses[-50:]) / 50
 # %% [markdown]
 # <!-- hints: forgetful
 # Predict, measure, backward, step. The one line that is missing is the exercise.
+#
+# To try it, hand over batches that end. The chapter's `batches(train_ids)` never do, but
+# `itertools.islice(batches(train_ids), 150)` are the first 150 of them.
 # -->
 #
 # All gradients since the first step add up, so each step follows the average slope of the whole past. Adam
