@@ -213,15 +213,15 @@ class ModernGPT(GPT):
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         x = self.token_embedding(ids[:, start:])
-        T, C = ids.shape[1], self.config.n_embd
-        x = x * C**0.5 if self.config.tie_weights else x
+        x = x * x.shape[-1] ** 0.5 if self.config.tie_weights else x
         if self.config.position == "learned":
-            x = x + self.places(start, T)
+            x = x + self.places(start, ids.shape[1])
         if self.config.position == "sinusoidal":
-            turns = angles(start, T, C, 10_000, 1)  # (T - start, C / 2)
+            turns = angles(start, ids.shape[1], x.shape[-1], 10_000, 1)  # (T, C / 2)
             x = x + torch.cat([turns.sin(), turns.cos()], dim=1).to(x)
         return x
 
     def read_out(self, x: Tensor) -> Tensor:
-        head = self.token_embedding if self.config.tie_weights else self.head
-        return nn.functional.linear(self.norm(x), head.weight)
+        if self.config.tie_weights:
+            return nn.functional.linear(self.norm(x), self.token_embedding.weight)
+        return super().read_out(x)

@@ -300,8 +300,7 @@ assert (fast_gelu(x) - F.gelu(x)).abs().max() < 1e-3
 in_turns({name: partial(both_ways, gelu, x, slope) for name, gelu in kinds.items()})
 
 # %% [markdown]
-# No: the exact one takes about half as long.
-# `feed_forward="gelu_exact"` asks for it.
+# No: the exact one takes about half as long. `feed_forward="gelu_exact"` asks for it.
 #
 # Then the optimizer. How many numbers does AdamW's step touch for each parameter? Count the reads and writes in chapter 07's
 # code: 3 for the mean slope, 5 for its square, 2 for the decay, 6 for the scale, 4 for the move. That is 20. A single
@@ -502,7 +501,7 @@ def newton_schulz(x: Tensor, rounds: int = 5) -> Tensor:
 newton_schulz(torch.diag(torch.tensor([3.0, -2.0, 0.5]))).round(decimals=1)
 
 # %% [markdown]
-# Now the claim itself, made visible. AdamW moves every *number* about equally far. Does it move along every *direction*
+# Now the claim itself. AdamW moves every *number* about equally far. Does it move along every *direction*
 # equally far? Take its running averages after those 100 steps, and Muon's step from the same mean gradient.
 
 # %%
@@ -535,7 +534,7 @@ in_eight  # the share of the sum of squares in 8 of 128 directions
 # *Though AdamW treats all numbers alike, most of its step lies in a few of the 128 directions. Muon's step moves along all
 # of them. (The last values drop because a norm's output has mean zero: one direction never occurs in the input.)*
 #
-# What does it cost? For $m \times m$ a round is three products, $6m^3$ operations, and five rounds are $30 m^3$. The step
+# The cost: for $m \times m$ a round is three products, $6m^3$ operations, and five rounds are $30 m^3$. The step
 # itself does $6 m^2$ for each of its $BT$ tokens. The ratio is $5m / BT$; with the wide matrices of a block it comes to
 # $4.2\,m / BT$. For $m = 128$ and 768 tokens that is 70 %, for 8,192 tokens 7 %. So Muon wants large batches.
 
@@ -906,7 +905,8 @@ print(WITH_MUON)
 print(inspect.getsource(speedrun_preset))
 
 # %% [markdown]
-# Its settings were found on the end of the training text, except that the validation text asked for 140 steps, not 110.
+# Its settings were found on the end of the training text, all but the number of steps: 110, enough there, were too few
+# for the validation text.
 
 # %%
 model_config, train_config = PRESETS["speedrun"](V)
@@ -1031,9 +1031,9 @@ assert max(best["loss"]) < 1.4697
 print(best["sample"].strip())
 
 # %% [markdown]
-# People speak in turn, and nearly every word is one. Sense is still missing. To train it yourself: `python -m tinygpt_lib
-# train --preset best --out runs/best`. With that, the last opponent falls for good: the counted 7-gram, which only chapter
-# 11's longer runs had passed.
+# People speak in turn, and nearly every word is one. Sense is still missing. To train it yourself:
+# `python -m tinygpt_lib train --preset best --out runs/best`. With that, the last opponent falls for good: the counted
+# 7-gram, which only chapter 11's longer runs had passed.
 
 # %%
 show_ladder("best half hour", np.mean(best["loss"]), "7-grams")
