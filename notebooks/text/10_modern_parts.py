@@ -854,7 +854,7 @@ for _ in range(200):
     run.take_step()
 again = torch.tensor(run.history.losses).view(-1, 25).mean(dim=1)
 kept = torch.tensor(shown["curve"][:8])
-assert (again - kept).abs().max() < 0.05
+assert (again - kept).abs().max() < 0.02  # roundings add up; another seed is further
 again, kept
 
 # %% [markdown]
