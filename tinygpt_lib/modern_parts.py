@@ -146,7 +146,7 @@ class ModernConfig(GPTConfig):
 
 
 class ModernAttention(MultiHeadAttention):
-    """With normed and turned queries and keys, and shared keys: (B, T, C) -> same."""
+    """Attention, queries and keys normed and turned, keys shared: (B, T, C) -> same."""
 
     def __init__(self, config: ModernConfig, turns: Rotary | None):
         nn.Module.__init__(self)

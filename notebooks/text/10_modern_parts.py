@@ -349,7 +349,27 @@ for longer in (1, 4, 16):
     print(f"{longer:2} times: weight {weights[2]:.3f}, slope {slope[2]:.1e}")
 
 # %% [markdown]
-# The cure is to norm queries and keys, each head's $D$ numbers by themselves (Henry et al., 2020; Dehghani et
+# And do they get longer? The mean length of a query in each block of chapter 07's model, fresh and trained:
+
+
+# %%
+def query_lengths(model):
+    """One mean for each block."""
+    lengths, x = [], model.embed(ids)
+    for block in model.blocks:
+        q, _, _ = block.attention.project(block.attention_norm(x))
+        lengths.append(q.norm(dim=-1).mean().item())
+        x = block(x)
+    return lengths
+
+
+with torch.no_grad():
+    lengths = query_lengths(GPT(part_one.config)), query_lengths(part_one)
+assert max(lengths[0]) < 7 and min(lengths[1][1:]) > 9  # sqrt(36) is 6
+[[round(length, 1) for length in of] for of in lengths]
+
+# %% [markdown]
+# They do, at a rate that suits the model. The cure is to norm queries and keys, each head's $D$ numbers by themselves (Henry et al., 2020; Dehghani et
 # al., 2023, report that their largest models diverged without it). They used other norms; we take RMSNorm.
 # Queries a hundred times too long then give scores of at most $\sqrt D$ times the learned scales:
 
@@ -545,7 +565,7 @@ except ValueError as error:
 # %%
 #| export
 class ModernAttention(MultiHeadAttention):
-    """With normed and turned queries and keys, and shared keys: (B, T, C) -> same."""
+    """Attention, queries and keys normed and turned, keys shared: (B, T, C) -> same."""
 
     def __init__(self, config: ModernConfig, turns: Rotary | None):
         nn.Module.__init__(self)
@@ -779,10 +799,8 @@ f"the same again: {parrot:.0%} of all places, {loss:.2f} nats; a guess: {math.lo
 against("tied weights")
 
 # %% [markdown]
-# Tied weights end a little worse, and the interval hardly excludes zero. Is it the drawing? In trials of 300
-# steps with one seed, seven other scales did worse than this one, among them quiet ones that start near a
-# guess ([benchmarks/LOG.md](../benchmarks/LOG.md)). There is no `head` any more, so optimizer and checkpoint
-# see the one matrix once.
+# Tied weights end a little worse, and the interval hardly excludes zero. In short trials seven other scales did worse
+# than this one ([benchmarks/LOG.md](../benchmarks/LOG.md)).
 
 # %% [markdown]
 # ## All of them
