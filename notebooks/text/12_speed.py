@@ -707,7 +707,7 @@ for of, label, color, marker in zip(
 ax.axhline(1.898, color="k", ls="--", lw=1, label="nanoGPT's command: 1.536 million")
 ax.set_xscale("log")
 ax.set(xlabel="characters read", ylabel="loss (nats)")
-ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+ax.legend(fontsize=8)
 show(
     fig,
     alt="Loss against characters read. Muon's line lies below AdamW's at every length, and "
@@ -995,8 +995,8 @@ held_out
 print(inspect.getsource(best_preset))
 
 # %% [markdown]
-# How long should it take? By the roof of this page's machine, Muon's own products left out, at least the minutes printed
-# first. What it took is from the Xeon, another machine, with three seeds; so don't divide the two. No choice was made by
+# How long should it take? By this page's roof, Muon's own products left out, at least the minutes printed first. What it
+# took is from the Xeon, another machine with both cores at work, with three seeds; so don't divide the two. No choice was made by
 # "The Tempest": 55,863 characters of that play follow where the corpus breaks off.
 
 # %%
