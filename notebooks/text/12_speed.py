@@ -996,7 +996,7 @@ print(inspect.getsource(best_preset))
 
 # %% [markdown]
 # How long should it take? By this page's roof, Muon's own products left out, at least the minutes printed first. What it
-# took is from the Xeon, another machine with both cores at work, with three seeds; so don't divide the two. No choice was made by
+# took is from the Xeon, another machine, on both cores, three seeds; so don't divide the two. No choice was made by
 # "The Tempest": 55,863 characters of that play follow where the corpus breaks off.
 
 # %%
