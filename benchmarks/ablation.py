@@ -19,7 +19,9 @@ from operator import itemgetter
 import torch
 from harness import HERE, corpus, machine, merged, update, versions
 
+from course import PROMPT
 from tinygpt_lib import FastConfig, TrainConfig, new_model, train
+from tinygpt_lib.generation import generate
 
 RESULTS = HERE / "ablation.json"
 KEY = itemgetter("kind", "name", "rate", "seed")
@@ -55,6 +57,7 @@ SEEDS = range(5)
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
 SWEPT = ("Part I", "query/key norm")
 SWEEP_STEPS = 400
+SHOWN = ("four at once", 0)  # whose losses and sample chapter 10 prints
 
 
 def jobs() -> list[dict]:
@@ -91,12 +94,20 @@ def run(job: dict, data) -> dict:
         steps=job["steps"], learning_rate=job["rate"], eval_every=0, seed=job["seed"]
     )
     history = train(model, train_ids, val_ids, config, progress=False)
-    return {
+    found = {
         **job,
         "parameters": model.n_parameters(),
         "loss": round(history.evaluations[-1][1], 5),
         "batch_loss": round(statistics.mean(history.losses[-50:]), 5),
     }
+    if (job["kind"], job["name"], job["seed"]) == ("parts", *SHOWN):
+        parts = torch.tensor(history.losses).view(-1, 25).mean(dim=1)
+        found["curve"] = [round(loss, 4) for loss in parts.tolist()]
+        generator = torch.Generator().manual_seed(1)
+        start = tokenizer.encode(PROMPT)[None]
+        written = generate(model, start, 300, generator=generator)[0]
+        found["sample"] = tokenizer.decode(written)
+    return found
 
 
 def step_times(data, steps: int = 8, rounds: int = 9) -> dict[str, float]:

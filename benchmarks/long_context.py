@@ -14,7 +14,6 @@ fit into the budget at the speed that `steps` measured, so it may run anywhere.
 
 import argparse
 import json
-import math
 import os
 import resource
 import statistics
@@ -180,7 +179,7 @@ def steps(rounds: int = 12) -> None:
 
 
 def run(name: str, budget: int, seed: int) -> None:
-    """One model, trained for `budget` seconds' worth of steps; bits per byte."""
+    """One model, trained for `budget` seconds' worth of steps; nats per character."""
     _, train_ids, val_ids = corpus()
     per_step = json.loads(RESULTS.read_text())["seconds_per_step"][name]
     _, batch_size, learning_rate = MODELS[name]
@@ -195,15 +194,15 @@ def run(name: str, budget: int, seed: int) -> None:
     model = new_model(config_of(name))
     train(model, train_ids, val_ids, config, progress=False)
     result = {"model": name, "budget": budget, "seed": seed, "steps": config.steps}
-    result["bits"] = round(evaluate(model, val_ids) / math.log(2), 4)
+    result["nats"] = round(evaluate(model, val_ids), 4)
     # Every token again, with at least half a window before it.
     half = model.config.block_size // 2
     late, _ = loss_by_position(model, val_ids, stride=half)
-    result["bits_overlapped"] = round(late[half:].mean().item() / math.log(2), 4)
+    result["nats_overlapped"] = round(late[half:].mean().item(), 4)
     if name == "64":  # the preset: the same weights, sliding along 512 tokens
         slid = new_model(config_of("512"))
         slid.load_state_dict(model.state_dict())
-        result["bits_slid"] = round(evaluate(slid, val_ids) / math.log(2), 4)
+        result["nats_slid"] = round(evaluate(slid, val_ids), 4)
     mean, _ = loss_by_position(model, val_ids)
     edges = [0, *(2**i for i in range(1, model.config.block_size.bit_length()))]
     result["nats_by_position"] = {

@@ -22,7 +22,7 @@ from harness import corpus, update
 
 from tinygpt_lib import FastConfig, TrainConfig, new_model, train
 from tinygpt_lib.runs.settings import OPTIMIZERS
-from tinygpt_lib.speed import MODERN, FusedAdamW, Muon, muon
+from tinygpt_lib.speed import MODERN, FusedAdamW, Muon
 
 RESULTS = Path(__file__).with_suffix(".json")
 HELD_OUT = 100_000  # characters at the end of the training text
@@ -72,7 +72,7 @@ class TwoRates(Muon):
 
 def two_rates(model, config) -> TwoRates:
     """AdamW with a rate for the matrices of the blocks and one for all else."""
-    both = muon(model, config)
+    both = Muon.of(model, config)
     matrices = [pair for group in both.groups.values() for pair in group]
     return TwoRates(matrices, both.others, both.rate, both.weight_decay)
 

@@ -15,12 +15,9 @@ from tinygpt_lib.generation import KVCache
 from tinygpt_lib.generation import generate as bare_generate
 from tinygpt_lib.long_context import ATTENTIONS
 from tinygpt_lib.modern_parts import (
-    FEED_FORWARDS,
-    NORMS,
-    POSITIONS,
+    PARTS,
     Rotary,
     angles,
-    rotate,
     squared_relu,
 )
 from tinygpt_lib.runs import fast as fast_module
@@ -133,11 +130,11 @@ def test_other_systems_are_left_alone(monkeypatch):
 slice_all = partial(quick_reader, large=0)  # however small
 
 SWITCHES = {
-    "attention": (*ATTENTIONS, "sliding"),
-    "norm": NORMS,
-    "feed_forward": FEED_FORWARDS,
-    "position": POSITIONS,
-    "qk_norm": ("none", *NORMS),
+    "attention": ATTENTIONS,
+    "norm": PARTS["norm"],
+    "feed_forward": PARTS["feed_forward"],
+    "position": PARTS["position"],
+    "qk_norm": PARTS["qk_norm"],
     "n_kv_head": (0, 1),
     "tie_weights": (True, False),
     "bias": (True, False),
@@ -260,7 +257,7 @@ def test_the_quick_turn_is_the_plain_one_there_and_back():
     x = x.transpose(1, 2).requires_grad_()  # (B, H, T, D) as heads come: not in a row
     cos, sin = angles(3, 8, 8, 10_000, 1).cos(), angles(3, 8, 8, 10_000, 1).sin()
     slope = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=seeded(1))
-    plain, ours = rotate(x, cos, sin), Rotate.apply(x, cos, sin)
+    plain, ours = Rotary.turn(x, cos, sin), Rotate.apply(x, cos, sin)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(
         *(torch.autograd.grad(y, x, slope)[0] for y in (ours, plain))
@@ -272,7 +269,7 @@ def test_the_quick_turn_is_the_plain_one_there_and_back():
 def test_the_quick_turn_takes_what_autocast_hands_it(dtype):
     x = torch.randn(1, 2, 5, 8, generator=seeded()).to(dtype)
     turns = angles(0, 5, 8, 10_000, 1).float()
-    plain = rotate(x, turns.cos(), turns.sin())
+    plain = Rotary.turn(x, turns.cos(), turns.sin())
     ours = turned(x, turns.cos(), turns.sin())
     assert ours.dtype == plain.dtype == torch.float32
     torch.testing.assert_close(ours, plain)

@@ -345,7 +345,7 @@ def test_every_setting_makes_another_model():
         start = FastGPT(config).blocks[0].attention.output.weight
         found = {"logits": model.train()(ids), "parts": parts, "room": room}
         found["start"] = start.abs().max() > 0
-        return found | {"attention": attention.kind}, model
+        return found | {"attention": attention.config.attention}, model
 
     def same(one, other):
         if not torch.is_tensor(one):

@@ -12,15 +12,12 @@ from tinygpt_lib.basics.files import read_tensors, write_tensors
 from tinygpt_lib.blocks import FeedForward
 from tinygpt_lib.generation import KVCache
 from tinygpt_lib.long_context import ATTENTIONS
+from tinygpt_lib.modern_parts import PARTS as KINDS
 from tinygpt_lib.modern_parts import (
-    FEED_FORWARDS,
-    NORMS,
-    POSITIONS,
     GatedFeedForward,
     RMSNorm,
     Rotary,
     angles,
-    rotate,
     squared_relu,
 )
 from tinygpt_lib.runs.checkpoints import load_checkpoint, read_run, save_checkpoint
@@ -32,13 +29,13 @@ from tinygpt_lib.speed import FastConfig
 from tinygpt_lib.training import AdamW
 
 PARTS = {
-    "norm": sorted(NORMS),
-    "position": POSITIONS,
-    "qk_norm": ("none", *sorted(NORMS)),
+    "norm": sorted(KINDS["norm"]),
+    "position": KINDS["position"],
+    "qk_norm": sorted(KINDS["qk_norm"]),
     "n_kv_head": (0, 1),
-    "feed_forward": sorted(FEED_FORWARDS),
+    "feed_forward": sorted(KINDS["feed_forward"]),
     "tie_weights": (False, True),
-    "attention": (*sorted(ATTENTIONS), "sliding"),
+    "attention": sorted(ATTENTIONS),
 }
 
 
@@ -60,9 +57,9 @@ def some_ids(B, T, V=11, seed=1):
 
 
 def test_every_name_of_the_design_is_there():
-    assert {"layer", "rms"} <= NORMS.keys()
-    assert {"learned", "rotary"} <= {*POSITIONS}
-    assert {"gelu", "relu", "swiglu", "relu2"} <= FEED_FORWARDS.keys()
+    assert {"layer", "rms"} <= KINDS["norm"].keys()
+    assert {"learned", "rotary"} <= {*KINDS["position"]}
+    assert {"gelu", "relu", "swiglu", "relu2"} <= KINDS["feed_forward"].keys()
 
 
 # RMSNorm
@@ -100,7 +97,7 @@ def test_rotation_is_multiplication_by_a_complex_number():
         torch.ones_like(turns), turns
     )
     expected = torch.cat([turned.real, turned.imag], dim=-1)
-    torch.testing.assert_close(rotate(x, turns.cos(), turns.sin()), expected)
+    torch.testing.assert_close(Rotary.turn(x, turns.cos(), turns.sin()), expected)
 
 
 def test_rotation_is_an_orthogonal_matrix_per_place():
@@ -113,7 +110,7 @@ def test_rotation_is_an_orthogonal_matrix_per_place():
         R[i, i + D // 2], R[i + D // 2, i] = -math.sin(a), math.sin(a)
     x = torch.randn(D, dtype=torch.float64)
     turns = angles(place, place + 1, D, base, 1.0)
-    torch.testing.assert_close(rotate(x[None], turns.cos(), turns.sin())[0], R @ x)
+    torch.testing.assert_close(Rotary.turn(x[None], turns.cos(), turns.sin())[0], R @ x)
     torch.testing.assert_close(R @ R.T, torch.eye(D, dtype=torch.float64))
 
 
@@ -122,7 +119,7 @@ def test_scores_depend_on_distance_alone(start):
     q, k = heads(dtype=torch.float32)
     q0, k0 = rotary()(q, k)
     cos, sin = rotary().table(start, start + 16)
-    q1, k1 = rotate(q, cos, sin), rotate(k, cos, sin)
+    q1, k1 = Rotary.turn(q, cos, sin), Rotary.turn(k, cos, sin)
     assert not torch.allclose(q0, q1, atol=1e-2)
     torch.testing.assert_close(q0 @ k0.mT, q1 @ k1.mT, atol=1e-4, rtol=0)
 
@@ -208,7 +205,7 @@ def test_odd_head_sizes_are_refused(n_embd, n_head):
 # Query/key norm
 
 
-@pytest.mark.parametrize("norm", sorted(NORMS))
+@pytest.mark.parametrize("norm", sorted(KINDS["norm"]))
 def test_queries_and_keys_are_normed_in_every_head_values_are_not(norm):
     plain, model = combined(), combined(qk_norm=norm)
     model.load_state_dict(plain.state_dict(), strict=False)
@@ -332,7 +329,7 @@ def test_gated_feed_forward_has_about_as_many_parameters(C, width):
 def test_squared_relu():
     x = torch.tensor([-2.0, 0.0, 0.5, 3.0])
     assert squared_relu(x).tolist() == [0.0, 0.0, 0.25, 9.0]
-    part = FEED_FORWARDS["relu2"](6)
+    part = KINDS["feed_forward"]["relu2"](6)
     y = torch.randn(2, 6)
     expected = part.output(F.relu(part.widen(y)) * F.relu(part.widen(y)))
     torch.testing.assert_close(part(y), expected)

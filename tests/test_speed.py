@@ -16,7 +16,7 @@ from tinygpt_lib import (
 )
 from tinygpt_lib import speed as speed_module
 from tinygpt_lib.generation import KVCache
-from tinygpt_lib.modern_parts import FEED_FORWARDS
+from tinygpt_lib.modern_parts import PARTS
 from tinygpt_lib.runs import fast as fast_module
 from tinygpt_lib.runs.models import new_model
 from tinygpt_lib.runs.presets import PRESETS
@@ -29,7 +29,6 @@ from tinygpt_lib.speed import (
     FusedAdamW,
     Muon,
     NGramEmbedding,
-    muon,
     newton_schulz,
     step_operations,
 )
@@ -154,10 +153,10 @@ def test_parts_of_a_matrix_step_as_matrices_of_their_own():
     torch.testing.assert_close(whole.detach(), torch.cat([*parts]).detach())
 
 
-@pytest.mark.parametrize("feed_forward", FEED_FORWARDS)
+@pytest.mark.parametrize("feed_forward", PARTS["feed_forward"])
 def test_every_parameter_has_one_optimizer(feed_forward):
     model = make_model(feed_forward=feed_forward)
-    optimizer = muon(model, TrainConfig())
+    optimizer = Muon.of(model, TrainConfig())
     matrices = [p for group in optimizer.groups.values() for p, _ in group]
     assert {id(p) for p in matrices} | {id(p) for p in optimizer.others.parameters} == {
         id(p) for p in model.parameters()
@@ -433,7 +432,7 @@ def test_ngrams_write_the_same_with_and_without_a_cache(prompt, settings):
 
 def test_muon_leaves_tables_of_ngrams_to_adamw():
     model = ngram_model()
-    optimizer = muon(model, TrainConfig(optimizer="muon"))
+    optimizer = Muon.of(model, TrainConfig(optimizer="muon"))
     others = {id(p) for p in optimizer.others.parameters}
     assert all(id(t) in others for t in model.token_embedding.tables)
 

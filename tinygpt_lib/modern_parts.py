@@ -13,9 +13,7 @@ from tinygpt_lib.gpt import GPT, GPTConfig, draw_weights
 from tinygpt_lib.multi_head import MultiHeadAttention, fused_attention
 
 __all__ = [
-    "FEED_FORWARDS",
-    "NORMS",
-    "POSITIONS",
+    "PARTS",
     "GatedFeedForward",
     "ModernAttention",
     "ModernBlock",
@@ -24,7 +22,6 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "angles",
-    "rotate",
     "squared_relu",
 ]
 
@@ -32,10 +29,7 @@ __all__ = [
 
 
 class RMSNorm(nn.Module):
-    """Each token's numbers at one typical size, learned per channel: (..., C) -> same.
-
-    No mean is subtracted, and there is no bias. Zhang and Sennrich, 2019.
-    """
+    """Each token's numbers at one size: (..., C) -> same. Zhang and Sennrich, 2019."""
 
     def __init__(self, n_embd: int, bias: bool = False):
         super().__init__()
@@ -49,29 +43,14 @@ class RMSNorm(nn.Module):
 
 
 def angles(start: int, end: int, D: int, base: float, scale: float) -> Tensor:
-    """By how much each pair of D numbers turns at each place: (end - start, D / 2).
-
-    In radians, float64: far into a text a float32 no longer knows its place.
-    """
-    places = torch.arange(start, end, dtype=torch.float64) / scale
+    """Radians that each pair of D numbers turns at each place: (end - start, D / 2)."""
+    places = torch.arange(start, end, dtype=torch.float64) / scale  # far ones, too
     speeds = base ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
     return torch.outer(places, speeds)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (i, i + D/2) of x (..., T, D); cos and sin are (T, D / 2)."""
-    a, b = x.chunk(2, dim=-1)  # (..., T, D / 2)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
 class Rotary(nn.Module):
-    """Queries and keys turned by their places; one table for all blocks.
-
-    q (B, H, Tq, D) of the last Tq tokens, k (B, H, Tk, D) -> the same. Scores then
-    depend on distances alone: places may be counted from any key. Su et al., 2021.
-    """
-
-    turn = staticmethod(rotate)
+    """The last queries (B, H, Tq, D) and all keys, turned by place. Su et al., 2021."""
 
     def __init__(self, D: int, length: int, base: float, scale: float):
         super().__init__()
@@ -79,6 +58,12 @@ class Rotary(nn.Module):
         turns = angles(0, min(length, 2**15), *self.about)  # further ones: see `table`
         self.register_buffer("cos", turns.cos().float(), persistent=False)
         self.register_buffer("sin", turns.sin().float(), persistent=False)
+
+    @staticmethod
+    def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turns each pair (i, i + D/2) of x (..., T, D); cos and sin are (T, D / 2)."""
+        a, b = x.chunk(2, dim=-1)  # (..., T, D / 2)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
     def table(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of places start..end - 1, each (end - start, D / 2)."""
@@ -97,10 +82,7 @@ class Rotary(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """Each token by itself: widen twice, one as the gate of the other, narrow.
-
-    x (..., C) -> (..., C); about as many parameters as `FeedForward`. Shazeer, 2020.
-    """
+    """Widens twice, one the gate of the other: (..., C) -> same. Shazeer, 2020."""
 
     def __init__(self, n_embd: int, bias: bool = True):
         super().__init__()
@@ -120,37 +102,37 @@ def squared_relu(x: Tensor) -> Tensor:
 
 # --- One model with switches ---
 
-NORMS = {"layer": LayerNorm, "rms": RMSNorm}
-FEED_FORWARDS = {
-    "gelu": FeedForward,
-    "gelu_exact": partial(FeedForward, activation=nn.functional.gelu),
-    "relu": partial(FeedForward, activation=nn.functional.relu),
-    "relu2": partial(FeedForward, activation=squared_relu),
-    "swiglu": GatedFeedForward,
+PARTS = {
+    "norm": {"layer": LayerNorm, "rms": RMSNorm},
+    "qk_norm": {"none": nn.Identity, "layer": LayerNorm, "rms": RMSNorm},
+    "feed_forward": {
+        "gelu": FeedForward,
+        "gelu_exact": partial(FeedForward, activation=nn.functional.gelu),
+        "relu": partial(FeedForward, activation=nn.functional.relu),
+        "relu2": partial(FeedForward, activation=squared_relu),
+        "swiglu": GatedFeedForward,
+    },
+    "position": ("learned", "rotary", "sinusoidal", "none"),
 }
-POSITIONS = ("learned", "rotary", "sinusoidal", "none")
 
 
 @dataclass
 class ModernConfig(GPTConfig):
-    """A GPTConfig with a switch for each modern part."""
+    """A GPTConfig with a switch for each modern part, by its name in PARTS."""
 
-    norm: str = "layer"  # a name in NORMS
-    feed_forward: str = "gelu"  # a name in FEED_FORWARDS
-    position: str = "learned"  # a name in POSITIONS
+    norm: str = "layer"
+    feed_forward: str = "gelu"
+    position: str = "learned"
     rotary_base: float = 10_000.0  # of rotary positions: the slowest turn
     rotary_scale: float = 1.0  # of rotary positions: places are divided by it
-    qk_norm: str = "none"  # a name in NORMS, for queries and keys
+    qk_norm: str = "none"  # for queries and keys
     n_kv_head: int = 0  # heads of keys and values; 0: as many as of queries
     tie_weights: bool = False  # one matrix for token embedding and head
-    zero_outputs: bool = False  # blocks begin by adding nothing
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("norm", self.norm, NORMS)
-        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
-        check_choice("position", self.position, POSITIONS)
-        check_choice("qk_norm", self.qk_norm, ("none", *NORMS))
+        for name, choices in PARTS.items():
+            check_choice(name, getattr(self, name), choices)
         for name in ("rotary_base", "rotary_scale"):
             allowed = "at least 1 and at most 1e9"
             check_float(name, getattr(self, name), allowed, lambda x: 1 <= x <= 1e9)
@@ -159,43 +141,33 @@ class ModernConfig(GPTConfig):
         if n % (self.n_kv_head or n):
             raise ValueError(f"n_kv_head {self.n_kv_head} does not divide n_head {n}")
         check_bool("tie_weights", self.tie_weights)
-        check_bool("zero_outputs", self.zero_outputs)
         if self.position == "rotary" and D % 2:  # numbers are turned in pairs
             raise ValueError(f"n_embd / n_head is {D}; rotary positions need it even")
 
 
 class ModernAttention(MultiHeadAttention):
-    """Attention with normed queries and keys, rotary turns, shared keys and values.
-
-    x (B, T, C) -> (B, T, C). Ainslie et al., 2023, for the shared ones (grouped-query).
-    """
+    """Attention, queries and keys normed and turned, keys shared: (B, T, C) -> same."""
 
     def __init__(self, config: ModernConfig, turns: Rotary | None):
         nn.Module.__init__(self)
-        C, self.n_head = config.n_embd, config.n_head
-        self.n_kv_head = config.n_kv_head or config.n_head
-        D = C // self.n_head
-        self.query_norm, self.key_norm = nn.Identity(), nn.Identity()
-        if config.qk_norm != "none":
-            norm = NORMS[config.qk_norm]
-            self.query_norm, self.key_norm = norm(D, bias=False), norm(D, bias=False)
-        self.turns = turns
-        width = (self.n_head + 2 * self.n_kv_head) * D
-        self.to_qkv = nn.Linear(C, width, bias=config.bias)
+        self.config, C, self.n_head = config, config.n_embd, config.n_head
+        shared, D = config.n_kv_head or self.n_head, C // self.n_head
+        self.sizes = [self.n_head, shared, shared]  # heads of queries, keys, values
+        norm, self.turns = PARTS["qk_norm"][config.qk_norm], turns
+        self.query_norm, self.key_norm = norm(D, bias=False), norm(D, bias=False)
+        self.to_qkv = nn.Linear(C, sum(self.sizes) * D, bias=config.bias)
         self.output = nn.Linear(C, C, bias=config.bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        B, T, C = x.shape
-        sizes = [self.n_head, self.n_kv_head, self.n_kv_head]
-        heads = self.to_qkv(x).view(B, T, sum(sizes), C // self.n_head).transpose(1, 2)
-        q, k, v = heads.split(sizes, dim=1)
+        heads = self.to_qkv(x).unflatten(2, (sum(self.sizes), -1))  # (B, T, heads, D)
+        q, k, v = heads.transpose(1, 2).split(self.sizes, dim=1)
         return self.query_norm(q), self.key_norm(k), v
 
     def meet(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys turned; keys and values for every head of queries."""
         if self.turns is not None:
             q, k = self.turns(q, k)
-        if (n := self.n_head // self.n_kv_head) > 1:
+        if (n := self.sizes[0] // self.sizes[1]) > 1:
             k, v = (x.repeat_interleave(n, dim=1) for x in (k, v))
         return q, k, v
 
@@ -208,58 +180,46 @@ class ModernBlock(Block):
 
     def __init__(self, config: ModernConfig, attention: ModernAttention):
         nn.Module.__init__(self)
-        norm, sizes = NORMS[config.norm], (config.n_embd, config.bias)
+        norm, sizes = PARTS["norm"][config.norm], (config.n_embd, config.bias)
         self.attention_norm, self.attention = norm(*sizes), attention
         self.feed_forward_norm = norm(*sizes)
-        self.feed_forward = FEED_FORWARDS[config.feed_forward](*sizes)
+        self.feed_forward = PARTS["feed_forward"][config.feed_forward](*sizes)
         self.dropout = Dropout(config.dropout)
 
 
 class ModernGPT(GPT):
-    """A GPT of the parts that its config names: ids (B, T) -> logits (B, T, V).
+    """A GPT of the parts that its config names: ids (B, T) -> logits (B, T, V)."""
 
-    Without learned positions T may be larger than block_size.
-    """
+    attention = ModernAttention
 
     def __init__(self, config: ModernConfig):
         nn.Module.__init__(self)
         c = self.config = config
-        self.token_embedding, self.turns = nn.Embedding(c.vocab_size, c.n_embd), None
+        self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
         if c.position == "learned":
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
-        if c.position == "rotary":
-            D = c.n_embd // c.n_head
-            self.turns = Rotary(D, c.block_size, c.rotary_base, c.rotary_scale)
+        about = c.n_embd // c.n_head, c.block_size, c.rotary_base, c.rotary_scale
+        self.turns = Rotary(*about) if c.position == "rotary" else None
         self.dropout = Dropout(c.dropout)
         self.blocks = nn.ModuleList(
-            ModernBlock(c, self.new_attention()) for _ in range(c.n_layer)
+            ModernBlock(c, self.attention(c, self.turns)) for _ in range(c.n_layer)
         )
-        self.norm = NORMS[c.norm](c.n_embd, c.bias)
+        self.norm = PARTS["norm"][c.norm](c.n_embd, c.bias)
         self.head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         draw_weights(self)
-        for block in self.blocks if c.zero_outputs else ():
-            nn.init.zeros_(block.attention.output.weight)
-            nn.init.zeros_(block.feed_forward.output.weight)
         if c.tie_weights:  # quiet for the head; `embed` makes it loud again
             del self.head
             self.token_embedding.weight.data.mul_(c.n_embd**-0.5)
 
-    def new_attention(self) -> ModernAttention:
-        return ModernAttention(self.config, self.turns)
-
-    def places(self, start: int, end: int) -> Tensor:
-        if self.config.position == "learned":
-            return super().places(start, end)
-        turns = angles(start, end, self.config.n_embd, 10_000, 1)  # sinusoidal
-        return torch.cat([turns.sin(), turns.cos()], dim=1)
-
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         x = self.token_embedding(ids[:, start:])
-        if self.config.tie_weights:
-            x = x * self.config.n_embd**0.5
-        if self.config.position in ("rotary", "none"):
-            return x
-        return x + self.places(start, ids.shape[1]).to(x)
+        x = x * x.shape[-1] ** 0.5 if self.config.tie_weights else x
+        if self.config.position == "learned":
+            x = x + self.places(start, ids.shape[1])
+        if self.config.position == "sinusoidal":
+            turns = angles(start, ids.shape[1], x.shape[-1], 10_000, 1)  # (T, C / 2)
+            x = x + torch.cat([turns.sin(), turns.cos()], dim=1).to(x)
+        return x
 
     def read_out(self, x: Tensor) -> Tensor:
         if self.config.tie_weights:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from tinygpt_lib.basics.checks import check_choice
+from tinygpt_lib.basics.checks import check_bool, check_choice
 from tinygpt_lib.blocks import Dropout
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.long_context import LongConfig, LongGPT
@@ -23,7 +23,6 @@ __all__ = [
     "FusedAdamW",
     "Muon",
     "NGramEmbedding",
-    "muon",
     "newton_schulz",
     "step_operations",
 ]
@@ -32,12 +31,9 @@ __all__ = [
 
 
 def step_operations(model: GPT, context: int | None = None) -> dict[str, float]:
-    """Operations in matrix products that training costs per token: forward, backward.
+    """Operations in matrix products that training costs per token.
 
-    "matrices": 6 for each number in a matrix (2 forward, 4 backward); an embedding is
-    looked up and costs nothing, unless it is tied to the head. "attention": a token
-    meets (context + 1) / 2 keys on average, no more than the window, which makes 12 ·
-    n_layer · n_embd of them. Norms, activations and the optimizer are not counted.
+    6 for each number in a matrix, 12 · n_layer · n_embd for each key that it meets.
     """
     config = model.config
     T = config.block_size if context is None else context
@@ -97,8 +93,7 @@ class FusedAdamW(AdamW):
 def newton_schulz(x: Tensor, rounds: int = 5) -> Tensor:
     """Matrices (..., m, n) with the same directions and all singular values near 1.
 
-    That is U V^T of the singular value decomposition U S V^T, with singular values
-    between about 0.7 and 1.2 where S is above a hundredth of the matrix's length.
+    Between about 0.7 and 1.2, where they were above a hundredth of the matrix's length.
     Cheapest with m <= n. Jordan et al., 2024.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -116,8 +111,7 @@ class Muon:
     """Matrices step along all their directions alike; AdamW does the rest.
 
     `matrices` are pairs of a parameter (parts · m, n) and its number of parts, each a
-    matrix by itself. `rate` is theirs; `others` has its own, and both follow the plan:
-    setting `learning_rate` scales the two. Jordan et al., 2024.
+    matrix by itself. Setting `learning_rate` scales both rates. Jordan et al., 2024.
     """
 
     def __init__(
@@ -140,6 +134,23 @@ class Muon:
             for (m, n), group in self.groups.items()
             for p in [group[0][0]]
         ]
+
+    @classmethod
+    def of(cls, model: GPT, config) -> "Muon":
+        """Muon for the matrices of a GPT's blocks, AdamW for all else."""
+        matrices = {}
+        for module in model.blocks.modules():
+            if isinstance(module, MultiHeadAttention):
+                rows, columns = module.to_qkv.weight.shape
+                matrices[module.to_qkv.weight] = 3 if rows == 3 * columns else 1
+            if isinstance(module, GatedFeedForward):
+                matrices[module.widen.weight] = 2
+            if isinstance(module, nn.Linear):
+                matrices.setdefault(module.weight, 1)
+        others = [p for p in model.parameters() if p not in matrices]
+        decay, betas = config.weight_decay, (config.beta1, config.beta2)
+        adamw = FusedAdamW(others, config.learning_rate, betas, weight_decay=decay)
+        return cls(matrices.items(), adamw, config.matrix_rate, weight_decay=decay)
 
     @property
     def learning_rate(self) -> float:
@@ -187,32 +198,9 @@ class Muon:
         """Takes over what `state_dict` gave."""
         for i, mean in enumerate(self.means):
             mean.copy_(state[f"matrices.{i}"])
-        others = {k: v for k, v in state.items() if k.startswith("others.")}
-        self.others.load_state_dict(
-            {k.removeprefix("others."): v for k, v in others.items()}
-        )
-
-
-def muon(model: GPT, config) -> Muon:
-    """Muon for the matrices of a GPT's blocks, AdamW for all else."""
-    matrices = {}
-    for module in model.blocks.modules():
-        if isinstance(module, MultiHeadAttention):
-            rows, columns = module.to_qkv.weight.shape
-            matrices[module.to_qkv.weight] = 3 if rows == 3 * columns else 1
-        if isinstance(module, GatedFeedForward):
-            matrices[module.widen.weight] = 2
-        if isinstance(module, nn.Linear):
-            matrices.setdefault(module.weight, 1)
-    betas = config.beta1, config.beta2
-    others = FusedAdamW(
-        [p for p in model.parameters() if p not in matrices],
-        config.learning_rate,
-        betas,
-        weight_decay=config.weight_decay,
-    )
-    rate, decay = config.matrix_rate, config.weight_decay
-    return Muon(matrices.items(), others, rate, weight_decay=decay)
+        prefix, rest = "others.", state.items()
+        others = {k.removeprefix(prefix): v for k, v in rest if k.startswith(prefix)}
+        self.others.load_state_dict(others)
 
 
 # --- The race ---
@@ -230,11 +218,10 @@ MODERN = {
 
 
 class NGramEmbedding(nn.Embedding):
-    """A learnt vector for each token, and tables with one for each n-gram.
+    """A learned vector for each token, and tables with one for each n-gram.
 
-    `n_grams` sums those of the pair, the triple, ... that end with each token. Each
-    table has up to `ROWS` rows, which longer n-grams share. Bojanowski et al., 2016;
-    Huang et al., 2025.
+    Each table has up to `ROWS` rows, which longer n-grams share. Bojanowski et al.,
+    2016; Huang et al., 2025.
     """
 
     LONGEST = 4
@@ -251,10 +238,7 @@ class NGramEmbedding(nn.Embedding):
         self.dropout = Dropout(dropout)
 
     def n_grams(self, ids: Tensor, start: int = 0) -> Tensor:
-        """What the n-grams say that end at place `start` or later.
-
-        ids (B, T) -> (B, T - start, C).
-        """
+        """The sum for those that end at each place from `start`: (B, T - start, C)."""
         # 1. The tokens before the first one; the id V stands for nothing.
         T, V, back = ids.shape[1], self.num_embeddings, self.LONGEST - 1
         seen = nn.functional.pad(ids, (back, 0), value=V)  # place 0 is number `back`
@@ -272,9 +256,11 @@ class FastConfig(LongConfig):
     """All that describes a GPT of this course, with every switch that it has."""
 
     embedding: str = "token"  # or "ngrams"
+    zero_outputs: bool = False  # blocks begin by adding nothing
 
     def __post_init__(self):
         super().__post_init__()
+        check_bool("zero_outputs", self.zero_outputs)
         check_choice("embedding", self.embedding, ("token", "ngrams"))
 
 
@@ -283,6 +269,9 @@ class FastGPT(LongGPT):
 
     def __init__(self, config: FastConfig):
         super().__init__(config)
+        for block in self.blocks if config.zero_outputs else ():
+            nn.init.zeros_(block.attention.output.weight)
+            nn.init.zeros_(block.feed_forward.output.weight)
         if config.embedding == "ngrams":
             weight = self.token_embedding.weight
             self.token_embedding = NGramEmbedding(weight, config.dropout)

@@ -74,7 +74,7 @@ from tinygpt_lib.basics.loglines import (
     seconds_of,
 )
 from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
-from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
+from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, Muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
 # %% [markdown]
@@ -866,7 +866,7 @@ class LogTrainer(Trainer):
     """Chapter 07's loop with chapter 12's optimizer."""
 
     def new_optimizer(self):
-        return muon(self.model, self.config)
+        return Muon.of(self.model, self.config)
 
 
 def log_config(vocab_size: int) -> FastConfig:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tinygpt_lib import training
 from tinygpt_lib.basics.checks import check_choice, check_float, check_int
 from tinygpt_lib.runs.fast import bfloat16, compiled
-from tinygpt_lib.speed import FusedAdamW, muon
+from tinygpt_lib.speed import FusedAdamW, Muon
 from tinygpt_lib.training import COOLDOWNS
 
 OPTIMIZERS = {
@@ -15,7 +15,7 @@ OPTIMIZERS = {
         (config.beta1, config.beta2),
         weight_decay=config.weight_decay,
     ),
-    "muon": muon,
+    "muon": Muon.of,
 }
 WHOLE_ONLY = {"muon"}  # optimizers that need whole matrices: no sharded models
 ENGINES = {  # (model, config) -> ids -> logits
