@@ -320,7 +320,11 @@ def run(name: str, seeds: int, keep) -> None:
             if score == "mean":  # the same models, judged by their mean surprisal
                 detector = by_mean(detector, trial, over, seed)
             cases = list(zip(map(tuple, trial.test), ended.tolist(), strict=True))
-            done = {(s, e): detector.report(s, readings[s], e) for s, e in {*cases}}
+            done = {}
+            for end in (True, False):
+                own = list({s for s, e in cases if e == end})
+                found = detector.reports(own, [readings[s] for s in own], end)
+                done |= {(s, end): report for s, report in zip(own, found, strict=True)}
             reports = [done[case] for case in cases]
             p = np.array([report.p_value for report in reports])
             news = np.array([report.n_unknown > 0 for report in reports])

@@ -310,23 +310,32 @@ class AnomalyDetector:
         keys = list(zip(sessions, each(ended, len(sessions)), strict=True))
         different = list(dict.fromkeys(keys))
         readings = self.read([session for session, _ in different])
-        pairs = zip(different, readings, strict=True)
-        done = {key: self.report(key[0], reading, key[1]) for key, reading in pairs}
+        read = dict(zip(different, readings, strict=True))
+        done = {}
+        for end in (True, False):
+            own = [key for key in different if key[1] == end]
+            found = self.reports([s for s, _ in own], [read[key] for key in own], end)
+            done.update(zip(own, found, strict=True))
         return [done[key] for key in keys]
 
-    def report(
-        self, events: Sequence[str], reading: Reading, ended: bool = True
-    ) -> SessionReport:
-        """The report of a session from its reading."""
-        ids = self.tokenizer.encode_session(events)
-        unknown = (ids[1:-1] == self.tokenizer.unknown).nonzero()[:, 0].tolist()
-        worst = None
-        if events or ended:
-            nats = reading.nats.mean(0)[: len(events) + ended]
-            place = unknown[0] if unknown else nats.argmax().item()
-            worst = self.report_event((*events, END)[place], reading, place)
-        row = root_counts([ids], self.tokenizer.vocab_size)
-        return self.verdict(self.surprise(reading, ended), row[0], worst, ended)
+    def reports(
+        self, sessions: Sequence, readings: Sequence[Reading], ended: bool = True
+    ) -> list[SessionReport]:
+        """The reports of sessions, which have ended or may go on, from readings."""
+        if not sessions:
+            return []
+        coded, worst = [self.tokenizer.encode_session(s) for s in sessions], []
+        for events, ids, reading in zip(sessions, coded, readings, strict=True):
+            places = (ids[1:-1] == self.tokenizer.unknown).nonzero()[:1, 0].tolist()
+            if events or ended:
+                nats = reading.nats.mean(0)[: len(events) + ended]
+                (place,) = places or [nats.argmax().item()]
+                worst.append(self.report_event((*events, END)[place], reading, place))
+            else:
+                worst.append(None)
+        nats = torch.stack([self.surprise(reading, ended) for reading in readings], 1)
+        rows = root_counts(coded, self.tokenizer.vocab_size)
+        return self.verdicts(nats, rows, worst, ended)
 
     def report_event(
         self, event: str, reading: Reading, t: int, position: int | None = None
@@ -342,37 +351,47 @@ class AnomalyDetector:
             known=event == END or event in self.tokenizer,
         )
 
-    def verdict(
+    def verdicts(
         self,
-        nats: Tensor,  # (K,)
-        row: Tensor,  # (V,): its root counts
-        worst: EventReport | None,
+        nats: Tensor,  # (K, N)
+        rows: Tensor,  # (N, V): root counts
+        worst: Sequence[EventReport | None],
         ended: bool,
         among: bool | None = None,
-    ) -> SessionReport:
-        """The report, judged among sessions that have ended, or among all."""
-        among = ended if among is None else among
-        far = distances(row[None], self.normal[ended], ended)[0].double()
-        p_value, by = p_values(self.held_out[among], nats[:, None]).item(), "order"
+    ) -> list[SessionReport]:
+        """The reports, judged among sessions that have ended, or among all."""
+        among, kinds = ended if among is None else among, self.normal[ended]
+        # 1. How odd are they, by their order and by their counts?
+        found = [distances(part, kinds, ended).min(1) for part in rows.split(1024)]
+        far, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
+        p, scores = p_values(self.held_out[among], nats), nats.mean(0)
+        by_counts = torch.zeros_like(p, dtype=torch.bool)
         if self.score_name == "max":
-            q_value = p_values([self.far[among]], far.min()[None, None]).item()
-            by = "counts" if q_value < p_value else by
-            p_value = min(1.0, 2 * min(p_value, q_value))
-        usual = self.normal[ended][far.argmin()]
-        gaps = (row - usual).abs() if ended else (row - usual).clamp(min=0)
-        often, elsewhere = (x.square().round().int().tolist() for x in (row, usual))
-        most = [i for i in gaps.topk(min(3, len(gaps))).indices.tolist() if gaps[i] > 0]
-        return SessionReport(
-            score=nats.mean().item()
-            + (self.price * far.min()).item() * (self.score_name == "max"),
-            p_value=p_value,
-            anomalous=p_value <= self.false_alarms or often[0] > 0,
-            n_events=sum(often),
-            n_unknown=often[0],
-            worst=worst,
-            counts=tuple(
-                (self.tokenizer.names[i], often[i], elsewhere[i]) for i in most
-            ),
-            windowed=sum(often) >= self.members[0].config.block_size,
-            by=by,
-        )
+            q = p_values([self.far[among]], far[None].double())
+            by_counts, p = q < p, (2 * torch.minimum(p, q)).clamp(max=1)
+            scores = scores + self.price * far.double()
+        # 2. Which counts are odd?
+        usual = kinds[nearest]
+        gaps = (rows - usual).abs() if ended else (rows - usual).clamp(min=0)
+        most = gaps.topk(min(3, gaps.shape[1]))
+        often, normally = (x.square().round().int() for x in (rows, usual))
+        reports = []
+        for i, (own, event) in enumerate(zip(often.tolist(), worst, strict=True)):
+            odd = most.indices[i][most.values[i] > 0].tolist()
+            reports.append(
+                SessionReport(
+                    score=scores[i].item(),
+                    p_value=p[i].item(),
+                    anomalous=p[i].item() <= self.false_alarms or own[0] > 0,
+                    n_events=sum(own),
+                    n_unknown=own[0],
+                    worst=event,
+                    counts=tuple(
+                        (self.tokenizer.names[j], own[j], normally[i, j].item())
+                        for j in odd
+                    ),
+                    windowed=sum(own) >= self.members[0].config.block_size,
+                    by="counts" if by_counts[i] else "order",
+                )
+            )
+        return reports

@@ -182,9 +182,12 @@ class SessionFinder:
 
     def __call__(self, line: str) -> str | None:
         """The id of the line's session; None for a line that belongs to none."""
-        found = self.pattern.search(line)
-        parts = () if found is None else (*found.groups(), found.group())
-        text = next((part for part in parts if part), None)
+        found, text = self.pattern.search(line), None
+        if found is not None:
+            first = (
+                next(filter(None, found.groups()), None) if found.lastindex else None
+            )
+            text = first or found.group() or None
         if self.seconds is None:
             return text
         time = seconds_of(text, self.time_format) if text else None

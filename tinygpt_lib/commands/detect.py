@@ -268,7 +268,7 @@ def event_in(reading: LogReading, text: str) -> str:
     """The event of a line; of what tells no time, as reports show events, itself."""
     reader = reading.lines()
     _, event = reader(text)
-    return event if reader.record.time is not None and event else text
+    return event if reader.time is not None and event else text
 
 
 def run_update(options) -> int:

@@ -130,7 +130,7 @@ class Follower:
         name, event = self.reader(line)
         if name is None:
             return
-        moment = self.reader.record.time
+        moment = self.reader.time
         if moment is not None:
             self.advance(moment)
             for odd in (

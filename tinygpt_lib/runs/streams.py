@@ -274,8 +274,8 @@ class EventStream:
         if key not in self.verdicts:  # many sessions are equal
             if len(self.verdicts) >= KNOWN:
                 self.verdicts.clear()
-            report = detector.verdict(nats, row, session.worst, ended, among)
-            self.verdicts[key] = report
+            parts = nats[:, None], row[None], [session.worst]
+            (self.verdicts[key],) = detector.verdicts(*parts, ended, among)
         return replace(self.verdicts[key], worst=session.worst)
 
     def begin(self) -> Running:
