@@ -17,7 +17,7 @@ from tinygpt_lib.basics.logformats import LogFormat, Reader
 from tinygpt_lib.basics.loglines import LONGEST_LINE, in_order, read_lines
 from tinygpt_lib.basics.logsessions import find_groupings
 from tinygpt_lib.commands import main
-from tinygpt_lib.logs import Templates, is_code
+from tinygpt_lib.logs import Templates
 from tinygpt_lib.runs.reading import LogReading
 
 # Times
@@ -182,8 +182,10 @@ def test_values_vary_and_words_stay():
     ],
 )
 def test_few_values_that_come_again_are_a_code(seen, code):
-    assert is_code(Counter(seen), sum(seen.values())) == code
-    assert not is_code(Counter(seen), sum(seen.values()) + 1)  # one was not counted
+    assert Templates.is_code(Counter(seen), sum(seen.values())) == code
+    assert not Templates.is_code(
+        Counter(seen), sum(seen.values()) + 1
+    )  # one was not counted
 
 
 PIECES = st.sampled_from(["a", "b", "1", "22", "=", ":", '"', "(", ")", ".", "/", " "])

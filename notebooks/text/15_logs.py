@@ -74,6 +74,7 @@ from tinygpt_lib.basics.loglines import (
     seconds_of,
 )
 from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
+from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -180,14 +181,13 @@ class Masks:
         return " ".join(event.split())
 
 
-mask = Masks()
-
 # %% [markdown]
 # It must not merge or split anything here. Does it find the same kinds as the four patterns did?
 # Two lines are of one kind by the one exactly when they are of one kind by the other, so the pairs
 # of kinds must be as many as the kinds:
 
 # %%
+mask = Masks()
 events = [mask(line) for line in lines]
 together = set(zip(masked, events, strict=True))
 assert len(together) == len(set(masked)) == len(set(events))
@@ -249,33 +249,6 @@ line = "worker[4121]: GET /index.html status=200 took 12ms, user=alice"
 # one line in ten is expected to bring another.
 
 
-# %%
-#| export
-def is_code(seen: Counter, n: int) -> bool:
-    """Whether a place, seen n times, has few values, and another would be news.
-
-    About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
-    What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
-    """
-    once = sum(times == 1 for times in seen.values())
-    numbers = sorted(int(value) for value in seen if value.isdigit())
-    counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
-    return (
-        len(seen) <= Form.few
-        and seen.total() == n  # else there were more than were counted
-        and (once + 1) / (n + 1) <= 0.1
-        and (numbers == [0, 1] or not counts)
-        and all(CODE.fullmatch(value) for value in seen)
-    )
-
-
-# %% tags=["nbval-check-output"]
-{
-    "status": is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
-    "users": is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
-    "workers": is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
-}
-
 # %% [markdown]
 # All three together. What is learnt is then *frozen*: the event of a line never depends on the
 # lines that came before it. At a code, a value that normal lines never had becomes `<new>`.
@@ -302,6 +275,24 @@ class Templates(Kinds):
                 best, most = kind, (share, len(agree))
         return best
 
+    @staticmethod
+    def is_code(seen: Counter, n: int) -> bool:
+        """Whether a place, seen n times, has few values, and another would be news.
+
+        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+        What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
+        """
+        once = sum(times == 1 for times in seen.values())
+        numbers = sorted(int(value) for value in seen if value.isdigit())
+        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
+        return (
+            len(seen) <= Form.few
+            and seen.total() == n  # else there were more than were counted
+            and (once + 1) / (n + 1) <= 0.1
+            and (numbers == [0, 1] or not counts)
+            and all(CODE.fullmatch(value) for value in seen)
+        )
+
     @classmethod
     def learn(
         cls, lines: Iterable[str], masks: dict[str, str] | None = None
@@ -324,10 +315,20 @@ class Templates(Kinds):
             kind.codes = {
                 place: sorted(seen)
                 for place, seen in values_at(kind, members, forms).items()
-                if is_code(seen, n)
+                if cls.is_code(seen, n)
             }
         return self
 
+
+# %% [markdown]
+# Which places are codes?
+
+# %% tags=["nbval-check-output"]
+{
+    "status": Templates.is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
+    "users": Templates.is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
+    "workers": Templates.is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
+}
 
 # %% [markdown]
 # The lines that masks destroyed, once more. This log has 300 normal ones; the last four lines are
@@ -516,13 +517,14 @@ by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
 def group_lines(
     lines: Iterable[str],
     finder: SessionFinder,
-    to_event: Callable[[str], str] = mask,
+    to_event: Callable[[str], str] | None = None,
 ) -> dict[str, Session]:
     """Sessions by id, in the order of their first lines; other lines are left out.
 
-    ValueError, showing a line, if there are lines and none of them has a session.
+    Events are those of Masks, unless `to_event` is given. ValueError, showing a line,
+    if there are lines and none of them has a session.
     """
-    sessions: dict[str, Session] = {}
+    sessions, to_event = {}, to_event or Masks()
     shared: dict[str, str] = {}  # one string for all lines of a kind: logs are long
     number, example = 0, ""
     for number, line in enumerate(lines, start=1):
@@ -582,7 +584,7 @@ list(windows)
 # ## Numbers for events
 # Events become ids as characters did in chapter 01, with two differences. First, the list of events
 # must come from the *training* lines alone. A kind of line that was never seen before is just what
-# one wants to hear of later, so it must not be known beforehand: it gets the id of UNKNOWN. (Since
+# one wants to hear of later, so it must not be known beforehand: it gets the id of `<unknown>`. (Since
 # every event of the training is known, the model never sees that id, and what it says after one is
 # a guess. With `at_least=2` the rarest events stay unknown, so that it learns what may follow; that
 # also bounds the vocabulary of a log whose names no mask has caught.) Second, that a session
@@ -592,7 +594,7 @@ list(windows)
 
 # %%
 #| export
-UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+END = "<end>"
 
 
 # %%
@@ -604,7 +606,7 @@ class EventTokenizer(EventText):
 
     def __init__(self, events: Sequence[str]):
         self.events = list(events)
-        self.names = [UNKNOWN, BEGIN, END, *self.events]
+        self.names = ["<unknown>", "<begin>", END, *self.events]
         self._ids = {event: i for i, event in enumerate(self.events, start=3)}
         if len(self._ids) != len(self.events):
             raise ValueError("events must not hold the same event twice")
@@ -678,7 +680,7 @@ never = sorted(set(events) - set(tokenizer.events))
 
 # %% [markdown]
 # Half of all kinds of lines never occur in a normal session here. They come in sessions that were
-# labelled anomalous, or are too rare. All of them become UNKNOWN: that is half of a detector
+# labelled anomalous, or are too rare. All of them become `<unknown>`: that is half of a detector
 # already.
 
 # %% [markdown]
@@ -855,21 +857,15 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 class LogPlan(TrainConfig):
     """Chapter 07's plan, with a rate for the matrices that Muon moves."""
 
+    steps: int = 800  # at most
     batch_size: int = 16
     learning_rate: float = 0.01
     matrix_rate: float = 0.02
     warmup: float = 0.02
-    cooldown: float = 0.6
+    cooldown: float = 0.5
     cooldown_shape: str = "linear"
     weight_decay: float = 0.0
     beta2: float = 0.95
-
-
-class LogTrainer(Trainer):
-    """Chapter 07's loop with chapter 12's optimizer."""
-
-    def new_optimizer(self):
-        return muon(self.model, self.config)
 
 
 def log_config(vocab_size: int) -> FastConfig:
@@ -879,20 +875,28 @@ def log_config(vocab_size: int) -> FastConfig:
 
 
 def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
-    """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
+    """A GPT that has learnt a stream of ids (N,), until it gets no better.
 
-    In 100 to 800 steps, where the ids are. Your random numbers stay as they were.
+    It is tried on the last tenth, 2,048 ids at most, which it never learns: once that
+    is no better by 1 % after 20 more steps, the rate falls to zero in as many steps as
+    it took so far. Your random numbers stay as they were.
     """
-    plan = LogPlan(seed=seed)
-    ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
-    plan.steps = min(max(ten_times, 100), 800)
-    ids = ids.repeat(-(-(config.block_size + 1) // len(ids)))  # at least one window
+    plan, best = LogPlan(seed=seed), math.inf
+    ids = ids.repeat(-(-2 * config.block_size // len(ids)))  # at least two windows
+    cut = len(ids) - min(max(len(ids) // 10, 2), 2048)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = LogTrainer(FastGPT(config).to(ids.device), ids, plan)
+        model = FastGPT(config).to(ids.device)
+        trainer = Trainer(model, ids[:cut], plan)
+        trainer.optimizer = muon(model, plan)  # chapter 12's
         while trainer.step < plan.steps:
             trainer.take_step()
-    return trainer.model.eval()
+            if trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
+                nats = evaluate(model, ids[cut:])
+                if nats > 0.99 * best:
+                    plan.steps = 2 * trainer.step
+                best = min(best, nats)
+    return model.eval()
 
 
 # %%
