@@ -91,46 +91,41 @@ anomalous = np.array(trial.anomalous)
 
 # %%
 #| export
-def longest_pauses(
-    sessions: Iterable[Sequence[str]], times: Iterable[Sequence[float]]
-) -> dict[str, float]:
-    """How long sessions were silent after each event at most, and then went on.
+def known_ends(
+    sessions: Sequence[Sequence[str]],
+    times: Sequence[Sequence[float]],
+    moment: float,
+    normal: tuple | None = None,
+) -> list[bool]:
+    """Of which sessions the end is known at a moment, in seconds or lines of the log.
 
-    In the units of `times`: seconds, or lines of the log.
+    Those that have been silent for longer than any other was after the same event and
+    then went on: any of these, or of `normal`, which are (sessions, times).
     """
     pauses: dict[str, float] = {}
-    for events, moments in zip(sessions, times, strict=True):
-        for event, a, b in zip(events, moments, moments[1:], strict=False):
+    for events, own in zip(*(normal or (sessions, times)), strict=True):
+        for event, a, b in zip(events, own, own[1:], strict=False):
             pauses[event] = max(pauses.get(event, 0.0), b - a)
-    return pauses
-
-
-def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) -> bool:
-    """Whether a session that has been silent for some time is over."""
-    return not events or silent > pauses.get(events[-1], -1.0)
+    return [
+        not events or moment - own[-1] > pauses.get(events[-1], -1.0)
+        for events, own in zip(sessions, times, strict=True)
+    ]
 
 
 # %%
-quick = longest_pauses([["open", "read", "close"]], [[0.0, 2.0, 9.0]])
-assert has_ended(["open"], 3, quick) and not has_ended(["open", "read"], 3, quick)
-quick
+before = [["open", "read", "close"]], [[0.0, 2.0, 9.0]]
+known_ends([["open"], ["read"]], [[10.0], [10.0]], 13.0, before)
 
 # %% [markdown]
-# The rule is applied to the sessions to learn from at the time of the cut, and to those to judge when
-# the log stops, both times by pauses from before the cut.
+# One that has been opened was never silent for three seconds, one that reads was for seven. The rule is
+# applied to the sessions to learn from at the time of the cut, and to those to judge when the log stops,
+# both times by pauses from before the cut.
 
 # %%
-pauses = longest_pauses(trial.train, trial.train_times)
-
-
-def over_at(moment, sessions, times):
-    """Of which sessions the end is known at a moment."""
-    pairs = zip(sessions, times, strict=True)
-    return np.array([has_ended(s, moment - own[-1], pauses) for s, own in pairs])
-
-
-over = over_at(CUT, trial.train, trial.train_times)
-ended = over_at(log.lines[-1].seconds, trial.test, trial.test_times)
+before = trial.train, trial.train_times
+over = np.array(known_ends(*before, CUT))
+ended = known_ends(trial.test, trial.test_times, log.lines[-1].seconds, before)
+ended = np.array(ended)
 (
     f"{over.sum():,} of {len(over):,} are over at the cut",
     f"{ended.sum():,} of {len(ended):,} are when the log stops",
@@ -271,9 +266,6 @@ worst, tokenizer.names[coded[odd[0]][worst + 1]]
 
 # %%
 #| export
-MOST = 4096  # kinds of events, and of their counts, that are kept
-
-
 def root_counts(sessions: Sequence[Tensor], vocab_size: int) -> Tensor:
     """Square roots of how often each event comes in sessions of ids: (N, V)."""
     rows = [torch.bincount(ids[1:-1], minlength=vocab_size) for ids in sessions]
@@ -291,10 +283,10 @@ def distances(rows: Tensor, others: Tensor, ended: bool = True) -> Tensor:
     return found
 
 
-def apart(rows: Tensor, ended: bool) -> tuple[Tensor, Tensor]:
+def apart(rows: Tensor, ended: bool, most: int = 4096) -> tuple[Tensor, Tensor]:
     """The different rows (R, V), commonest first; how far each row is from another."""
     kinds, place, times = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    kept = kinds[times.argsort(descending=True, stable=True)[:MOST]]
+    kept = kinds[times.argsort(descending=True, stable=True)[:most]]
     nearest = torch.zeros(len(kinds))  # where there are two of a kind
     for i in (times == 1).nonzero()[:, 0].split(1024):
         found = distances(kinds[i], kept, ended)
@@ -457,17 +449,6 @@ class SessionReport:
 
 # %%
 #| export
-def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
-    """Places of sessions, dealt into folds by chance; those that have ended, evenly."""
-    order = list(range(len(ended)))
-    Random(seed).shuffle(order)
-    order.sort(key=lambda i: not ended[i])
-    folds = min(folds, sum(ended))
-    return [sorted(order[k::folds]) for k in range(folds)]
-
-
-# %%
-#| export
 class AnomalyDetector:
     """Finds sessions that are unlike normal ones, and says what is odd about them.
 
@@ -476,6 +457,8 @@ class AnomalyDetector:
     member, at the sessions that it has not learnt from, {whether their ends count}.
     `news`: what share of normal sessions will hold unknown events; `about`: plain data.
     """
+
+    most = 4096  # kinds of events, and of their counts, that are kept
 
     def __init__(
         self,
@@ -496,6 +479,15 @@ class AnomalyDetector:
         self.n_events, self.price = n_events, math.log(n_events + 1)
         self.false_alarms, self.score_name, self.news = false_alarms, score, news
         self.about = dict(about or {})
+
+    @staticmethod
+    def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
+        """Places of sessions in folds, by chance; those that have ended are even."""
+        order = list(range(len(ended)))
+        Random(seed).shuffle(order)
+        order.sort(key=lambda i: not ended[i])
+        folds = min(folds, sum(ended))
+        return [sorted(order[k::folds]) for k in range(folds)]
 
     @classmethod
     def fit(
@@ -522,7 +514,7 @@ class AnomalyDetector:
             raise ValueError(f"{over.sum()} sessions can't promise {false_alarms:g}")
         # 1. What there is to know.
         seen = Counter(event for session in sessions for event in {*session})
-        often = sorted(seen, key=lambda event: (-seen[event], event))[:MOST]
+        often = sorted(seen, key=lambda event: (-seen[event], event))[: cls.most]
         tokenizer = EventTokenizer(sorted(often))
         coded = [tokenizer.encode_session(session) for session in sessions]
         new = {event for event in seen if seen[event] == 1} | {*seen} - {*often}
@@ -534,14 +526,14 @@ class AnomalyDetector:
         known = [tuple(e for e in session if e not in new) for session in sessions]
         normal, far = {}, {}
         for end, there in ((True, over), (False, torch.ones_like(over))):
-            normal[end], distance = apart(rows[there], end)
+            normal[end], distance = apart(rows[there], end, cls.most)
             far[end] = (distance - extra[there]).double().sort().values
         # 3. Models, each of which never sees one fold, and what they say of that.
         n_events = sum(map(len, sessions))
         parts = normal, far, {True: [], False: []}
         settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
         detector = cls([], tokenizer, *parts, **settings, news=news, about=about)
-        for k, fold in enumerate(deal(over.tolist(), folds, seed)):
+        for k, fold in enumerate(cls.deal(over.tolist(), folds, seed)):
             rest = {*range(len(coded))}.difference(fold)
             stream = torch.cat([coded[i][: None if over[i] else -1] for i in rest])
             stream = stream[stream != tokenizer.unknown]
