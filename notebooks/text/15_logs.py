@@ -36,12 +36,14 @@
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from course import BLUE, RED, plt, show
 from course.logdata import load_log
+from tinygpt_lib.basics.loglines import seconds_of
 from tinygpt_lib.basics.logwords import Words
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.generation import generate
@@ -56,7 +58,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import torch
 import torch.nn.functional as F
@@ -65,14 +66,8 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.loglines import (
-    DATED,
-    LONGEST_LINE,
-    MASKS,
-    EventText,
-    compiled,
-    seconds_of,
-)
+from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, EventText, compiled
+from tinygpt_lib.basics.logsessions import SessionFinder
 from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
 from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, muon
@@ -435,15 +430,21 @@ f"{np.mean(np.array(lengths) <= 63):.1%} fit into a window of 64, their begin in
 
 # %% [markdown]
 # Reading files, and the many ways to write a time, are no lesson of this course; `read_lines` and
-# `seconds_of` in `tinygpt_lib/basics/loglines.py` do that.
+# `seconds_of` in `tinygpt_lib/basics/loglines.py` do that. `SessionFinder`, beside them, says to which
+# session a line belongs, by a regular expression or by time:
 
 # %%
 web, syslog = "25/Nov/2026:03:12:01 +0100", "Nov 25 03:12:01"
 assert seconds_of(web) == seconds_of("2026-11-25T02:12:01Z")
 datetime.fromtimestamp(seconds_of(syslog), UTC).isoformat()
 
+# %%
+by_job, by_hour = SessionFinder(r"job=(\d+)"), SessionFinder(seconds=3600)
+assert by_job("start job=7") == "7" and by_job("no job") is None
+by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
+
 # %% [markdown]
-# Then the rule that says to which session a line belongs, and the sessions themselves:
+# The sessions themselves:
 
 
 # %%
@@ -456,56 +457,6 @@ class Session:
     events: list[str] = field(default_factory=list)
     line_numbers: list[int] = field(default_factory=list)  # from 1
 
-
-# %%
-#| export
-class SessionFinder:
-    """To which session a line belongs: by what `session_regex` finds, or by time.
-
-    The id is the first group that has found something, or all that the expression
-    finds. Without one, sessions are windows of `seconds`, at least 1; a line's time is
-    what `time_regex` finds, read by `seconds_of`, and a line without one belongs to the
-    line before it. One finder serves one log. ValueError for settings that make no
-    sense.
-    """
-
-    def __init__(
-        self,
-        session_regex: str | None = None,
-        seconds: float | None = None,
-        time_regex: str | None = None,
-        time_format: str | None = None,
-    ):
-        if (session_regex is None) == (seconds is None):
-            raise ValueError("give either session_regex or seconds, to group lines by")
-        if seconds is not None and not 1 <= seconds < float("inf"):
-            raise ValueError(f"seconds is {seconds}; it must be at least 1")
-        self.seconds, self.time_format = seconds, time_format
-        regex = session_regex if seconds is None else (time_regex or DATED)
-        self.pattern = compiled(regex, repr(regex))
-        self.last: str | None = None
-
-    def __call__(self, line: str) -> str | None:
-        """The id of the line's session; None for a line that belongs to none."""
-        found, text = self.pattern.search(line), None
-        if found is not None:
-            first = (
-                next(filter(None, found.groups()), None) if found.lastindex else None
-            )
-            text = first or found.group() or None
-        if self.seconds is None:
-            return text
-        time = seconds_of(text, self.time_format) if text else None
-        if time is not None:
-            start = math.floor(time / self.seconds) * self.seconds
-            self.last = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
-        return self.last
-
-
-# %%
-by_job, by_hour = SessionFinder(r"job=(\d+)"), SessionFinder(seconds=3600)
-assert by_job("start job=7") == "7" and by_job("no job") is None
-by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
 
 # %% [markdown]
 # And all together, in one pass over the lines. Lines that belong to no session are left out; when
@@ -525,7 +476,6 @@ def group_lines(
     if there are lines and none of them has a session.
     """
     sessions, to_event = {}, to_event or Masks()
-    shared: dict[str, str] = {}  # one string for all lines of a kind: logs are long
     number, example = 0, ""
     for number, line in enumerate(lines, start=1):
         name = finder(line)
@@ -535,7 +485,7 @@ def group_lines(
         event = to_event(line)
         if event:
             session = sessions.setdefault(name, Session(name))
-            session.events.append(shared.setdefault(event, event))
+            session.events.append(event)
             session.line_numbers.append(number)
     if number and not sessions:
         raise ValueError(
@@ -694,10 +644,7 @@ never = sorted(set(events) - set(tokenizer.events))
 #| export
 def stream(sessions: Iterable[Sequence[str]], tokenizer: EventTokenizer) -> Tensor:
     """All sessions behind each other, as ids (N,) to train on."""
-    parts = [tokenizer.encode_session(session) for session in sessions]
-    if not parts:
-        raise ValueError("there is no session to make a stream of")
-    return torch.cat(parts)
+    return torch.cat([tokenizer.encode_session(session) for session in sessions])
 
 
 # %%

@@ -575,25 +575,24 @@ class AnomalyDetector:
         done = {}
         for end in (True, False):
             own = [key for key in different if key[1] == end]
-            found = self.reports([s for s, _ in own], [read[key] for key in own], end)
-            done.update(zip(own, found, strict=True))
+            for part in (own[i : i + 1000] for i in range(0, len(own), 1000)):
+                known = [read[key] for key in part]
+                found = self.reports([session for session, _ in part], known, end)
+                done.update(zip(part, found, strict=True))
         return [done[key] for key in keys]
 
     def reports(
         self, sessions: Sequence, readings: Sequence[Reading], ended: bool = True
     ) -> list[SessionReport]:
         """The reports of sessions, which have ended or may go on, from readings."""
-        if not sessions:
-            return []
-        coded, worst = [self.tokenizer.encode_session(s) for s in sessions], []
+        coded = [self.tokenizer.encode_session(session) for session in sessions]
+        worst: list[EventReport | None] = []
         for events, ids, reading in zip(sessions, coded, readings, strict=True):
-            places = (ids[1:-1] == self.tokenizer.unknown).nonzero()[:1, 0].tolist()
-            if events or ended:
-                nats = reading.nats.mean(0)[: len(events) + ended]
-                (place,) = places or [nats.argmax().item()]
-                worst.append(self.report_event((*events, END)[place], reading, place))
-            else:
-                worst.append(None)
+            nats = reading.nats.mean(0)[: len(events) + ended]
+            nats[ids[1 : len(nats) + 1] == self.tokenizer.unknown] += math.inf
+            place = nats.argmax().item() if len(nats) else 0
+            event = self.report_event((*events, END)[place], reading, place)
+            worst.append(event if len(nats) else None)
         nats = torch.stack([self.surprise(reading, ended) for reading in readings], 1)
         rows = root_counts(coded, self.tokenizer.vocab_size)
         return self.verdicts(nats, rows, worst, ended)
@@ -623,8 +622,7 @@ class AnomalyDetector:
         """The reports, judged among sessions that have ended, or among all."""
         among, kinds = ended if among is None else among, self.normal[ended]
         # 1. How odd are they, by their order and by their counts?
-        found = [distances(part, kinds, ended).min(1) for part in rows.split(1024)]
-        far, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
+        far, nearest = distances(rows, kinds, ended).min(1)
         p, scores = p_values(self.held_out[among], nats), nats.mean(0)
         by_counts = torch.zeros_like(p, dtype=torch.bool)
         if self.score_name == "max":
@@ -634,27 +632,18 @@ class AnomalyDetector:
         # 2. Which counts are odd?
         usual = kinds[nearest]
         gaps = (rows - usual).abs() if ended else (rows - usual).clamp(min=0)
-        most = gaps.topk(min(3, gaps.shape[1]))
+        gaps, places = gaps.topk(min(3, gaps.shape[1]))
         often, normally = (x.square().round().int() for x in (rows, usual))
-        reports = []
-        for i, (own, event) in enumerate(zip(often.tolist(), worst, strict=True)):
-            odd = most.indices[i][most.values[i] > 0].tolist()
-            reports.append(
-                SessionReport(
-                    score=scores[i].item(),
-                    p_value=p[i].item(),
-                    anomalous=p[i].item() <= self.false_alarms or own[0] > 0,
-                    n_events=sum(own),
-                    n_unknown=own[0],
-                    worst=event,
-                    counts=tuple(
-                        (self.tokenizer.names[j], own[j], normally[i, j].item())
-                        for j in odd
-                    ),
-                    windowed=sum(own) >= self.members[0].config.block_size,
-                    by="counts" if by_counts[i] else "order",
-                )
-            )
+        columns = scores, p, by_counts, often[:, 0], often.sum(1), places, gaps
+        columns += often.gather(1, places), normally.gather(1, places)
+        reports, size = [], self.members[0].config.block_size
+        for event, *row in zip(worst, *(x.tolist() for x in columns), strict=True):
+            score, p_value, counted, unknown, n, *most = row
+            odd = [x for x in zip(*most, strict=True) if x[1] > 0]
+            counts = tuple((self.tokenizer.names[i], a, b) for i, _, a, b in odd)
+            alarm, by = p_value <= self.false_alarms, "counts" if counted else "order"
+            how = n, unknown, event, counts, n >= size, by
+            reports.append(SessionReport(score, p_value, alarm or unknown > 0, *how))
         return reports
 
 
