@@ -92,10 +92,7 @@ anomalous = np.array(trial.anomalous)
 # %%
 #| export
 def known_ends(
-    sessions: Sequence[Sequence[str]],
-    times: Sequence[Sequence[float]],
-    moment: float,
-    normal: tuple | None = None,
+    sessions: Sequence, times: Sequence, moment: float, normal: tuple | None = None
 ) -> list[bool]:
     """Of which sessions the end is known at a moment, in seconds or lines of the log.
 
@@ -194,10 +191,8 @@ def read_sessions(
             own = [nats[:, row, first:end], *(part[row, first:end] for part in rest)]
             readings[i].append((start, own))
     for i, parts in enumerate(readings):
-        columns = zip(
-            *(own for _, own in sorted(parts, key=itemgetter(0))), strict=True
-        )
-        nats, *rest = columns
+        parts = [own for _, own in sorted(parts, key=itemgetter(0))]
+        nats, *rest = zip(*parts, strict=True)
         readings[i] = Reading(torch.cat(nats, 1), *map(torch.cat, rest))
     return readings
 
@@ -474,9 +469,9 @@ class AnomalyDetector:
         news: float = 0.0,
         about: dict | None = None,
     ):
-        self.members, self.tokenizer, self.normal = list(members), tokenizer, normal
-        self.far, self.held_out = far, held_out
-        self.n_events, self.price = n_events, math.log(n_events + 1)
+        self.members, self.tokenizer, self.n_events = list(members), tokenizer, n_events
+        self.normal, self.far, self.held_out = normal, far, held_out
+        self.price = math.log(n_events + 1)  # of an event that was never seen
         self.false_alarms, self.score_name, self.news = false_alarms, score, news
         self.about = dict(about or {})
 
@@ -540,12 +535,10 @@ class AnomalyDetector:
             model = learn(stream, log_config(tokenizer.vocab_size), seed + k)
             readings = detector.read([known[i] for i in fold], [model])
             for end, kept in detector.held_out.items():
-                scores = [
-                    detector.surprise(reading, end)
-                    for i, reading in zip(fold, readings, strict=True)
-                    if over[i] or not end
-                ]
-                kept.append(torch.cat(scores).sort().values)
+                pairs = zip(fold, readings, strict=True)
+                own = [reading for i, reading in pairs if over[i] or not end]
+                scores = torch.cat([detector.surprise(one, end) for one in own])
+                kept.append(scores.sort().values)
             detector.members.append(model)
         return detector
 
@@ -602,24 +595,19 @@ class AnomalyDetector:
     ) -> EventReport:
         """The report of an event from place t of a reading."""
         names = [self.tokenizer.names[i] for i in reading.likeliest[t].tolist()]
-        return EventReport(
-            position=t if position is None else position,
-            event=event,
-            surprisal=reading.nats[:, t].mean().item(),
-            rank=reading.rank[t].item(),
-            expected=tuple(zip(names, reading.chances[t].tolist(), strict=True)),
-            known=event == END or event in self.tokenizer,
-        )
+        expected = tuple(zip(names, reading.chances[t].tolist(), strict=True))
+        nats, rank = reading.nats[:, t].mean().item(), reading.rank[t].item()
+        known = event == END or event in self.tokenizer
+        place = t if position is None else position
+        return EventReport(place, event, nats, rank, expected, known)
 
     def verdicts(
-        self,
-        nats: Tensor,  # (K, N)
-        rows: Tensor,  # (N, V): root counts
-        worst: Sequence[EventReport | None],
-        ended: bool,
-        among: bool | None = None,
+        self, nats: Tensor, rows: Tensor, worst, ended: bool, among: bool | None = None
     ) -> list[SessionReport]:
-        """The reports, judged among sessions that have ended, or among all."""
+        """The reports, judged among sessions that have ended, or among all.
+
+        By surprise (K, N), root counts (N, V), and reports of their worst events.
+        """
         among, kinds = ended if among is None else among, self.normal[ended]
         # 1. How odd are they, by their order and by their counts?
         far, nearest = distances(rows, kinds, ended).min(1)
