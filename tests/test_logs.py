@@ -453,7 +453,7 @@ def test_it_stops_once_what_it_does_not_learn_gets_no_better(monkeypatch, nats, 
     monkeypatch.setattr(logs, "evaluate", lambda model, ids: next(told))
     rates = []
     monkeypatch.setattr(logs, "muon", lambda model, plan: rates.append(plan))
-    ids = torch.ones(30_000, dtype=torch.int64)
+    ids = torch.ones(90_000, dtype=torch.int64)
     ids[-2048:] = 7
     learn(ids, log_config(8))
     assert rates[0].steps == steps

@@ -314,9 +314,11 @@ def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
 
     It is tried on the last tenth, 2,048 ids at most, which it never learns: once that
     is no better by 1 % after 20 more steps, the rate falls to zero in as many steps as
-    it took so far. Your random numbers stay as they were.
+    it took so far. A short stream is read ten times at most. Your random numbers stay.
     """
     plan, best = LogPlan(seed=seed), math.inf
+    ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
+    plan.steps = min(max(ten_times, 100), plan.steps)
     ids = ids.repeat(-(-2 * config.block_size // len(ids)))  # at least two windows
     cut = len(ids) - min(max(len(ids) // 10, 2), 2048)
     with torch.random.fork_rng():
