@@ -5,14 +5,6 @@ from pathlib import Path
 
 from tinygpt_lib.runs.detectors import SCORES
 
-AS_FITTED = {  # options of grouping, where a detector's own is taken
-    "session_regex": None,
-    "seconds": None,
-    "events": False,
-    "time_regex": None,
-    "time_format": None,
-}
-
 
 def add_grouping(command: argparse.ArgumentParser, default: str) -> None:
     """The options that say which lines belong together."""
@@ -180,7 +172,6 @@ def add_accept(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a log: all that is new in it is normal; repeatable",
     )
-    command.set_defaults(**AS_FITTED)
 
 
 def add_update(command: argparse.ArgumentParser) -> None:
@@ -194,4 +185,3 @@ def add_update(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sessions may go on after the log: learn no end of those, as for `fit`",
     )
-    command.set_defaults(**AS_FITTED)

@@ -19,16 +19,14 @@ from tinygpt_lib.runs.reading import LogReading
 
 def grouping(options, kept: dict) -> dict:
     """The rule for sessions: that of the command line, else the one that is kept."""
-    timed = {
-        name: value
-        for name in ("seconds", "time_regex", "time_format")
-        if (value := getattr(options, name)) is not None
-    }
+    asked = {name: x for name, x in vars(options).items() if x is not None}
+    names = ("seconds", "time_regex", "time_format")
+    timed = {name: asked[name] for name in names if name in asked}
     rule = dict(kept)
-    if options.events:
+    if asked.get("events"):
         rule = {"events": True}
-    elif options.session_regex is not None:
-        rule = {"session_regex": options.session_regex}
+    elif "session_regex" in asked:
+        rule = {"session_regex": asked["session_regex"]}
     elif "seconds" in timed and "seconds" not in kept:
         rule = {}
     if timed and ("session_regex" in rule or "events" in rule):
