@@ -797,7 +797,7 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 # machine is far more regular than a poet. Now the GPT: chapter 10's parts and chapter 12's
 # optimizer, small, since there are few kinds of events. How long must it learn? A part of the stream that
 # it never learns from can say: once that is no better by a hundredth after twenty more steps, the rate
-# falls to zero, in as many steps again. On most logs that takes one or two hundred.
+# falls to zero, in as many steps again. On this log that takes about two hundred in all.
 
 
 # %%

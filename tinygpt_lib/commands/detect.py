@@ -394,7 +394,7 @@ def add_detect(commands) -> None:
     ):
         example = f"detect {name} {example}"
         command = add_command(detect, name, patience()(run), does, example)
+        if name not in ("inspect", "fit"):
+            command.add_argument("folder", type=Path, help="what `detect fit` made")
         if options:
             options(command)
-        else:
-            command.add_argument("folder", type=Path, help="what `detect fit` made")

@@ -95,7 +95,6 @@ def add_fit(command: argparse.ArgumentParser) -> None:
 
 def add_score(command: argparse.ArgumentParser) -> None:
     """The options of `detect score`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="logs; may be gzipped; - is stdin"
     )
@@ -156,7 +155,6 @@ def add_score(command: argparse.ArgumentParser) -> None:
 
 def add_accept(command: argparse.ArgumentParser) -> None:
     """The options of `detect accept`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "--event",
         action="append",
@@ -176,7 +174,6 @@ def add_accept(command: argparse.ArgumentParser) -> None:
 
 def add_update(command: argparse.ArgumentParser) -> None:
     """The options of `detect update`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="normal logs; may be gzipped"
     )
