@@ -30,10 +30,8 @@ from course.logdata import (
 from tinygpt_lib.anomalies import (
     AnomalyDetector,
     apart,
-    deal,
     distances,
-    has_ended,
-    longest_pauses,
+    known_ends,
     p_values,
     root_counts,
 )
@@ -91,21 +89,10 @@ def timed_trial() -> tuple[Trial, np.ndarray, np.ndarray]:
     log = load_hdfs()
     found = group_lines((line.text for line in log.lines), SessionFinder(r"blk_-?\d+"))
     trial = split_by_time(log, found.values())
-    pauses = longest_pauses(trial.train, trial.train_times)
-
-    def over(moment, sessions, times):
-        return np.array(
-            [
-                has_ended(session, moment - own[-1], pauses)
-                for session, own in zip(sessions, times, strict=True)
-            ]
-        )
-
-    return (
-        trial,
-        over(CUT, trial.train, trial.train_times),
-        over(log.lines[-1].seconds, trial.test, trial.test_times),
-    )
+    before = trial.train, trial.train_times
+    over = known_ends(*before, CUT)
+    ended = known_ends(trial.test, trial.test_times, log.lines[-1].seconds, before)
+    return trial, np.array(over), np.array(ended)
 
 
 def trial_of(name: str) -> tuple[Trial, np.ndarray, np.ndarray, Judge]:
@@ -190,7 +177,7 @@ def counted(trial: Trial, over, ended, judge: Judge, n: int = 5) -> dict:
     tokenizer = EventTokenizer.from_sessions(trial.train)
     size = tokenizer.vocab_size
     n = min(n, int(63 / np.log2(size)))
-    folds = deal(over.tolist(), 3, 0)
+    folds = AnomalyDetector.deal(over.tolist(), 3, 0)
     places = {
         session: i for i, session in enumerate(dict.fromkeys(map(tuple, trial.test)))
     }
@@ -320,7 +307,11 @@ def run(name: str, seeds: int, keep) -> None:
             if score == "mean":  # the same models, judged by their mean surprisal
                 detector = by_mean(detector, trial, over, seed)
             cases = list(zip(map(tuple, trial.test), ended.tolist(), strict=True))
-            done = {(s, e): detector.report(s, readings[s], e) for s, e in {*cases}}
+            done = {}
+            for end in (True, False):
+                own = list({s for s, e in cases if e == end})
+                found = detector.reports(own, [readings[s] for s in own], end)
+                done |= {(s, end): report for s, report in zip(own, found, strict=True)}
             reports = [done[case] for case in cases]
             p = np.array([report.p_value for report in reports])
             news = np.array([report.n_unknown > 0 for report in reports])

@@ -26,7 +26,7 @@ from harness import machine, today, versions
 from tinygpt_lib import logs
 from tinygpt_lib.basics.files import write_atomically
 from tinygpt_lib.basics.logformats import LogFormat, Reader
-from tinygpt_lib.logs import Templates, mask
+from tinygpt_lib.logs import Masks, Templates
 from tinygpt_lib.runs.reading import event_of
 
 OUT = Path(__file__).with_name("loghub.json")
@@ -126,9 +126,9 @@ def main() -> None:
             "lines, codes apart": accuracy(texts, true),
             "news": news(whole(lines, FIT)[0], true),
             "masks": {
-                "content": accuracy(list(map(mask, content)), true),
-                "lines": accuracy(list(map(mask, lines)), true),
-                "news": news(list(map(mask, lines)), true),
+                "content": accuracy(list(map(Masks(), content)), true),
+                "lines": accuracy(list(map(Masks(), lines)), true),
+                "news": news(list(map(Masks(), lines)), true),
             },
         }
         try:
@@ -136,7 +136,7 @@ def main() -> None:
                 "content": accuracy(drain(content), true),
                 "lines": accuracy(drain(lines), true),
                 "news": news(drain(lines, FIT), true),
-                "news, masked": news(drain(list(map(mask, lines)), FIT), true),
+                "news, masked": news(drain(list(map(Masks(), lines)), FIT), true),
             }
         except ImportError:
             pass

@@ -12,13 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course import logdata as _logdata
-from tinygpt_lib import anomalies
 from tinygpt_lib.anomalies import (
     apart,
-    deal,
     distances,
-    has_ended,
-    longest_pauses,
+    known_ends,
     p_values,
     read_sessions,
     root_counts,
@@ -319,7 +316,7 @@ def test_nonsense_in_a_file_is_refused(detector, tmp_path, change, message):
 
 
 def test_a_log_of_nothing_but_new_lines_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(anomalies, "MOST", 4)
+    monkeypatch.setattr(AnomalyDetector, "most", 4)
     sessions = [["open", "read", f"at {i:02}", "close"] for i in range(40)]
     found = AnomalyDetector.fit(sessions, learn=untaught, folds=2, false_alarms=0.1)
     assert found.tokenizer.events == ["at 00", "close", "open", "read"]
@@ -397,13 +394,17 @@ def test_ends_of_sessions_that_were_cut_off_are_not_learnt(normal):
 
 def test_every_session_is_dealt_once():
     ended = [i % 3 > 0 for i in range(23)]
-    parts = deal(ended, 5, seed=1)
+    parts = AnomalyDetector.deal(ended, 5, seed=1)
     assert sorted(i for part in parts for i in part) == list(range(23))
     assert {len(part) for part in parts} == {4, 5}
     assert {sum(ended[i] for i in part) for part in parts} == {3}
     assert all(part == sorted(part) for part in parts)
-    assert parts == deal(ended, 5, seed=1) != deal(ended, 5, seed=2)
-    assert len(deal([True, False, True], 5, seed=0)) == 2
+    assert (
+        parts
+        == AnomalyDetector.deal(ended, 5, seed=1)
+        != AnomalyDetector.deal(ended, 5, seed=2)
+    )
+    assert len(AnomalyDetector.deal([True, False, True], 5, seed=0)) == 2
 
 
 def test_no_member_learns_from_the_fold_that_it_scores(normal):
@@ -417,7 +418,7 @@ def test_no_member_learns_from_the_fold_that_it_scores(normal):
     ended = [i % 7 > 0 for i in range(len(marked))]
     fit = partial(AnomalyDetector.fit, false_alarms=0.01, learn=recorded)
     found = fit(marked, ended=ended)
-    for ids, part in zip(learnt, deal(ended, 3, 0), strict=True):
+    for ids, part in zip(learnt, AnomalyDetector.deal(ended, 3, 0), strict=True):
         rest = [marked[i] for i in range(len(marked)) if i not in part]
         whole = sum(ended[i] for i in range(len(marked)) if i not in part)
         got = Counter(found.tokenizer.names[i] for i in ids.tolist())
@@ -431,7 +432,7 @@ def test_held_out_scores_are_those_of_sessions_not_learnt(detector, normal):
         detector.tokenizer.vocab_size,
     )
     assert torch.equal(apart(rows, True)[1].sort().values, detector.far[True])
-    for k, part in enumerate(deal([True] * len(normal), 3, 0)):
+    for k, part in enumerate(AnomalyDetector.deal([True] * len(normal), 3, 0)):
         own = [tuple(normal[i]) for i in part]
         readings = detector.read(own, detector.members[k : k + 1])
         scores = [reading.nats.max().item() for reading in readings]
@@ -671,10 +672,18 @@ def test_an_age_counts_from_the_last_event(detector):
 def test_pauses_and_ends():
     sessions = [["a", "b", "a"], ["a", "b"], ["a", "b", "b"]]
     times = [[0, 5, 6], [0, 9], [0, 7, 7]]  # the longest is neither first nor last
-    pauses = longest_pauses(sessions, times)
-    assert pauses == {"a": 9, "b": 1}
-    assert has_ended(["b", "a"], 9.5, pauses) and not has_ended(["b", "a"], 9, pauses)
-    assert has_ended(["c"], 0, pauses) and has_ended([], 0, pauses)
+    for events, silent, over in (
+        (["b", "a"], 9.5, True),
+        (["b", "a"], 9, False),
+        (["a", "b"], 1.5, True),
+        (["a", "b"], 1, False),
+        (["c"], 0, True),
+        ([], 0, True),
+    ):
+        own = [100.0 for _ in events]
+        found = known_ends([events], [own], 100 + silent, (sessions, times))
+        assert found == [over], (events, silent)
+    assert known_ends(sessions, times, 10) == [False, False, True]  # by their own
 
 
 # Faults that are put in

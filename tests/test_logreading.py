@@ -17,8 +17,8 @@ from tinygpt_lib.basics.logformats import LogFormat, Reader
 from tinygpt_lib.basics.loglines import LONGEST_LINE, in_order, read_lines
 from tinygpt_lib.basics.logsessions import find_groupings
 from tinygpt_lib.commands import main
-from tinygpt_lib.logs import Templates, is_code
-from tinygpt_lib.runs.reading import LogReading
+from tinygpt_lib.logs import Templates
+from tinygpt_lib.runs.reading import LogReading, event_of
 
 # Times
 
@@ -182,8 +182,10 @@ def test_values_vary_and_words_stay():
     ],
 )
 def test_few_values_that_come_again_are_a_code(seen, code):
-    assert is_code(Counter(seen), sum(seen.values())) == code
-    assert not is_code(Counter(seen), sum(seen.values()) + 1)  # one was not counted
+    assert Templates.is_code(Counter(seen), sum(seen.values())) == code
+    assert not Templates.is_code(
+        Counter(seen), sum(seen.values()) + 1
+    )  # one was not counted
 
 
 PIECES = st.sampled_from(["a", "b", "1", "22", "=", ":", '"', "(", ")", ".", "/", " "])
@@ -304,3 +306,25 @@ def test_inspect_tells_all_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "1 lines have no id" in out and "not read: 1\n  what is this?" in out
     assert re.search(r" 40  info .*exitCode=0", out) and "take about" in out
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+# Quicker, and the same
+
+
+@pytest.mark.parametrize("name", [*logsamples.JOBS, "syslog"])
+def test_lines_that_differ_in_digits_alone_are_read_as_any_other(name):
+    if name == "syslog":  # codes without digits, digits in levels, an unknown time
+        lines = [f"Nov 25 03:12:{i:02} gate x[{i}]: took {i} up" for i in range(60)]
+        faulty = [f"{x} up" for x in lines] + [f"<13>{x}" for x in lines] + ["", "x"]
+        faulty += [x.replace(" took", " debug7 took") for x in lines]
+        faulty += [x.replace("Nov 25", "Nov 39") for x in lines]
+    else:
+        lines = logsamples.sample(name, 100, 1).lines
+        faulty = logsamples.sample(name, 60, 2, logsamples.FAULTS).lines
+    reading = LogReading.fit(lines)
+    quick, reader = reading.lines(), Reader(reading.form)
+    for line in [*lines, *faulty, *(re.sub("[1-9]", "4", x) for x in faulty)]:
+        record = reader(line)
+        event = "" if record.goes_on else event_of(record, reading.kinds)
+        assert (quick.event(line), quick.time) == (event, record.time), line
+    assert quick.reader.counts == reader.counts

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import torch
@@ -28,9 +29,7 @@ from tinygpt_lib.basics.loglines import (
     seconds_of,
 )
 from tinygpt_lib.logs import (
-    BEGIN,
     END,
-    UNKNOWN,
     EventTokenizer,
     Masks,
     SessionFinder,
@@ -39,7 +38,6 @@ from tinygpt_lib.logs import (
     in_windows,
     learn,
     log_config,
-    mask,
     stream,
     surprisals,
 )
@@ -51,6 +49,8 @@ from tinygpt_lib.speed import FastConfig, FastGPT
 from tinygpt_lib.tokenizers import score_text
 
 # Masks
+
+mask = Masks()
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_every_session_comes_back(sessions):
 
 def test_unknown_events_and_the_text_form():
     tokenizer = EventTokenizer.from_text("open\nclose\n\nopen")
-    assert tokenizer.names == [UNKNOWN, BEGIN, END, "close", "open"]
-    text = f"{BEGIN}\nopen\n{UNKNOWN}\n{END}\n"
+    assert tokenizer.names == ["<unknown>", "<begin>", END, "close", "open"]
+    text = f"<begin>\nopen\n<unknown>\n{END}\n"
     assert tokenizer.encode(text).tolist() == [1, 4, 0, 2]
     assert tokenizer.decode([1, 4, 0, 2]) == text
     assert tokenizer.encode("").shape == (0,)
@@ -422,7 +422,8 @@ def test_bits_of_a_model_that_knows_nothing():
     assert bits_per_event(Uniform(), sessions, 4) == pytest.approx(3)
 
 
-def test_the_loop_of_the_lesson_learns_what_a_run_learns():
+def test_the_loop_of_the_lesson_learns_what_a_run_learns(monkeypatch):
+    monkeypatch.setattr(logs, "LogPlan", partial(logs.LogPlan, steps=30))
     sessions = [["open", *["read"] * (n % 3), "close"] for n in range(60)]
     ids = stream(sessions, EventTokenizer.from_sessions(sessions))
     torch.manual_seed(5)
@@ -432,19 +433,36 @@ def test_the_loop_of_the_lesson_learns_what_a_run_learns():
     config, plan = log_preset(6)
     torch.manual_seed(3)
     by_run = FastGPT(config)
-    plan = replace(plan, steps=100, seed=3, eval_every=0)
-    train(by_run, ids, ids, plan, progress=False)
+    plan = replace(plan, steps=30, seed=3, eval_every=0)
+    train(by_run, ids[: -(len(ids) // 10)], ids, plan, progress=False)
     for one, other in zip(by_lesson.parameters(), by_run.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("tokens", "steps"), [(5, 100), (30_000, 292), (90_000, 800)])
-def test_steps_follow_the_data(monkeypatch, tokens, steps):
-    taken = []
-    monkeypatch.setattr(logs.LogTrainer, "step", property(lambda own: len(taken)))
-    monkeypatch.setattr(logs.LogTrainer, "take_step", lambda own: taken.append(own))
+@pytest.mark.parametrize(
+    ("nats", "steps"),
+    [([5.0, 4.0, 3.99], 120), ([1.0, 1.0], 80), ([0.9**n for n in range(99)], 800)],
+)
+def test_it_stops_once_what_it_does_not_learn_gets_no_better(monkeypatch, nats, steps):
+    def step(trainer):
+        trainer.history.losses.append(0.0)
+        assert 7 not in trainer.train_ids
+
+    told = iter(nats)
+    monkeypatch.setattr(logs.Trainer, "take_step", step)
+    monkeypatch.setattr(logs, "evaluate", lambda model, ids: next(told))
+    rates = []
+    monkeypatch.setattr(logs, "muon", lambda model, plan: rates.append(plan))
+    ids = torch.ones(90_000, dtype=torch.int64)
+    ids[-2048:] = 7
+    learn(ids, log_config(8))
+    assert rates[0].steps == steps
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 64, 65, 200])
+def test_a_short_stream_is_learnt_too(monkeypatch, tokens):
+    monkeypatch.setattr(logs, "LogPlan", partial(logs.LogPlan, steps=1))
     learn(torch.ones(tokens, dtype=torch.int64), log_config(4))
-    assert len(taken) == steps
 
 
 def test_what_was_learnt_is_kept_with_its_masks(tmp_path):

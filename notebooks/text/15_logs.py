@@ -36,12 +36,14 @@
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from course import BLUE, RED, plt, show
 from course.logdata import load_log
+from tinygpt_lib.basics.loglines import seconds_of
 from tinygpt_lib.basics.logwords import Words
 from tinygpt_lib.bigram import NGram
 from tinygpt_lib.generation import generate
@@ -56,7 +58,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import torch
 import torch.nn.functional as F
@@ -65,15 +66,10 @@ from torch import Tensor, nn
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.basics.evaluation import evaluating
-from tinygpt_lib.basics.loglines import (
-    DATED,
-    LONGEST_LINE,
-    MASKS,
-    EventText,
-    compiled,
-    seconds_of,
-)
+from tinygpt_lib.basics.loglines import LONGEST_LINE, MASKS, EventText, compiled
+from tinygpt_lib.basics.logsessions import SessionFinder
 from tinygpt_lib.basics.logwords import CODE, MANY, Form, Kind, Kinds, values_at
+from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.speed import MODERN, FastConfig, FastGPT, Muon
 from tinygpt_lib.training import TrainConfig, Trainer
 
@@ -180,14 +176,13 @@ class Masks:
         return " ".join(event.split())
 
 
-mask = Masks()
-
 # %% [markdown]
 # It must not merge or split anything here. Does it find the same kinds as the four patterns did?
 # Two lines are of one kind by the one exactly when they are of one kind by the other, so the pairs
 # of kinds must be as many as the kinds:
 
 # %%
+mask = Masks()
 events = [mask(line) for line in lines]
 together = set(zip(masked, events, strict=True))
 assert len(together) == len(set(masked)) == len(set(events))
@@ -249,33 +244,6 @@ line = "worker[4121]: GET /index.html status=200 took 12ms, user=alice"
 # one line in ten is expected to bring another.
 
 
-# %%
-#| export
-def is_code(seen: Counter, n: int) -> bool:
-    """Whether a place, seen n times, has few values, and another would be news.
-
-    About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
-    What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
-    """
-    once = sum(times == 1 for times in seen.values())
-    numbers = sorted(int(value) for value in seen if value.isdigit())
-    counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
-    return (
-        len(seen) <= Form.few
-        and seen.total() == n  # else there were more than were counted
-        and (once + 1) / (n + 1) <= 0.1
-        and (numbers == [0, 1] or not counts)
-        and all(CODE.fullmatch(value) for value in seen)
-    )
-
-
-# %% tags=["nbval-check-output"]
-{
-    "status": is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
-    "users": is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
-    "workers": is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
-}
-
 # %% [markdown]
 # All three together. What is learnt is then *frozen*: the event of a line never depends on the
 # lines that came before it. At a code, a value that normal lines never had becomes `<new>`.
@@ -302,6 +270,24 @@ class Templates(Kinds):
                 best, most = kind, (share, len(agree))
         return best
 
+    @staticmethod
+    def is_code(seen: Counter, n: int) -> bool:
+        """Whether a place, seen n times, has few values, and another would be news.
+
+        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+        What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
+        """
+        once = sum(times == 1 for times in seen.values())
+        numbers = sorted(int(value) for value in seen if value.isdigit())
+        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
+        return (
+            len(seen) <= Form.few
+            and seen.total() == n  # else there were more than were counted
+            and (once + 1) / (n + 1) <= 0.1
+            and (numbers == [0, 1] or not counts)
+            and all(CODE.fullmatch(value) for value in seen)
+        )
+
     @classmethod
     def learn(
         cls, lines: Iterable[str], masks: dict[str, str] | None = None
@@ -324,10 +310,20 @@ class Templates(Kinds):
             kind.codes = {
                 place: sorted(seen)
                 for place, seen in values_at(kind, members, forms).items()
-                if is_code(seen, n)
+                if cls.is_code(seen, n)
             }
         return self
 
+
+# %% [markdown]
+# Which places are codes?
+
+# %% tags=["nbval-check-output"]
+{
+    "status": Templates.is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
+    "users": Templates.is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
+    "workers": Templates.is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
+}
 
 # %% [markdown]
 # The lines that masks destroyed, once more. This log has 300 normal ones; the last four lines are
@@ -434,15 +430,21 @@ f"{np.mean(np.array(lengths) <= 63):.1%} fit into a window of 64, their begin in
 
 # %% [markdown]
 # Reading files, and the many ways to write a time, are no lesson of this course; `read_lines` and
-# `seconds_of` in `tinygpt_lib/basics/loglines.py` do that.
+# `seconds_of` in `tinygpt_lib/basics/loglines.py` do that. `SessionFinder`, beside them, says to which
+# session a line belongs, by a regular expression or by time:
 
 # %%
 web, syslog = "25/Nov/2026:03:12:01 +0100", "Nov 25 03:12:01"
 assert seconds_of(web) == seconds_of("2026-11-25T02:12:01Z")
 datetime.fromtimestamp(seconds_of(syslog), UTC).isoformat()
 
+# %%
+by_job, by_hour = SessionFinder(r"job=(\d+)"), SessionFinder(seconds=3600)
+assert by_job("start job=7") == "7" and by_job("no job") is None
+by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
+
 # %% [markdown]
-# Then the rule that says to which session a line belongs, and the sessions themselves:
+# The sessions themselves:
 
 
 # %%
@@ -456,53 +458,6 @@ class Session:
     line_numbers: list[int] = field(default_factory=list)  # from 1
 
 
-# %%
-#| export
-class SessionFinder:
-    """To which session a line belongs: by what `session_regex` finds, or by time.
-
-    The id is the first group that has found something, or all that the expression
-    finds. Without one, sessions are windows of `seconds`, at least 1; a line's time is
-    what `time_regex` finds, read by `seconds_of`, and a line without one belongs to the
-    line before it. One finder serves one log. ValueError for settings that make no
-    sense.
-    """
-
-    def __init__(
-        self,
-        session_regex: str | None = None,
-        seconds: float | None = None,
-        time_regex: str | None = None,
-        time_format: str | None = None,
-    ):
-        if (session_regex is None) == (seconds is None):
-            raise ValueError("give either session_regex or seconds, to group lines by")
-        if seconds is not None and not 1 <= seconds < float("inf"):
-            raise ValueError(f"seconds is {seconds}; it must be at least 1")
-        self.seconds, self.time_format = seconds, time_format
-        regex = session_regex if seconds is None else (time_regex or DATED)
-        self.pattern = compiled(regex, repr(regex))
-        self.last: str | None = None
-
-    def __call__(self, line: str) -> str | None:
-        """The id of the line's session; None for a line that belongs to none."""
-        found = self.pattern.search(line)
-        parts = () if found is None else (*found.groups(), found.group())
-        text = next((part for part in parts if part), None)
-        if self.seconds is None:
-            return text
-        time = seconds_of(text, self.time_format) if text else None
-        if time is not None:
-            start = math.floor(time / self.seconds) * self.seconds
-            self.last = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
-        return self.last
-
-
-# %%
-by_job, by_hour = SessionFinder(r"job=(\d+)"), SessionFinder(seconds=3600)
-assert by_job("start job=7") == "7" and by_job("no job") is None
-by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
-
 # %% [markdown]
 # And all together, in one pass over the lines. Lines that belong to no session are left out; when
 # that is all of them, the rule does not fit the log, and saying nothing would be the worst answer.
@@ -513,14 +468,14 @@ by_hour("Nov 25 03:12:01 gate up"), by_hour("a second line of the same")
 def group_lines(
     lines: Iterable[str],
     finder: SessionFinder,
-    to_event: Callable[[str], str] = mask,
+    to_event: Callable[[str], str] | None = None,
 ) -> dict[str, Session]:
     """Sessions by id, in the order of their first lines; other lines are left out.
 
-    ValueError, showing a line, if there are lines and none of them has a session.
+    Events are those of Masks, unless `to_event` is given. ValueError, showing a line,
+    if there are lines and none of them has a session.
     """
-    sessions: dict[str, Session] = {}
-    shared: dict[str, str] = {}  # one string for all lines of a kind: logs are long
+    sessions, to_event = {}, to_event or Masks()
     number, example = 0, ""
     for number, line in enumerate(lines, start=1):
         name = finder(line)
@@ -530,7 +485,7 @@ def group_lines(
         event = to_event(line)
         if event:
             session = sessions.setdefault(name, Session(name))
-            session.events.append(shared.setdefault(event, event))
+            session.events.append(event)
             session.line_numbers.append(number)
     if number and not sessions:
         raise ValueError(
@@ -579,7 +534,7 @@ list(windows)
 # ## Numbers for events
 # Events become ids as characters did in chapter 01, with two differences. First, the list of events
 # must come from the *training* lines alone. A kind of line that was never seen before is just what
-# one wants to hear of later, so it must not be known beforehand: it gets the id of UNKNOWN. (Since
+# one wants to hear of later, so it must not be known beforehand: it gets the id of `<unknown>`. (Since
 # every event of the training is known, the model never sees that id, and what it says after one is
 # a guess. With `at_least=2` the rarest events stay unknown, so that it learns what may follow; that
 # also bounds the vocabulary of a log whose names no mask has caught.) Second, that a session
@@ -589,7 +544,7 @@ list(windows)
 
 # %%
 #| export
-UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+END = "<end>"
 
 
 # %%
@@ -601,7 +556,7 @@ class EventTokenizer(EventText):
 
     def __init__(self, events: Sequence[str]):
         self.events = list(events)
-        self.names = [UNKNOWN, BEGIN, END, *self.events]
+        self.names = ["<unknown>", "<begin>", END, *self.events]
         self._ids = {event: i for i, event in enumerate(self.events, start=3)}
         if len(self._ids) != len(self.events):
             raise ValueError("events must not hold the same event twice")
@@ -675,7 +630,7 @@ never = sorted(set(events) - set(tokenizer.events))
 
 # %% [markdown]
 # Half of all kinds of lines never occur in a normal session here. They come in sessions that were
-# labelled anomalous, or are too rare. All of them become UNKNOWN: that is half of a detector
+# labelled anomalous, or are too rare. All of them become `<unknown>`: that is half of a detector
 # already.
 
 # %% [markdown]
@@ -689,10 +644,7 @@ never = sorted(set(events) - set(tokenizer.events))
 #| export
 def stream(sessions: Iterable[Sequence[str]], tokenizer: EventTokenizer) -> Tensor:
     """All sessions behind each other, as ids (N,) to train on."""
-    parts = [tokenizer.encode_session(session) for session in sessions]
-    if not parts:
-        raise ValueError("there is no session to make a stream of")
-    return torch.cat(parts)
+    return torch.cat([tokenizer.encode_session(session) for session in sessions])
 
 
 # %%
@@ -843,7 +795,9 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 # %% [markdown]
 # A whole line, its names and numbers aside, costs less than a single character of Shakespeare: a
 # machine is far more regular than a poet. Now the GPT: chapter 10's parts and chapter 12's
-# optimizer, small, since there are few kinds of events.
+# optimizer, small, since there are few kinds of events. How long must it learn? A part of the stream that
+# it never learns from can say: once that is no better by a hundredth after twenty more steps, the rate
+# falls to zero, in as many steps again. On this log that takes about two hundred in all.
 
 
 # %%
@@ -852,21 +806,15 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 class LogPlan(TrainConfig):
     """Chapter 07's plan, with a rate for the matrices that Muon moves."""
 
+    steps: int = 800  # at most
     batch_size: int = 16
     learning_rate: float = 0.01
     matrix_rate: float = 0.02
     warmup: float = 0.02
-    cooldown: float = 0.6
+    cooldown: float = 0.5
     cooldown_shape: str = "linear"
     weight_decay: float = 0.0
     beta2: float = 0.95
-
-
-class LogTrainer(Trainer):
-    """Chapter 07's loop with chapter 12's optimizer."""
-
-    def new_optimizer(self):
-        return Muon.of(self.model, self.config)
 
 
 def log_config(vocab_size: int) -> FastConfig:
@@ -876,20 +824,30 @@ def log_config(vocab_size: int) -> FastConfig:
 
 
 def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
-    """A GPT that has learnt a stream of ids (N,): ten times over, if it is short.
+    """A GPT that has learnt a stream of ids (N,), until it gets no better.
 
-    In 100 to 800 steps, where the ids are. Your random numbers stay as they were.
+    It is tried on the last tenth, 2,048 ids at most, which it never learns: once that
+    is no better by 1 % after 20 more steps, the rate falls to zero in as many steps as
+    it took so far. A short stream is read ten times at most. Your random numbers stay.
     """
-    plan = LogPlan(seed=seed)
+    plan, best = LogPlan(seed=seed), math.inf
     ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
-    plan.steps = min(max(ten_times, 100), 800)
-    ids = ids.repeat(-(-(config.block_size + 1) // len(ids)))  # at least one window
+    plan.steps = min(max(ten_times, 100), plan.steps)
+    ids = ids.repeat(-(-2 * config.block_size // len(ids)))  # at least two windows
+    cut = len(ids) - min(max(len(ids) // 10, 2), 2048)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = LogTrainer(FastGPT(config).to(ids.device), ids, plan)
+        model = FastGPT(config).to(ids.device)
+        trainer = Trainer(model, ids[:cut], plan)
+        trainer.optimizer = Muon.of(model, plan)  # chapter 12's
         while trainer.step < plan.steps:
             trainer.take_step()
-    return trainer.model.eval()
+            if trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
+                nats = evaluate(model, ids[cut:])
+                if nats > 0.99 * best:
+                    plan.steps = 2 * trainer.step
+                best = min(best, nats)
+    return model.eval()
 
 
 # %%

@@ -91,46 +91,38 @@ anomalous = np.array(trial.anomalous)
 
 # %%
 #| export
-def longest_pauses(
-    sessions: Iterable[Sequence[str]], times: Iterable[Sequence[float]]
-) -> dict[str, float]:
-    """How long sessions were silent after each event at most, and then went on.
+def known_ends(
+    sessions: Sequence, times: Sequence, moment: float, normal: tuple | None = None
+) -> list[bool]:
+    """Of which sessions the end is known at a moment, in seconds or lines of the log.
 
-    In the units of `times`: seconds, or lines of the log.
+    Those that have been silent for longer than any other was after the same event and
+    then went on: any of these, or of `normal`, which are (sessions, times).
     """
     pauses: dict[str, float] = {}
-    for events, moments in zip(sessions, times, strict=True):
-        for event, a, b in zip(events, moments, moments[1:], strict=False):
+    for events, own in zip(*(normal or (sessions, times)), strict=True):
+        for event, a, b in zip(events, own, own[1:], strict=False):
             pauses[event] = max(pauses.get(event, 0.0), b - a)
-    return pauses
-
-
-def has_ended(events: Sequence[str], silent: float, pauses: dict[str, float]) -> bool:
-    """Whether a session that has been silent for some time is over."""
-    return not events or silent > pauses.get(events[-1], -1.0)
+    return [
+        not events or moment - own[-1] > pauses.get(events[-1], -1.0)
+        for events, own in zip(sessions, times, strict=True)
+    ]
 
 
 # %%
-quick = longest_pauses([["open", "read", "close"]], [[0.0, 2.0, 9.0]])
-assert has_ended(["open"], 3, quick) and not has_ended(["open", "read"], 3, quick)
-quick
+before = [["open", "read", "close"]], [[0.0, 2.0, 9.0]]
+known_ends([["open"], ["read"]], [[10.0], [10.0]], 13.0, before)
 
 # %% [markdown]
-# The rule is applied to the sessions to learn from at the time of the cut, and to those to judge when
-# the log stops, both times by pauses from before the cut.
+# One that has been opened was never silent for three seconds, one that reads was for seven. The rule is
+# applied to the sessions to learn from at the time of the cut, and to those to judge when the log stops,
+# both times by pauses from before the cut.
 
 # %%
-pauses = longest_pauses(trial.train, trial.train_times)
-
-
-def over_at(moment, sessions, times):
-    """Of which sessions the end is known at a moment."""
-    pairs = zip(sessions, times, strict=True)
-    return np.array([has_ended(s, moment - own[-1], pauses) for s, own in pairs])
-
-
-over = over_at(CUT, trial.train, trial.train_times)
-ended = over_at(log.lines[-1].seconds, trial.test, trial.test_times)
+before = trial.train, trial.train_times
+over = np.array(known_ends(*before, CUT))
+ended = known_ends(trial.test, trial.test_times, log.lines[-1].seconds, before)
+ended = np.array(ended)
 (
     f"{over.sum():,} of {len(over):,} are over at the cut",
     f"{ended.sum():,} of {len(ended):,} are when the log stops",
@@ -199,10 +191,8 @@ def read_sessions(
             own = [nats[:, row, first:end], *(part[row, first:end] for part in rest)]
             readings[i].append((start, own))
     for i, parts in enumerate(readings):
-        columns = zip(
-            *(own for _, own in sorted(parts, key=itemgetter(0))), strict=True
-        )
-        nats, *rest = columns
+        parts = [own for _, own in sorted(parts, key=itemgetter(0))]
+        nats, *rest = zip(*parts, strict=True)
         readings[i] = Reading(torch.cat(nats, 1), *map(torch.cat, rest))
     return readings
 
@@ -271,9 +261,6 @@ worst, tokenizer.names[coded[odd[0]][worst + 1]]
 
 # %%
 #| export
-MOST = 4096  # kinds of events, and of their counts, that are kept
-
-
 def root_counts(sessions: Sequence[Tensor], vocab_size: int) -> Tensor:
     """Square roots of how often each event comes in sessions of ids: (N, V)."""
     rows = [torch.bincount(ids[1:-1], minlength=vocab_size) for ids in sessions]
@@ -291,10 +278,10 @@ def distances(rows: Tensor, others: Tensor, ended: bool = True) -> Tensor:
     return found
 
 
-def apart(rows: Tensor, ended: bool) -> tuple[Tensor, Tensor]:
+def apart(rows: Tensor, ended: bool, most: int = 4096) -> tuple[Tensor, Tensor]:
     """The different rows (R, V), commonest first; how far each row is from another."""
     kinds, place, times = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    kept = kinds[times.argsort(descending=True, stable=True)[:MOST]]
+    kept = kinds[times.argsort(descending=True, stable=True)[:most]]
     nearest = torch.zeros(len(kinds))  # where there are two of a kind
     for i in (times == 1).nonzero()[:, 0].split(1024):
         found = distances(kinds[i], kept, ended)
@@ -457,17 +444,6 @@ class SessionReport:
 
 # %%
 #| export
-def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
-    """Places of sessions, dealt into folds by chance; those that have ended, evenly."""
-    order = list(range(len(ended)))
-    Random(seed).shuffle(order)
-    order.sort(key=lambda i: not ended[i])
-    folds = min(folds, sum(ended))
-    return [sorted(order[k::folds]) for k in range(folds)]
-
-
-# %%
-#| export
 class AnomalyDetector:
     """Finds sessions that are unlike normal ones, and says what is odd about them.
 
@@ -476,6 +452,8 @@ class AnomalyDetector:
     member, at the sessions that it has not learnt from, {whether their ends count}.
     `news`: what share of normal sessions will hold unknown events; `about`: plain data.
     """
+
+    most = 4096  # kinds of events, and of their counts, that are kept
 
     def __init__(
         self,
@@ -491,11 +469,20 @@ class AnomalyDetector:
         news: float = 0.0,
         about: dict | None = None,
     ):
-        self.members, self.tokenizer, self.normal = list(members), tokenizer, normal
-        self.far, self.held_out = far, held_out
-        self.n_events, self.price = n_events, math.log(n_events + 1)
+        self.members, self.tokenizer, self.n_events = list(members), tokenizer, n_events
+        self.normal, self.far, self.held_out = normal, far, held_out
+        self.price = math.log(n_events + 1)  # of an event that was never seen
         self.false_alarms, self.score_name, self.news = false_alarms, score, news
         self.about = dict(about or {})
+
+    @staticmethod
+    def deal(ended: Sequence[bool], folds: int, seed: int) -> list[list[int]]:
+        """Places of sessions in folds, by chance; those that have ended are even."""
+        order = list(range(len(ended)))
+        Random(seed).shuffle(order)
+        order.sort(key=lambda i: not ended[i])
+        folds = min(folds, sum(ended))
+        return [sorted(order[k::folds]) for k in range(folds)]
 
     @classmethod
     def fit(
@@ -522,7 +509,7 @@ class AnomalyDetector:
             raise ValueError(f"{over.sum()} sessions can't promise {false_alarms:g}")
         # 1. What there is to know.
         seen = Counter(event for session in sessions for event in {*session})
-        often = sorted(seen, key=lambda event: (-seen[event], event))[:MOST]
+        often = sorted(seen, key=lambda event: (-seen[event], event))[: cls.most]
         tokenizer = EventTokenizer(sorted(often))
         coded = [tokenizer.encode_session(session) for session in sessions]
         new = {event for event in seen if seen[event] == 1} | {*seen} - {*often}
@@ -534,26 +521,24 @@ class AnomalyDetector:
         known = [tuple(e for e in session if e not in new) for session in sessions]
         normal, far = {}, {}
         for end, there in ((True, over), (False, torch.ones_like(over))):
-            normal[end], distance = apart(rows[there], end)
+            normal[end], distance = apart(rows[there], end, cls.most)
             far[end] = (distance - extra[there]).double().sort().values
         # 3. Models, each of which never sees one fold, and what they say of that.
         n_events = sum(map(len, sessions))
         parts = normal, far, {True: [], False: []}
         settings = {"n_events": n_events, "false_alarms": false_alarms, "score": score}
         detector = cls([], tokenizer, *parts, **settings, news=news, about=about)
-        for k, fold in enumerate(deal(over.tolist(), folds, seed)):
+        for k, fold in enumerate(cls.deal(over.tolist(), folds, seed)):
             rest = {*range(len(coded))}.difference(fold)
             stream = torch.cat([coded[i][: None if over[i] else -1] for i in rest])
             stream = stream[stream != tokenizer.unknown]
             model = learn(stream, log_config(tokenizer.vocab_size), seed + k)
             readings = detector.read([known[i] for i in fold], [model])
             for end, kept in detector.held_out.items():
-                scores = [
-                    detector.surprise(reading, end)
-                    for i, reading in zip(fold, readings, strict=True)
-                    if over[i] or not end
-                ]
-                kept.append(torch.cat(scores).sort().values)
+                pairs = zip(fold, readings, strict=True)
+                own = [reading for i, reading in pairs if over[i] or not end]
+                scores = torch.cat([detector.surprise(one, end) for one in own])
+                kept.append(scores.sort().values)
             detector.members.append(model)
         return detector
 
@@ -579,72 +564,75 @@ class AnomalyDetector:
         keys = list(zip(sessions, each(ended, len(sessions)), strict=True))
         different = list(dict.fromkeys(keys))
         readings = self.read([session for session, _ in different])
-        pairs = zip(different, readings, strict=True)
-        done = {key: self.report(key[0], reading, key[1]) for key, reading in pairs}
+        read = dict(zip(different, readings, strict=True))
+        done = {}
+        for end in (True, False):
+            own = [key for key in different if key[1] == end]
+            for part in (own[i : i + 1000] for i in range(0, len(own), 1000)):
+                known = [read[key] for key in part]
+                found = self.reports([session for session, _ in part], known, end)
+                done.update(zip(part, found, strict=True))
         return [done[key] for key in keys]
 
-    def report(
-        self, events: Sequence[str], reading: Reading, ended: bool = True
-    ) -> SessionReport:
-        """The report of a session from its reading."""
-        ids = self.tokenizer.encode_session(events)
-        unknown = (ids[1:-1] == self.tokenizer.unknown).nonzero()[:, 0].tolist()
-        worst = None
-        if events or ended:
+    def reports(
+        self, sessions: Sequence, readings: Sequence[Reading], ended: bool = True
+    ) -> list[SessionReport]:
+        """The reports of sessions, which have ended or may go on, from readings."""
+        coded = [self.tokenizer.encode_session(session) for session in sessions]
+        worst: list[EventReport | None] = []
+        for events, ids, reading in zip(sessions, coded, readings, strict=True):
             nats = reading.nats.mean(0)[: len(events) + ended]
-            place = unknown[0] if unknown else nats.argmax().item()
-            worst = self.report_event((*events, END)[place], reading, place)
-        row = root_counts([ids], self.tokenizer.vocab_size)
-        return self.verdict(self.surprise(reading, ended), row[0], worst, ended)
+            nats[ids[1 : len(nats) + 1] == self.tokenizer.unknown] += math.inf
+            place = nats.argmax().item() if len(nats) else 0
+            event = self.report_event((*events, END)[place], reading, place)
+            worst.append(event if len(nats) else None)
+        nats = torch.stack([self.surprise(reading, ended) for reading in readings], 1)
+        rows = root_counts(coded, self.tokenizer.vocab_size)
+        return self.verdicts(nats, rows, worst, ended)
 
     def report_event(
         self, event: str, reading: Reading, t: int, position: int | None = None
     ) -> EventReport:
         """The report of an event from place t of a reading."""
         names = [self.tokenizer.names[i] for i in reading.likeliest[t].tolist()]
-        return EventReport(
-            position=t if position is None else position,
-            event=event,
-            surprisal=reading.nats[:, t].mean().item(),
-            rank=reading.rank[t].item(),
-            expected=tuple(zip(names, reading.chances[t].tolist(), strict=True)),
-            known=event == END or event in self.tokenizer,
-        )
+        expected = tuple(zip(names, reading.chances[t].tolist(), strict=True))
+        nats, rank = reading.nats[:, t].mean().item(), reading.rank[t].item()
+        known = event == END or event in self.tokenizer
+        place = t if position is None else position
+        return EventReport(place, event, nats, rank, expected, known)
 
-    def verdict(
-        self,
-        nats: Tensor,  # (K,)
-        row: Tensor,  # (V,): its root counts
-        worst: EventReport | None,
-        ended: bool,
-        among: bool | None = None,
-    ) -> SessionReport:
-        """The report, judged among sessions that have ended, or among all."""
-        among = ended if among is None else among
-        far = distances(row[None], self.normal[ended], ended)[0].double()
-        p_value, by = p_values(self.held_out[among], nats[:, None]).item(), "order"
+    def verdicts(
+        self, nats: Tensor, rows: Tensor, worst, ended: bool, among: bool | None = None
+    ) -> list[SessionReport]:
+        """The reports, judged among sessions that have ended, or among all.
+
+        By surprise (K, N), root counts (N, V), and reports of their worst events.
+        """
+        among, kinds = ended if among is None else among, self.normal[ended]
+        # 1. How odd are they, by their order and by their counts?
+        far, nearest = distances(rows, kinds, ended).min(1)
+        p, scores = p_values(self.held_out[among], nats), nats.mean(0)
+        by_counts = torch.zeros_like(p, dtype=torch.bool)
         if self.score_name == "max":
-            q_value = p_values([self.far[among]], far.min()[None, None]).item()
-            by = "counts" if q_value < p_value else by
-            p_value = min(1.0, 2 * min(p_value, q_value))
-        usual = self.normal[ended][far.argmin()]
-        gaps = (row - usual).abs() if ended else (row - usual).clamp(min=0)
-        often, elsewhere = (x.square().round().int().tolist() for x in (row, usual))
-        most = [i for i in gaps.topk(min(3, len(gaps))).indices.tolist() if gaps[i] > 0]
-        return SessionReport(
-            score=nats.mean().item()
-            + (self.price * far.min()).item() * (self.score_name == "max"),
-            p_value=p_value,
-            anomalous=p_value <= self.false_alarms or often[0] > 0,
-            n_events=sum(often),
-            n_unknown=often[0],
-            worst=worst,
-            counts=tuple(
-                (self.tokenizer.names[i], often[i], elsewhere[i]) for i in most
-            ),
-            windowed=sum(often) >= self.members[0].config.block_size,
-            by=by,
-        )
+            q = p_values([self.far[among]], far[None].double())
+            by_counts, p = q < p, (2 * torch.minimum(p, q)).clamp(max=1)
+            scores = scores + self.price * far.double()
+        # 2. Which counts are odd?
+        usual = kinds[nearest]
+        gaps = (rows - usual).abs() if ended else (rows - usual).clamp(min=0)
+        gaps, places = gaps.topk(min(3, gaps.shape[1]))
+        often, normally = (x.square().round().int() for x in (rows, usual))
+        columns = scores, p, by_counts, often[:, 0], often.sum(1), places, gaps
+        columns += often.gather(1, places), normally.gather(1, places)
+        reports, size = [], self.members[0].config.block_size
+        for event, *row in zip(worst, *(x.tolist() for x in columns), strict=True):
+            score, p_value, counted, unknown, n, *most = row
+            odd = [x for x in zip(*most, strict=True) if x[1] > 0]
+            counts = tuple((self.tokenizer.names[i], a, b) for i, _, a, b in odd)
+            alarm, by = p_value <= self.false_alarms, "counts" if counted else "order"
+            how = n, unknown, event, counts, n >= size, by
+            reports.append(SessionReport(score, p_value, alarm or unknown > 0, *how))
+        return reports
 
 
 # %% [markdown]

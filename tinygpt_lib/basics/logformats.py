@@ -118,6 +118,8 @@ SOURCES = (
 ).split()
 MOST = 0.9  # share of lines that have to agree
 SAMPLE = 2000  # lines that a format is found in
+# What another digit in its place would change: lines told by digits alone are alike.
+BY_DIGIT = re.compile(r"debug\d", re.IGNORECASE)
 
 
 def clean(line: str) -> str:
@@ -157,10 +159,18 @@ class Clock:
         self.now = now or datetime.now(UTC)
         self.year: int | None = None
         self.last = 0.0
+        self.told: tuple = (None, None)  # what it read last
+        self.read: float | None = None
 
     def __call__(self, found: re.Match) -> float | None:
         """Seconds since 1970, UTC where no zone is said; None for no possible time."""
-        got = found.groupdict()
+        told = found.re, found.group()
+        if told != self.told:  # many lines of a log are of one second
+            self.told, self.read = told, self.seconds(found.groupdict())
+        return self.read
+
+    def seconds(self, got: dict[str, str | None]) -> float | None:
+        """As of the parts of a time."""
         fraction = float("0." + got["f"]) if got.get("f") else 0.0
         for name, unit in (("e", 1), ("ms", 1e3), ("us", 1e6)):
             if got.get(name):
@@ -296,6 +306,13 @@ class LogFormat:
         if not all(0 <= i < len(PARTS) for places in times.values() for i in places):
             raise ValueError("the log's format has parts that are unknown")
         return cls(data["kind"], times, data.get("field"))
+
+    @property
+    def stamp(self) -> re.Pattern | None:
+        """What finds most times, where what follows is read by any digits alike."""
+        name, places = next(iter(self.times.items()), (None, [0]))
+        alike = name not in (None, "klog") and min(places, default=99) >= len(_AGAIN)
+        return TIMES[name] if alike else None
 
     def __str__(self) -> str:
         if self.kind == "text":

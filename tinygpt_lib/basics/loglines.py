@@ -59,10 +59,7 @@ class Bounded:
     There are some, such as (a+)+$, that take centuries for one line.
     """
 
-    calls, busy = (
-        0,
-        None,
-    )  # of all of them: how many times one began, and which is at it
+    calls, busy = 0, None  # of all: how many times one began, and which is at it
 
     def __init__(self, pattern: str, what: str):
         self.pattern, self.what = pattern, what
@@ -73,18 +70,19 @@ class Bounded:
 
     def search(self, text: str) -> re.Match | None:
         """As of `re`."""
-        return self.watched(self.compiled.search, text)
+        Bounded.calls += 1
+        Bounded.busy = self
+        found = self.compiled.search(text)
+        Bounded.busy = None
+        return found
 
     def sub(self, word: str, text: str) -> str:
         """As of `re`."""
-        return self.watched(self.compiled.sub, word, text)
-
-    def watched(self, function: Callable, *arguments):
         Bounded.calls += 1
         Bounded.busy = self
-        found = function(*arguments)
+        text = self.compiled.sub(word, text)
         Bounded.busy = None
-        return found
+        return text
 
 
 @contextmanager
@@ -178,13 +176,16 @@ def in_order(paths: Sequence[str]) -> list[str]:
 
 def bounded_lines(file: IO[bytes]) -> Iterator[str]:
     """Decoded lines of a binary file; of a long one the beginning only."""
-    room = 4 * LONGEST_LINE  # a character has at most 4 bytes
-    while line := file.readline(room):
-        rest = line
-        while len(rest) == room and not rest.endswith(b"\n"):
-            rest = file.readline(room)  # skipped
-        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        yield text[:LONGEST_LINE]
+    begun, data = b"", b"\n"
+    while data:
+        data = file.read1(2**20)
+        whole, newline, left = (data or b"\n").rpartition(b"\n")
+        if newline and (begun or data):
+            text = (begun + whole).decode("utf-8", errors="replace")
+            for line in text.split("\n"):
+                yield line.rstrip("\r")[:LONGEST_LINE]
+            begun = b""
+        begun = (begun + left)[: 4 * LONGEST_LINE]  # a character has at most 4 bytes
 
 
 def from_iso(text: str) -> datetime | None:

@@ -1,12 +1,16 @@
 """Which lines of a log belong together: by an id that comes again, found in the log."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from statistics import median
 
-__all__ = ["Grouping", "find_groupings", "window_of"]
+from tinygpt_lib.basics.loglines import DATED, compiled, seconds_of
+
+__all__ = ["Grouping", "SessionFinder", "find_groupings", "window_of"]
 
 SAMPLE = 10_000  # lines that are looked at
 # What may be an id: how to find one -> how a place is found, as its name and the id.
@@ -37,6 +41,49 @@ class Grouping:
             f"an id in {self.share:.0%} of the lines, {self.ids:,} different ones of "
             f"{self.lines:g} lines each (median)"
         )
+
+
+class SessionFinder:
+    """To which session a line belongs: by what `session_regex` finds, or by time.
+
+    The id is the first group that has found something, or all that the expression
+    finds. Without one, sessions are windows of `seconds`, at least 1; a line's time is
+    what `time_regex` finds, read by `seconds_of`, and a line without one belongs to the
+    line before it. One finder serves one log. ValueError for settings that make no
+    sense.
+    """
+
+    def __init__(
+        self,
+        session_regex: str | None = None,
+        seconds: float | None = None,
+        time_regex: str | None = None,
+        time_format: str | None = None,
+    ):
+        if (session_regex is None) == (seconds is None):
+            raise ValueError("give either session_regex or seconds, to group lines by")
+        if seconds is not None and not 1 <= seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds}; it must be at least 1")
+        self.seconds, self.time_format = seconds, time_format
+        regex = session_regex if seconds is None else (time_regex or DATED)
+        self.pattern = compiled(regex, repr(regex))
+        self.last: str | None = None
+
+    def __call__(self, line: str) -> str | None:
+        """The id of the line's session; None for a line that belongs to none."""
+        found, text = self.pattern.search(line), None
+        if found is not None:
+            first = (
+                next(filter(None, found.groups()), None) if found.lastindex else None
+            )
+            text = first or found.group() or None
+        if self.seconds is None:
+            return text
+        time = seconds_of(text, self.time_format) if text else None
+        if time is not None:
+            start = math.floor(time / self.seconds) * self.seconds
+            self.last = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
+        return self.last
 
 
 def escaped(name: str) -> str:

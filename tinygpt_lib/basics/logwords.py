@@ -183,6 +183,12 @@ class Kinds:
         kind = self.known.get(form) or self.kind(form)
         return " ".join(form) if kind is None else kind.event(words, self.words)
 
+    def by_digits(self, line: str) -> bool:
+        """Whether the event of a line may be another where its digits are others."""
+        kind = self.known.get(tuple(self.fixed[word] for word in self.cut(line)))
+        codes = "".join(map("".join, kind.codes.values())) if kind else ""
+        return bool(self.masks) or any(map(str.isdigit, codes))
+
     def forms(self, lines: Iterable[str]) -> dict[tuple, Form]:
         """The forms of lines; those that are too many are left out."""
         forms: dict[tuple, Form] = {}

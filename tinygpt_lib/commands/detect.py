@@ -268,7 +268,7 @@ def event_in(reading: LogReading, text: str) -> str:
     """The event of a line; of what tells no time, as reports show events, itself."""
     reader = reading.lines()
     _, event = reader(text)
-    return event if reader.record.time is not None and event else text
+    return event if reader.time is not None and event else text
 
 
 def run_update(options) -> int:
@@ -394,7 +394,7 @@ def add_detect(commands) -> None:
     ):
         example = f"detect {name} {example}"
         command = add_command(detect, name, patience()(run), does, example)
+        if name not in ("inspect", "fit"):
+            command.add_argument("folder", type=Path, help="what `detect fit` made")
         if options:
             options(command)
-        else:
-            command.add_argument("folder", type=Path, help="what `detect fit` made")

@@ -5,14 +5,6 @@ from pathlib import Path
 
 from tinygpt_lib.runs.detectors import SCORES
 
-AS_FITTED = {  # options of grouping, where a detector's own is taken
-    "session_regex": None,
-    "seconds": None,
-    "events": False,
-    "time_regex": None,
-    "time_format": None,
-}
-
 
 def add_grouping(command: argparse.ArgumentParser, default: str) -> None:
     """The options that say which lines belong together."""
@@ -103,7 +95,6 @@ def add_fit(command: argparse.ArgumentParser) -> None:
 
 def add_score(command: argparse.ArgumentParser) -> None:
     """The options of `detect score`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="logs; may be gzipped; - is stdin"
     )
@@ -164,7 +155,6 @@ def add_score(command: argparse.ArgumentParser) -> None:
 
 def add_accept(command: argparse.ArgumentParser) -> None:
     """The options of `detect accept`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "--event",
         action="append",
@@ -180,12 +170,10 @@ def add_accept(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a log: all that is new in it is normal; repeatable",
     )
-    command.set_defaults(**AS_FITTED)
 
 
 def add_update(command: argparse.ArgumentParser) -> None:
     """The options of `detect update`."""
-    command.add_argument("folder", type=Path, help="what `detect fit` made")
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="normal logs; may be gzipped"
     )
@@ -194,4 +182,3 @@ def add_update(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sessions may go on after the log: learn no end of those, as for `fit`",
     )
-    command.set_defaults(**AS_FITTED)

@@ -130,7 +130,7 @@ class Follower:
         name, event = self.reader(line)
         if name is None:
             return
-        moment = self.reader.record.time
+        moment = self.reader.time
         if moment is not None:
             self.advance(moment)
             for odd in (
@@ -194,15 +194,15 @@ class Follower:
             for name, events in arrived.items():
                 for event in events:
                     self.stream.push(name, event, self.clock)
-        for name, number in before.items():
+        # By the scores that ends will be judged by: an alarm now is one then.
+        reports = self.stream.reports(before, self.stream.count_ends)
+        for (name, number), report in zip(before.items(), reports, strict=True):
             self.open[name].last = arrived[name][-1]
-            self.look_at(name, number)
+            self.look_at(name, number, report)
 
-    def look_at(self, name: str, before: int) -> None:
+    def look_at(self, name: str, before: int, report: SessionReport) -> None:
         """Raises an alarm for a running session, once it is one."""
         known = self.open[name]
-        # By the scores that its end will be judged by: an alarm now is one then.
-        report = self.stream.report(name, self.stream.count_ends)
         if report.worst.position >= before:
             known.worst = known.arrived[report.worst.position - before]
         known.newest, known.arrived = known.arrived[-1], []

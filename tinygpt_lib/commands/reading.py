@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from tinygpt_lib.anomalies import has_ended, longest_pauses
+from tinygpt_lib import anomalies
 from tinygpt_lib.basics.loglines import read_lines
 from tinygpt_lib.logs import Session
 from tinygpt_lib.runs.detectors import AnomalyDetector
@@ -19,16 +19,14 @@ from tinygpt_lib.runs.reading import LogReading
 
 def grouping(options, kept: dict) -> dict:
     """The rule for sessions: that of the command line, else the one that is kept."""
-    timed = {
-        name: value
-        for name in ("seconds", "time_regex", "time_format")
-        if (value := getattr(options, name)) is not None
-    }
+    asked = {name: x for name, x in vars(options).items() if x is not None}
+    names = ("seconds", "time_regex", "time_format")
+    timed = {name: asked[name] for name in names if name in asked}
     rule = dict(kept)
-    if options.events:
+    if asked.get("events"):
         rule = {"events": True}
-    elif options.session_regex is not None:
-        rule = {"session_regex": options.session_regex}
+    elif "session_regex" in asked:
+        rule = {"session_regex": asked["session_regex"]}
     elif "seconds" in timed and "seconds" not in kept:
         rule = {}
     if timed and ("session_regex" in rule or "events" in rule):
@@ -85,21 +83,15 @@ def own_masks(options) -> dict[str, str]:
 def known_ends(sessions: Sequence[Session], rule: dict) -> list[bool]:
     """Of which sessions the end is known where a log stops that may cut some off.
 
-    By silence in lines, see `longest_pauses`; of windows of time all but the last.
+    By silence in lines, as in chapter 16; of windows of time all but the last.
     """
     if rule.get("events"):
         raise ValueError("--open-ends can't be used with --events: lines are whole")
     last = max(session.line_numbers[-1] for session in sessions)
     if "session_regex" not in rule:
         return [session.line_numbers[-1] < last for session in sessions]
-    pauses = longest_pauses(
-        (session.events for session in sessions),
-        (session.line_numbers for session in sessions),
-    )
-    return [
-        has_ended(session.events, last - session.line_numbers[-1], pauses)
-        for session in sessions
-    ]
+    events, numbers = zip(*((s.events, s.line_numbers) for s in sessions), strict=True)
+    return anomalies.known_ends(events, numbers, last)
 
 
 class Lines:

@@ -85,6 +85,7 @@ class Judge:
             self.watch = None  # that is a rate for sessions alone
         if self.watch is not None:
             detector.false_alarms = SESSIONS * self.promised * ROUNDING
+        self.known = frozenset(detector.tokenizer.events)
         self.accepted = frozenset(accepted_in(detector.about))
         self.reports: dict[tuple, SessionReport] = {}
 
@@ -121,7 +122,7 @@ class Judge:
 
     def parted(self, session: Session) -> Judged:
         """A session, and apart from it what is new in it."""
-        if all(event in self.detector.tokenizer for event in session.events):
+        if self.known.issuperset(session.events):
             return Judged(session, None)
         kept, judged = Session(session.id), []
         numbers = session.line_numbers  # one, where a line is a session

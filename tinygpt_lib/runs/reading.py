@@ -11,11 +11,13 @@ from typing import Self
 
 import numpy as np
 
-from tinygpt_lib.basics.logformats import SAMPLE, LogFormat, Reader, Record
+from tinygpt_lib.basics.logformats import BY_DIGIT, SAMPLE, LogFormat, Reader, Record
 from tinygpt_lib.basics.logsessions import find_groupings, window_of
 from tinygpt_lib.logs import Session, SessionFinder, Templates
 
 KINDS_IN = 100_000  # lines that the kinds are learnt from, and every tenth after them
+ALIKE = bytes.maketrans(b"123456789", b"000000000")
+ROOM = 100_000  # ids, and beginnings of lines, that are remembered
 WINDOW_LINES = 10  # of a window, where lines have no times
 ALONE = "(no session)"  # before the name of a window of lines without an id
 
@@ -175,24 +177,48 @@ class LineReader:
             raise ValueError("there is no rule that says which lines belong together")
         self.silence = rule.get("silence", inf)
         self.latest: dict[str, tuple[float, int]] = {}  # of an id: when, how often over
-        self.record: Record | None = None
+        self.time: float | None = None  # of the line
+        self.stamp, self.events = reading.form.stamp, {}
+        self.named: tuple = (None, "")  # the last window
 
     def __call__(self, line: str) -> tuple[str | None, str]:
         """The name of the line's session and its event; None for one that goes on."""
         self.number += 1
-        self.record = record = self.reader(line)
-        if record.goes_on:
-            return None, ""
-        event = event_of(record, self.reading.kinds)
-        if not event:
+        if not (event := self.event(line)):
             return None, ""
         if self.finder is not None and (name := self.finder(line)) is not None:
-            return self.current(name, record.time), event
-        window = self.window(record.time)
+            return self.current(name, self.time), event
+        window = self.window(self.time)
         if "session_regex" in self.reading.rule:
             self.alone += 1
             return f"{ALONE} {window}", event
         return window, event
+
+    def event(self, line: str) -> str:
+        """The event of a line; nothing for one that goes on.
+
+        After their times, most lines differ from one before in digits alone.
+        """
+        reader, alike = self.reader, None
+        found = self.stamp and self.stamp.search(line, 0, 120)
+        if found and line[0] != "<" and (time := reader.clock(found)) is not None:
+            rest = line[found.end() :].encode(errors="surrogatepass")
+            alike = rest.translate(ALIKE)
+            if event := self.events.get(alike):
+                reader.counts["read"] += 1
+                reader.last = self.time = time
+                return event
+        record = reader(line)
+        self.time = record.time
+        event = "" if record.goes_on else event_of(record, self.reading.kinds)
+        said = record.level + record.code
+        exact = BY_DIGIT.search(line) or any(map(str.isdigit, said))
+        if alike and record.text == line and not exact:
+            if len(self.events) < ROOM and not self.reading.kinds.by_digits(
+                record.message
+            ):
+                self.events[alike] = event
+        return event
 
     def current(self, name: str, time: float | None) -> str:
         """The id; with a number, if after a long silence it is another session's."""
@@ -201,7 +227,7 @@ class LineReader:
         last, times = self.latest.pop(name, (time, 0))
         times += time - last > self.silence
         self.latest[name] = max(time, last), times
-        if len(self.latest) > 100_000:
+        if len(self.latest) > ROOM:
             del self.latest[next(iter(self.latest))]
         return f"{name} #{times + 1}" if times else name
 
@@ -216,7 +242,10 @@ class LineReader:
             size = rule["lines"]
             return f"lines from {(self.number - 1) // size * size + 1}"
         start = floor(time / seconds) * seconds
-        return f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
+        if start != self.named[0]:
+            name = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%dT%H:%M:%S}"
+            self.named = start, name
+        return self.named[1]
 
 
 class Sessions:
@@ -251,7 +280,7 @@ class Sessions:
         self.times = array("d")
         for number, line in enumerate(self.lines, start=1):
             name, event = reader(line)
-            time = reader.record.time
+            time = reader.time
             self.times.append(nan if time is None else time)
             if name is not None:
                 self.example = self.example or line

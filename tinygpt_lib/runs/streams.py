@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tinygpt_lib.anomalies import AnomalyDetector, EventReport, SessionReport, weigh
+from tinygpt_lib.anomalies import (
+    AnomalyDetector,
+    EventReport,
+    Reading,
+    SessionReport,
+    weigh,
+)
 from tinygpt_lib.basics.checks import check_int
 from tinygpt_lib.basics.devices import device_of
 from tinygpt_lib.generation import KVCache
@@ -74,7 +80,7 @@ class EventStream:
         self.running: dict[str, Running] = {}  # the one silent longest comes first
         self.device = device_of(detector.members[0])
         self.at_begin: Tensor | None = None  # what is expected first, (K, V)
-        self.verdicts: dict[tuple, SessionReport] = {}
+        self.known: dict[tuple, SessionReport] = {}
 
     @torch.no_grad()
     def push(self, name: str, event: str, now: float = 0.0) -> EventReport:
@@ -125,11 +131,23 @@ class EventStream:
             wanted += [(window, place) for place in (*places, len(ids) - 1)]
             session.ids, session.caches = ids, []
         logits = self.logits_of(list(windows), wanted)
+        came = torch.tensor([i for own in tokens for i in (*own, 0)]).to(self.device)
+        reading = self.read_all(logits, came)  # of a 0 it is of no use
         start = 0
         for session, new, own in zip(sessions, events, tokens, strict=True):
-            session.logits = logits[:, start + len(new)]
-            self.add_all(session, new, own, logits[:, start : start + len(new)])
+            self.add_all(session, new, own, reading, start)
+            session.logits = logits[:, start + len(new)].clone()
             start += len(new) + 1
+
+    def read_all(self, logits: Tensor, ids: Tensor) -> Reading:
+        """The reading of ids (N,) by logits (K, N, V), some at a time."""
+        K, _, V = logits.shape
+        some = max(1, 2**22 // V // K)
+        pairs = zip(logits.split(some, 1), ids.split(some), strict=True)
+        parts = [astuple(weigh(*pair, self.detector.price)) for pair in pairs]
+        nats, *rest = zip(*parts, strict=True)
+        nats = torch.cat(nats, 1).cpu().double()
+        return Reading(nats, *(torch.cat(part).cpu() for part in rest))
 
     def logits_of(self, windows: list[tuple[int, ...]], wanted) -> Tensor:
         """What each member expects behind places of windows: (K, N, V)."""
@@ -151,23 +169,27 @@ class EventStream:
         back = torch.tensor(order).argsort().to(self.device)
         return torch.cat(found, 1)[:, back]
 
-    def add_all(self, session: Running, events, tokens: list[int], logits) -> None:
-        """Adds n new events to a session's totals, by logits (K, n, V) before each."""
-        ids = torch.tensor(tokens, device=self.device)
-        reading = weigh(logits, ids, self.detector.price)
-        nats = reading.nats.cpu().double()
+    def add_all(
+        self, session: Running, events, tokens: list[int], reading: Reading, start: int
+    ) -> None:
+        """Adds new events to a session's totals, from place `start` of a reading."""
+        if not tokens:
+            return
+        nats = reading.nats[:, start : start + len(tokens)]
         if self.detector.score_name == "max":
             session.totals = torch.maximum(session.totals, nats.amax(1))
         else:
             session.totals = session.totals + nats.sum(1)
-        session.counts += torch.bincount(ids.cpu(), minlength=len(session.counts))
+        ids = torch.tensor(tokens)
+        session.counts += torch.bincount(ids, minlength=len(session.counts))
         unknown = self.detector.tokenizer.unknown
         t = tokens.index(unknown) if unknown in tokens else int(nats.mean(0).argmax())
         place, session.n = session.n + t, session.n + len(tokens)
         known, most = tokens[t] != unknown, nats[:, t].mean().item()
         worst = session.worst
         if not worst or (worst.known and (not known or most > worst.surprisal)):
-            session.worst = self.detector.report_event(events[t], reading, t, place)
+            report = self.detector.report_event(events[t], reading, start + t, place)
+            session.worst = report
 
     def make_room(self, number: int) -> None:
         """Closes those silent longest, until there is room for some more."""
@@ -192,7 +214,11 @@ class EventStream:
         or `as_ended` among those whose end was, as it will be. Neither the largest
         surprisal nor what there is too much of can shrink, so an alarm there stays one.
         """
-        return self.verdict(self.running[name], False, as_ended)
+        return self.reports([name], as_ended)[0]
+
+    def reports(self, names: Iterable[str], as_ended: bool) -> list[SessionReport]:
+        """The reports of running sessions, as `report` gives them."""
+        return self.verdicts([self.running[name] for name in names], False, as_ended)
 
     @torch.no_grad()
     def close(self, name: str) -> SessionReport:
@@ -200,7 +226,7 @@ class EventStream:
         session = self.running.pop(name)
         if self.count_ends:
             self.weigh(session, self.detector.tokenizer.end, END)
-        return self.verdict(session, self.count_ends)
+        return self.verdicts([session], self.count_ends)[0]
 
     def expire(self, now: float) -> None:
         """Closes the sessions that have been silent for more than `max_age`."""
@@ -260,23 +286,28 @@ class EventStream:
         session.worst = worse(session.worst, report)
         return report
 
-    def verdict(
-        self, session: Running, ended: bool, as_ended: bool = False
-    ) -> SessionReport:
-        """The report of a session as far as it has come."""
-        nats = session.totals
-        if self.detector.score_name == "mean":
-            nats = nats / max(1, session.n)
-        row, among = session.counts.sqrt(), ended or as_ended
-        detector = self.detector
+    def verdicts(
+        self, sessions: Sequence[Running], ended: bool, as_ended: bool = False
+    ) -> list[SessionReport]:
+        """The reports of sessions as far as they have come; of equal ones, one."""
+        detector, among = self.detector, ended or as_ended
+        mean = detector.score_name == "mean"
+        nats = [s.totals / (max(1, s.n) if mean else 1) for s in sessions]
+        rows = [session.counts.sqrt() for session in sessions]
         how = ended, among, detector.false_alarms, detector.score_name
-        key = nats.numpy().tobytes(), row.numpy().tobytes(), how
-        if key not in self.verdicts:  # many sessions are equal
-            if len(self.verdicts) >= KNOWN:
-                self.verdicts.clear()
-            report = detector.verdict(nats, row, session.worst, ended, among)
-            self.verdicts[key] = report
-        return replace(self.verdicts[key], worst=session.worst)
+        both = zip(nats, rows, strict=True)
+        keys = [(*(x.numpy().tobytes() for x in pair), how) for pair in both]
+        if len(self.known) + len(keys) > KNOWN:
+            self.known.clear()
+        new = {key: i for i, key in enumerate(keys) if key not in self.known}
+        if new:
+            parts = torch.stack([nats[i] for i in new.values()], 1)
+            counts = torch.stack([rows[i] for i in new.values()])
+            worst = [sessions[i].worst for i in new.values()]
+            found = detector.verdicts(parts, counts, worst, ended, among)
+            self.known.update(zip(new, found, strict=True))
+        pairs = zip(keys, sessions, strict=True)
+        return [replace(self.known[key], worst=s.worst) for key, s in pairs]
 
     def begin(self) -> Running:
         """A session of which only the begin was read."""

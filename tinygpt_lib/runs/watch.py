@@ -160,12 +160,11 @@ def cells_of(
         return Counter(), 0, seconds or SPANS[0]
     first, last = (most(moment for moment, _ in pairs) for most in (min, max))
     seconds = seconds or span_of(last - first)
-    cells: Cells = Counter()
-    for moment, event in pairs:
-        window = int((moment - first) // seconds)
-        cells[window, ALL] += 1
-        if event != ALL:
-            cells[window, event] += 1
+    cells: Cells = Counter(
+        (int((moment - first) // seconds), event) for moment, event in pairs
+    )
+    for (window, event), number in [*cells.items()]:
+        cells[window, ALL] += number * (event != ALL)
     return cells, int((last - first) // seconds) + 1, seconds
 
 
@@ -206,21 +205,24 @@ class Watching:
         self.watch, self.limit = watch, limit  # the largest p-value that is an alarm
         self.place = {event: i for i, event in enumerate(watch.events)}
         self.window: int | None = None
-        self.counts, self.runs = (np.zeros(len(watch.events)) for _ in range(2))
+        self.over = -math.inf  # when the window is
+        self.counts, self.runs = [0] * len(watch.events), np.zeros(len(watch.events))
         self.before: deque[np.ndarray] = deque(maxlen=LONG)
         self.active: tuple[str, str] | None = None  # what the last window was odd by
         self.first: dict[str, int] = {}  # of each event in the window, its first line
         self.last: dict[str, int] = {}  # of each event, the last line that held it
         self.judged = 0
 
-    def take(self, moment: float, event: str, number: int) -> Iterator[Odd]:
+    def take(self, moment: float, event: str, number: int) -> Iterable[Odd]:
         """Takes in a line; what is odd about the windows that are over by then."""
-        yield from self.until(moment)
+        odd = [*self.until(moment)] if moment >= self.over else ()
         for name in {ALL, event}:
-            if name in self.place:
-                self.counts[self.place[name]] += 1
-                self.first.setdefault(name, number)
+            if (column := self.place.get(name)) is not None:
+                if not self.counts[column]:
+                    self.first[name] = number
+                self.counts[column] += 1
                 self.last[name] = number
+        return odd
 
     def until(self, moment: float) -> Iterator[Odd]:
         """What is odd about the windows that are over at a moment."""
@@ -228,13 +230,14 @@ class Watching:
         if self.window is None:
             self.window = window
         gone = window - self.window
+        self.over = (max(window, self.window) + 1) * self.watch.seconds
         if gone <= 0:  # the same window, or a clock that was set back
             return
         yield from self.close()
         if gone > 1:  # with nothing in them
             quiet = gone - 2
             self.runs += quiet
-            self.before.extend([self.counts] * min(quiet, LONG))
+            self.before.extend([np.zeros_like(self.runs)] * min(quiet, LONG))
             self.judged += quiet
             yield from self.close()
         self.window = window
@@ -242,10 +245,11 @@ class Watching:
     def close(self) -> Iterator[Odd]:
         """Judges the window and begins one with nothing in it."""
         self.judged += 1
-        self.runs = np.where(self.counts > 0, 0, self.runs + 1)
-        self.before.append(self.counts)
+        counts = np.array(self.counts, float)
+        self.runs = np.where(counts > 0, 0, self.runs + 1)
+        self.before.append(counts)
         sums = sum(self.before) if len(self.before) == LONG else None
-        score, kind, column = self.watch.score(self.counts, self.runs, sums)
+        score, kind, column = self.watch.score(counts, self.runs, sums)
         p_value, event = self.watch.p_value(score), self.watch.events[column]
         odd = score >= MARGIN and p_value <= self.limit
         if odd and (kind, event) != self.active:
@@ -254,7 +258,7 @@ class Watching:
             self.before.clear()
             self.runs[1:] *= event != ALL
         self.active = (kind, event) if odd else None
-        self.counts, self.first = np.zeros_like(self.counts), {}
+        self.counts, self.first = [0] * len(self.counts), {}
 
     def described(self, kind: str, column: int, sums, score, p_value) -> Odd:
         """An odd window in numbers."""
@@ -286,7 +290,7 @@ class Watching:
         """Where it is, as plain data."""
         return {
             "window": self.window,
-            "counts": self.counts.tolist(),
+            "counts": self.counts,
             "runs": self.runs.tolist(),
             "before": [counts.tolist() for counts in self.before],
             "active": self.active,
@@ -298,7 +302,7 @@ class Watching:
     def go_on(self, state: dict) -> None:
         """Goes on where `state` was told."""
         self.window, self.judged = state["window"], state["judged"]
-        self.counts, self.runs = np.array(state["counts"]), np.array(state["runs"])
+        self.counts, self.runs = [*state["counts"]], np.array(state["runs"])
         self.before.extend(map(np.array, state["before"]))
         self.active = tuple(state["active"]) if state["active"] else None
         self.first, self.last = state["first"], state["last"]
