@@ -512,10 +512,10 @@ show(
 #
 # Why does bzip2 beat xz, even with a tenth of the past? gzip and xz live mostly by copying
 # repetitions. bzip2 sorts all positions in the text by what *follows* them. The characters that
-# stand before `he ` end up together, two of three are a `t`, and nearly all others a space, a `T`
-# or an `s`: easy to predict. It uses *context*, here the characters after a place. Our models will
-# use those before it, from the next chapter on. The compressors keep one advantage: they go on
-# learning from the validation text while they read it, and our models will not.
+# stand before `he ` end up together. Two of three are a `t`, and nearly all others a space, a `T`
+# or an `s`, so they are easy to predict. bzip2 uses *context*, here the characters after a place.
+# Our models will use those before it, from the next chapter on. The compressors keep one advantage:
+# they go on learning from the validation text while they read it, and our models will not.
 #
 # From here on, keep two numbers apart. The first is the **number to beat**: the loss of the last
 # model that we built, now 3.35. Each new model has to get below it, one rung further down. The
