@@ -78,8 +78,7 @@ one_head("a", "b"), one_head("b", "a")
 # in full.
 #
 # Now cut the same four numbers in two. One head of width 2 looks at the letter before the last, the
-# other at the last. Each value holds its letter twice, so half of it is enough. A trained layer
-# learns what to put where.
+# other at the last. Each value holds its letter twice, so half of it is enough.
 
 
 # %% tags=["nbval-check-output"]
@@ -256,9 +255,8 @@ k.shape
 # never stores it whole, where the hardware allows that. We keep `attention` to understand and to check,
 # and let the fused one do the work. Chapter 11 measures what either costs in time and memory.
 #
-# It has to be told about our mask. With as many queries as keys, as everywhere until chapter 08,
-# that is `is_causal`. The other two cases are for fewer queries than keys, as in chapter 03's
-# appendix; skip them for now.
+# It has to be told about our mask. With as many queries as keys, that is `is_causal`. The other two
+# cases are for fewer queries than keys, as in chapter 03's appendix; skip them for now.
 
 
 # %%
@@ -578,51 +576,46 @@ show(
 # first. Heads 0 and 2 seem to decide by the letter: in head 0 the space and the `e` look at
 # themselves, the `i` and the `n` at what stands before them.
 #
-# One line proves little. Here are the same four heads over 200 windows of the validation text. How much
-# of the weight goes 0, 1, 2 and 3 positions back? We count from position 8 on, where there is a past to
-# choose from.
+# One line proves little. Here are the same four heads over 200 windows of the validation text: how
+# much of the weight goes how many positions back? (We count from position 8 on, where there is a
+# past to choose from.) The column *by letter* averages the weight on the token itself for each of
+# the 26 small letters, and shows the smallest and the largest mean. The rarest letters occur only
+# about twice here, so its ends are rough. The last column looks only at weight that goes three or
+# more positions back. How much of it goes to *the same character* as the one that looks? By chance
+# it would be about 5 %.
 
 # %%
 windows, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
 with torch.no_grad():
     q, k, _ = model.attention.project(model.embed(windows))
     looks = attention_weights(q, k)  # (200, H, T, T)
-for h in range(4):
-    row = [looks[:, h].diagonal(-back, 1, 2)[:, 8:].mean() for back in range(4)]
-    print(f"head {h}:", *(f"{p:4.0%}" for p in row))
-
-# %% [markdown]
-# On average the heads differ: head 3 gives three quarters of its weight to the position just before,
-# head 1 most of it to the token itself. Do only the other two decide by the letter? Average the weight
-# on the token itself for each of the twenty commonest letters. Here are the smallest and the largest of
-# these means. The other six letters occur too rarely in these windows.
-
-# %%
-itself = looks.diagonal(0, 2, 3)[..., 8:]  # (200, H, T - 8)
-for h in range(4):
-    means = {
-        c: itself[:, h][windows[:, 8:] == tokenizer.number[c]].mean().item()
-        for c in "etoahsrnildumywfcgbp"
-    }
-    low, high = min(means, key=means.get), max(means, key=means.get)
-    print(f"head {h}: {low} {means[low]:.0%} to {high} {means[high]:.0%}")
-
-# %% [markdown]
-# *All four* heads decide by the letter: XXX. And the earlier copies of
-# a letter, which head 1 found in `First Citizen:`? Take the weight that goes three or more positions
-# back. How much of it goes to *the same character* as the one that looks?
-
-# %%
 far = torch.ones(T, T, dtype=torch.bool).tril(-3)
 same = far & (windows[:, :, None] == windows[:, None, :])  # (200, T, T)
-print(f"by chance {same.sum() / (200 * far.sum()):.0%}")
+assert 0.04 < same.sum() / (200 * far.sum()) < 0.07  # the chance
+
+small = tokenizer.encode("abcdefghijklmnopqrstuvwxyz")
+print(
+    "back:"
+    + "".join(f"{n:5}" for n in range(4))
+    + "    itself, by letter   same, far back"
+)
 for h in range(4):
-    print(f"head {h}: {looks[:, h][same].sum() / looks[:, h][:, far].sum():.0%}")
+    row = [looks[:, h].diagonal(-back, 1, 2)[:, 8:].mean() for back in range(4)]
+    itself = looks[:, h].diagonal(0, 1, 2)[:, 8:]
+    means = [itself[windows[:, 8:] == c].mean() for c in small]
+    alike = looks[:, h][same].sum() / looks[:, h][:, far].sum()
+    print(f"head {h}" + "".join(f"{p:5.0%}" for p in row), end="")
+    print(f"{min(means):12.0%} to {max(means):4.0%}{alike:15.0%}")
 
 # %% [markdown]
-# In head 1 more than half, in head 0 a third. A likely reason, which we haven't tested: a token that is to
-# find itself needs a query that agrees with its own key, and an earlier copy of the same character has
-# nearly the same key. A head that looks for *what I am* finds the copies too.
+# The column *by letter* corrects what one line suggested. *All four* heads decide by the letter:
+# each keeps nearly nothing on the token itself for some letter and nearly everything for another.
+# On average they differ. Head 3 gives three quarters of its weight to the position just before.
+# Head 1 gives most of it to the token itself, and more than half of what it sends far back goes to
+# earlier copies of the same character; in head 0 it is a third. A likely reason, which we haven't
+# tested: a token that is to find itself needs a query that agrees with its own key, and an earlier
+# copy of the same character has nearly the same key. A head that looks for *what I am* finds the
+# copies too.
 #
 # Which head got which role is chance: at the start they differ only in their random numbers. Exercise 1
 # asks how much the model needs each of them.
