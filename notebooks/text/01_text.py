@@ -27,9 +27,8 @@
 # "what comes next" has to become a task with a score, so that we can tell which of two models is
 # better.
 #
-# By the end we have six scores, none of which needs a network. Two of them stay with us: the *number
-# to beat*, which each next model has to get below, and the *opponent*, a program that is far better
-# and hard to catch.
+# By the end we have six scores, none of which needs a network, and every later model is held
+# against them.
 
 # %% [markdown]
 # ## The text
@@ -61,7 +60,7 @@ print(f"{len(text):,} characters, {len(set(text))} different ones")
 # %% [markdown]
 # The first is the line break, `\n`, and the second is the space. Look at the lonely digit: there is
 # a `3`, but no other. One of the plays is called *3 King Henry VI*, and its title was left standing
-# between the speeches. Data always has such corners, and it pays to look for them:
+# between the speeches. Every data set has odd corners like this one, and it pays to look for them:
 
 # %% tags=["nbval-check-output"]
 text.count("3"), text.count("3 KING HENRY VI")
@@ -94,13 +93,13 @@ show(
 f"the 32 rarest: {sum(n for _, n in ordered[33:]) / len(text):.1%} of the text"
 
 # %% [markdown]
-# *About one character in seven is a space (␣), one in twelve an e. The right half of the bars, 32
-# characters, makes up less than a seventeenth of the text.*
+# *About one character in seven is a space (␣), one in twelve an e. The right half of the bars, the
+# 32 rarest characters, makes up less than 6 % of the text.*
 
 # %% [markdown]
 # ## A tokenizer in five lines
-# The simplest way from characters to numbers is to list the distinct ones and to use positions in
-# the list. Here it is on a word short enough to check by eye.
+# The simplest way to turn characters into numbers is to list the distinct characters and use each
+# one's position in the list. Here it is on a word short enough to check by eye.
 
 # %% tags=["nbval-check-output"]
 word = "hello"
@@ -231,8 +230,8 @@ for i in range(1, 10):
 # down. The text is its own teacher. That is why a language model can learn from any text at all.
 #
 # The answers are the text shifted by one. So we keep two rows: the **inputs**, all tokens but the
-# last, and the **targets**, all tokens but the first. Below each input stands the token to predict
-# there.
+# last, and the **targets**, all tokens but the first. Each target stands right below the input that
+# it follows.
 
 # %% tags=["nbval-check-output"]
 inputs, targets = ten[:-1], ten[1:]
@@ -350,17 +349,16 @@ inputs[:, 0].unique()
 # A model doesn't name *one* next character. It spreads its belief over all 65: an `e` with
 # probability 0.2, a space with 0.1, and so on. Then the text reveals an `e`. How good was that?
 #
-# Think of two people who use the same model, one of whom sends the text to the other. They only
-# need to send what the model leaves open. If it says that the next character is `a` or `b`, each
-# with probability 1/2, one yes-or-no answer settles it: one **bit**. Four equally likely
-# candidates take two bits, eight take three, and $n$ take $\log_2 n$. Each of the $n$ has the
-# probability $p = 1/n$, so the price is $-\log_2 p$. We charge that for every $p$: our `e` costs
+# Suppose that you and I have the same model, and you send me the text. You only need to send what
+# the model leaves open. If the model says that the next character is `a` or `b`, each with
+# probability 1/2, one yes-or-no answer settles it: one **bit**. Four equally likely candidates take
+# two bits, eight take three, and $n$ take $\log_2 n$. Each of the $n$ has the probability
+# $p = 1/n$, so the price is $-\log_2 p$. We charge that for every $p$: our `e` costs
 # $-\log_2 0.2 = 2.3$ bits.
 #
-# It works for unequal chances too, and you can check that by hand. Suppose the model always
-# believes in `a` with 1/2, in `b` with 1/4, and in `c` and `d` with 1/8 each. Then give the likely
-# characters the short codes. No code is the beginning of another one, so the receiver always knows
-# where one ends.
+# The price is right for unequal chances too, as you can check by hand. Suppose the model always
+# gives `a` the probability 1/2, `b` 1/4, and `c` and `d` 1/8 each. Give the likelier characters the
+# shorter codes. No code is the beginning of another one, so I always know where one ends.
 
 # %% tags=["nbval-check-output"]
 from math import log, log2
@@ -382,10 +380,10 @@ sent, cost
 # a sum.
 #
 # So **every predictor is a compressor**: the better it predicts, the fewer bits are left to send.
-# (When $-\log_2 p$ isn't a whole number, a method called *arithmetic coding* lets the characters of a
-# message share a bit.) It also holds the other way round. A compressor that spends two bits on a
-# character has treated it as something with probability 1/4, whether its author thought about
-# probabilities or not. That puts compressors and language models on one scale.
+# When $-\log_2 p$ isn't a whole number, *arithmetic coding* lets neighbouring characters share a
+# bit. The converse holds too. A compressor that spends two bits on a character has treated it as
+# something with probability 1/4, whether its author thought about probabilities or not. That puts
+# compressors and language models on one scale.
 #
 # The score of a model is the mean cost of a character, each one predicted from everything before it:
 #
@@ -406,9 +404,9 @@ print(f"knowing nothing: {uniform:.3f} nats = {uniform / log(2):.3f} bits")
 # %% [markdown]
 # ## The first step down
 # We saw that the characters aren't equally common. So count them in the training text, and predict
-# each one with its share, whatever came before. This is called the *unigram* model: it looks at one
-# character at a time and at none before it. Let it read one
-# line of the validation text. Which characters will be expensive?
+# each one with its share. This is the *unigram* model. It knows how common each character is, and
+# nothing about what came before. Let it read one line of the validation text. Which characters will
+# be expensive?
 
 # %%
 share = {c: n / len(train_text) for c, n in Counter(train_text).items()}
@@ -445,9 +443,9 @@ print(f"counting characters: {unigram:.3f} nats = {unigram / log(2):.3f} bits")
 # We were lucky in one respect. Had the validation text contained a character that the training text
 # lacks, Python would have stopped with a missing key. In chapter 02 that danger becomes real.
 #
-# A model that gives probabilities can also write: draw a character by its probability, then another.
-# Every chapter's model will continue the same prompt, a speaker's name on a line of its own, so that
-# you can read how they get better.
+# A model that gives probabilities can also write: draw a character by its probability, then
+# another. Every chapter's model will continue the same prompt, a speaker's name on a line of its
+# own, so that you can read how they get better.
 
 # %%
 import random
@@ -464,14 +462,13 @@ print(PROMPT + "".join(drawn))
 # ## The opponent
 # Your computer already has programs that are good at prediction: compressors. We ask them the
 # question that we will ask our models. *What does the validation text cost someone who has read the
-# training text?* To find out, compress the training text alone, then both together, and
-# take the difference.
+# training text?* Compress the training text alone, then both together, and take the difference.
 #
-# How much of the past can each of them use? gzip looks for repetitions in the last 32,768 characters,
-# xz in the whole text. bzip2 cuts its input into blocks of 900,000 characters and knows nothing
-# beyond a block, so only the last 103,854 training characters share one with the validation text. We
-# measure it like that, and again with a past that fits into one block. The files are counted in
-# bytes. A byte has 8 bits, and a bit is $\ln 2 = 0.69$ nats.
+# gzip looks for repetitions in the last 32,768 characters, xz in the whole text. bzip2 works in
+# blocks and knows nothing beyond a block. As the blocks happen to fall, only a tenth of the
+# training text shares one with the validation text. We measure it like that, and again with a past
+# so short that everything fits into one block. The files are counted in bytes. A byte has 8 bits,
+# and a bit is $\ln 2 = 0.69$ nats.
 
 # %%
 import bz2
@@ -510,20 +507,21 @@ show(
 )
 
 # %% [markdown]
-# *All six scores come without gradient descent.*
+# *Every compressor is far below counting. The best of them, bzip2 with all of its past in one
+# block, pays less than half of it.*
 #
-# What makes bzip2 better than xz, even with a tenth of the past? gzip and xz mostly copy repetitions. bzip2
-# sorts all places of the text by what *follows* them. Everything that stands before `he ` comes
-# together, and there it is nearly always a `t`, an `s` or a `w`: easy to predict. It uses *context*. So
-# will our models, from the next chapter on. One advantage the compressors keep: they go on learning
-# from the validation text while they read it, and our models will not.
+# Why does bzip2 beat xz, even with a tenth of the past? gzip and xz live mostly by copying
+# repetitions. bzip2 sorts all positions in the text by what *follows* them. The characters that
+# stand before `he ` end up together. Two of three are a `t`, and nearly all others a space, a `T`
+# or an `s`, so they are easy to predict. bzip2 uses *context*, here the characters after a place.
+# Our models will use those before it, from the next chapter on. The compressors keep one advantage:
+# they go on learning from the validation text while they read it, and our models will not.
 #
 # From here on, keep two numbers apart. The first is the **number to beat**: the loss of the last
-# model that we built, now 3.35. Each new model has to get below it, one rung further down. The second
-# is the **opponent**: a program without any network, now bzip2 as your computer runs it, at 1.66. It
-# stays out of reach for a long while. Chapter 02 replaces it with one that stands between the two
-# bzip2s. Here
-# are both in one picture, which comes back with one more rung at the end of the next chapters.
+# model that we built, now 3.35. Each new model has to get below it, one rung further down. The
+# second is the **opponent**: a program without a network that is far ahead of us, now bzip2 as your
+# computer runs it, at 1.66. The picture below shows both. It returns at the end of most chapters,
+# each time with one more rung.
 
 # %%
 show_ladder("counting characters", unigram, "bzip2")

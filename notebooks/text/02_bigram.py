@@ -21,16 +21,16 @@
 # *An hour to read, twenty seconds to run. Needs chapter 01, slopes from school calculus, and a
 # little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
 #
-# Where we are: counting characters costs 3.35 nats per character. That model never looks at what came
-# before. Now we look, at one single character, and we do it twice. First we count, and can
-# say exactly what the best possible loss is. Then the same table is *learned*, with the
-# method that trains every network in this course. Will it find the right answer?
+# Where we are: counting characters costs 3.35 nats per character. Now a model looks at what came
+# before, at one single character, and we build it twice. First we count, and can say exactly what
+# the best possible loss is. Then the same table is *learned*, with the method that trains every
+# network in this course. Will it find the right answer?
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
 # %%
 from collections import Counter
-from math import exp, log
+from math import log
 
 import torch
 
@@ -46,12 +46,12 @@ train_ids, val_ids = split(tokenizer.encode(text))
 
 # %% [markdown]
 # ## Counting pairs
-# In the word `hello`, what follows an `l`? Once another `l`, once an `o`. So after an `l` we
-# expect either, with probability one half. That is all a **bigram** model does: it keeps one count
-# for every pair of neighbours.
+# In the word `hello`, what follows an `l`? Once another `l`, once an `o`. So after an `l` we expect
+# either, with probability 1/2. That is all a **bigram** model does: it keeps one count for every
+# pair of neighbours.
 #
-# For a whole text the counts fill a table. It has a row for the character we stand on and a column
-# for the one that follows.
+# For a whole text the counts fill a table, with a row for the character now and a column for the
+# one that follows.
 
 
 # %% tags=["nbval-check-output"]
@@ -69,8 +69,8 @@ after_l[tokenizer.encode("lo")], hello.sum()
 
 # %% [markdown]
 # A million pairs take this loop a while. Torch does it in one call: `index_put_` puts a 1 at each
-# place `(now, following)`, and with `accumulate=True` the ones add up. (The underscore is torch's sign
-# for *this changes the tensor itself*.)
+# place `(now, following)`, and with `accumulate=True` the ones add up. The last underscore says
+# that it changes the tensor itself.
 
 
 # %% tags=["nbval-check-output"]
@@ -85,9 +85,8 @@ q, u = tokenizer.encode("qu")
 f"after q: u {counts[q, u]:.0f} times, others {counts[q].sum() - counts[q, u]:.0f}"
 
 # %% [markdown]
-# Divide each row by its sum, and it holds the probabilities of what comes next. `dim=1` sums along
-# the rows, and `keepdim=True` leaves the 65 sums standing as a column, so that each row is divided
-# by its own.
+# Divide each row by its sum, and it holds the probabilities of what comes next. `keepdim=True`
+# leaves the 65 sums standing as a column, so that each row is divided by its own.
 
 # %%
 probabilities = counts / counts.sum(dim=1, keepdim=True)
@@ -113,10 +112,9 @@ show(
 
 # %% [markdown]
 # ## What it costs
-# The loss is the mean of $-\ln p$ over all pairs, and each $p$ is one look-up in the table. (With two
-# lists as an index torch picks one entry for each pair: the row from the first list, the column from
-# the second.) First
-# on the text that we counted:
+# The loss is the mean of $-\ln p$ over all pairs, and each $p$ is one look-up in the table.
+# Indexing with two lists picks one entry for each pair: the row from the first list, the column
+# from the second. We start with the text that we counted:
 
 
 # %%
@@ -129,12 +127,11 @@ counted_train = table_loss(probabilities, train_ids)
 counted_train
 
 # %% [markdown]
-# This number is special: no other table of bigrams has a smaller loss on the text that was counted.
-# Say that $f_i$ are the counted shares of one row. Other chances $p_i$ change the loss of that row by
-# $-\sum_i f_i \ln (p_i / f_i)$, summed over the characters that occur in the row. Since
-# $\ln x \le x - 1$, that is at least $\sum_i (f_i - p_i) = 1 - \sum_i p_i$, which can't be negative.
-# Whatever we learn later with one character of memory, on this text it can come close to 2.452 and
-# never get below. And on the validation text?
+# No other table of bigrams has a smaller loss on the text that was counted. Let $f_i$ be the
+# counted shares of one row. Other chances $p_i$ change its loss by $-\sum_i f_i \ln (p_i / f_i)$,
+# summed over the characters that occur. Since $\ln x \le x - 1$, that is at least
+# $\sum_i (f_i - p_i) = 1 - \sum_i p_i$, which can't be negative. Whatever we learn later with one
+# character of memory, on this text it can't get below 2.452. And on the validation text?
 
 # %% tags=["nbval-check-output"]
 times = {
@@ -143,17 +140,17 @@ times = {
 table_loss(probabilities, val_ids), times
 
 # %% [markdown]
-# Infinite! Some pairs of the validation text never occur in the training text. `SP` is one of them:
-# all its 63 places are in `PROSPERO`, who only speaks in the last tenth. The table calls that pair
-# impossible, and to be certain and wrong costs infinitely much.
+# Infinite! Some pairs of the validation text never occur in the training text. `SP` is one: all its
+# 63 places are in `PROSPERO`, who only speaks in the last tenth. The table calls it impossible, and
+# to be certain and wrong costs infinitely much.
 #
 # *Never seen* must not mean *impossible*. The oldest cure is **smoothing**: add a small constant to
-# every count, as if each pair had been seen a little. But how much?
+# every count. But how much?
 #
-# One way is forbidden, here and later: trying constants on the validation text. (Where a chapter
-# breaks this rule, it says so.) The
-# loss of the best one would no longer tell us what the model costs on new text. So we hold out the
-# last tenth of the *training* text, count on the rest, and choose there.
+# One way is forbidden, here and later: trying constants on the validation text. The loss of the
+# best constant would no longer tell us what the model costs on new text. Where a chapter breaks
+# this rule, it says so. We hold out the last tenth of the *training* text, count on the rest, and
+# choose there.
 
 
 # %%
@@ -178,17 +175,13 @@ constant, bigram_val
 # %% [markdown]
 # From 3.35 down to 2.48 nats, by looking at one character.
 #
-# People often quote $e^{\text{loss}}$, the **perplexity**: the number of
-# equally likely characters that would be just as hard to predict.
-
-# %%
-for name, loss in {"uniform": log(V), "unigram": 3.347, "bigram": bigram_val}.items():
-    print(f"{name:8} {loss:.2f} nats, perplexity {exp(loss):.1f}")
+# People often quote $e^{\text{loss}}$, the **perplexity**: the number of equally likely characters
+# that would be just as hard to predict. It was 28 with chapter 01's shares and is 12 now.
 
 # %% [markdown]
 # ## Writing with it
-# A table of probabilities can write. Take the row of the last character, draw the next character with
-# the row's probabilities (`torch.multinomial` does that), and go on from there. Four lines:
+# A table of probabilities can write. Take the row of the last character, draw the next one with the
+# row's probabilities (`torch.multinomial` does that), and go on from there:
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -199,17 +192,17 @@ for _ in range(200):
 print(tokenizer.decode(out))
 
 # %% [markdown]
-# It isn't English. But compare it with the 200 characters of chapter 01: vowels and consonants now
-# mostly take turns, capitals begin lines, and a comma is
-# followed by a space or a line break. You can read the limit off it too. After an `l` another `l` is
-# likely, and the model can't know that it has just written two.
+# It isn't English. But compare it with chapter 01's sample: vowels and consonants now mostly take
+# turns, capitals begin lines, and a comma is followed by a space or a line break. The sample also
+# shows the limit. After an `l` another `l` is likely, and the model can't know that it has just
+# written two.
 
 # %% [markdown]
 # ## From scores to probabilities
-# Now we want to *learn* the table instead of counting it. A network doesn't produce probabilities.
-# It produces any numbers at all, one for each possible next token, called **logits**: the larger,
-# the likelier. To become probabilities they have to be positive and sum to one. $e^z$ is positive
-# whatever $z$ is, and dividing by the sum does the rest. This is the **softmax**:
+# Now we want to *learn* the table. A network produces any numbers at all, one for each possible
+# next token, called **logits**: the larger, the likelier. To become probabilities they have to be
+# positive and sum to one. $e^z$ is positive whatever $z$ is, and dividing by the sum does the rest.
+# This is the **softmax**:
 #
 # $$p_i = \frac{e^{z_i}}{\sum_j e^{z_j}}$$
 
@@ -226,8 +219,8 @@ softmax(z)
 # %% [markdown]
 # $e^z$ is 1, 2 and 5 here, so the probabilities are 1/8, 2/8 and 5/8. Only differences between
 # logits count: add 100 to all three, and every $e^z$ grows by the same factor, which cancels. On
-# paper, that is. A computer's number can't hold $e^{1000}$. It becomes infinity, and infinity
-# divided by infinity is not a number:
+# paper, that is: a 32-bit floating-point number can't hold $e^{1000}$. It becomes infinity, and
+# infinity divided by infinity is not a number:
 
 # %% tags=["nbval-check-output"]
 softmax(torch.tensor([0.0, 1000.0]))
@@ -252,8 +245,8 @@ assert torch.allclose(log_softmax(z).exp(), softmax(z))
 log_softmax(torch.tensor([0.0, 1000.0]))
 
 # %% [markdown]
-# The loss of a batch is the mean of $-\ln p$ at the targets. Torch has it under the name
-# `cross_entropy`, and ours has to agree.
+# The loss of a batch is the mean of $-\ln p$ at the targets. Torch calls it `cross_entropy`, and
+# ours has to agree.
 
 # %%
 import torch.nn.functional as F
@@ -271,14 +264,12 @@ assert torch.allclose(cross_entropy(logits, targets), torchs, atol=1e-6)
 cross_entropy(torch.zeros(100, V), targets)
 
 # %% [markdown]
-# The last line is a case whose answer we know. Equal logits mean equal chances, and those cost
-# $\ln 65 = 4.174$.
+# The last line is a case whose answer we know: equal chances cost $\ln 65 = 4.174$.
 
 # %% [markdown]
 # ## Which way is down?
-# We want to change the 65 · 65 logits so that the loss goes down. Take a single one, the logit of `u`
-# after `q`, with all others at zero. Vary it, and watch the
-# loss of this one pair. (`[None]` makes a batch of one out of a single row.)
+# Take a single one of the 65 · 65 logits, that of `u` after `q`, with all others at zero. Vary it,
+# and watch the loss of this one pair. `[None]` makes a batch of one.
 
 # %%
 row = torch.zeros(V)
@@ -311,15 +302,13 @@ show(
 # *The slope says which way is down and how steep it is. At 0 the loss falls by 0.985 for each unit
 # that the logit grows. Further right there is less and less to gain: `u` is expected already.*
 #
-# We found this slope by trying, a little to the left and a little to the right. For 4,225 numbers
-# that would take 8,450 trials before a single move, and large models have billions of numbers. There
-# is a way to get all slopes at once.
+# We found this slope by trying, a little to the left and a little to the right. With billions of
+# numbers that would never end. There is a way to get all slopes at once.
 
 # %% [markdown]
 # ## Backward by hand
-# A loss is computed in small steps, and school calculus knows the slope of each. What we need is
-# bookkeeping, and the smallest example that shows all of it has one number, two intermediate
-# results and a loss:
+# School calculus knows the slope of each small step of a computation. The rest is bookkeeping. The
+# smallest example has one number, two intermediate results and a loss:
 #
 # ```
 #            ┌── · 3 ──>  a = 6 ──┐
@@ -327,17 +316,14 @@ show(
 #            └── ² ────>  b = 4 ──┘
 # ```
 #
-# How much does the loss change when $x$ grows a little? Walk from right to left. At each node write
-# down the slope of the loss with respect to that node.
+# How much does the loss change when $x$ grows a little? Walk from right to left, and at each node
+# write down the slope of the loss there.
 #
-# - At the loss itself the slope is 1.
-# - The loss is $a \cdot b$. If $a$ grows by a little, the loss grows by $b = 4$ times as much. So
-#   the slope at $a$ is 4, and in the same way the slope at $b$ is $a = 6$.
-# - From $x$ to $a$ the slope is 3. Slopes in a row multiply: along the upper path, $x$ moves the
-#   loss by $3 \cdot 4 = 12$. From $x$ to $b$ the slope is $2x = 4$, and along the lower path $x$
-#   moves the loss by $4 \cdot 6 = 24$.
-# - $x$ acts along both paths at the same time. So **where paths meet, their slopes add**:
-#   $12 + 24 = 36$.
+# - The loss is $a \cdot b$. If $a$ grows a little, the loss grows by $b = 4$ times as much. So the slope
+#   at $a$ is 4, and in the same way the slope at $b$ is $a = 6$.
+# - Slopes in a row multiply. From $x$ to $a$ the slope is 3: along the upper path, $x$ moves the loss by
+#   $3 \cdot 4 = 12$. From $x$ to $b$ it is $2x = 4$: along the lower path, by $4 \cdot 6 = 24$.
+# - $x$ acts along both paths at once, and **where paths meet, their slopes add**: $12 + 24 = 36$.
 
 # %%
 x = 2.0
@@ -350,13 +336,13 @@ d_x = d_a * 3 + d_b * 2 * x
 d_a, d_b, d_x
 
 # %% [markdown]
-# Is it right? The loss is $3x \cdot x^2 = 3x^3$, with the slope $9x^2 = 36$. This is the whole of
-# **backpropagation**: multiply along a path, add where paths meet, and go from the end to the start,
-# so that everything is computed once.
+# It is right: the loss is $3x^3$, with the slope $9x^2 = 36$. This is the whole of
+# **backpropagation**: multiply along a path, add where paths meet, and go from the end to the
+# start, so that everything is computed once.
 #
-# Torch does it for us. It remembers every use of a tensor that was made with `requires_grad=True`,
-# and `loss.backward()` walks back through that memory. It leaves the slopes in `.grad` (for
-# intermediate results only when asked, by `retain_grad`).
+# Torch does it for us: it remembers every use of a tensor made with `requires_grad=True`, and
+# `loss.backward()` walks back through that memory. It leaves the slopes in `.grad`, for
+# intermediate results only when `retain_grad` asks for them.
 
 # %%
 x = torch.tensor(2.0, requires_grad=True)
@@ -368,12 +354,9 @@ assert (a.grad, b.grad, x.grad) == (d_a, d_b, d_x)
 x.grad
 
 # %% [markdown]
-# One more case, because networks are full of it: a matrix product, $y = x W$. Suppose we know the
-# slope $d_j$ of the loss at each result $y_j = \sum_i x_i W_{ij}$. The weight $W_{ij}$ acts through
-# $y_j$ alone, with the slope $x_i$, so the loss has the slope $x_i d_j$ there. The input $x_i$ acts
-# through *every* $y_j$, with the slope $W_{ij}$. Those paths meet, so their slopes add:
-# $\sum_j W_{ij} d_j$. Several rows of $x$ share one $W$, and there too the slopes add. Both
-# sums are matrix products again:
+# Networks are full of matrix products, $y = x W$. The input $x_i$ acts through *every* $y_j$, with
+# the slopes $W_{ij}$. The weight $W_{ij}$ acts on $y_j$ in every row, with the slopes $x_i$. Adding
+# up these paths makes matrix products again:
 
 # %%
 x, W = torch.randn(5, 3), torch.randn(3, 2)
@@ -386,12 +369,12 @@ assert torch.allclose(W.grad, x.T @ y.grad)
 assert torch.allclose(x.grad, y.grad @ W.T)
 
 # %% [markdown]
-# Now for our real loss. When the token $t$ came, it is $\ln \sum_j e^{z_j} - z_t$. This is a branching
-# graph as well, because $z_t$ appears twice. Straight through the second term its slope is $-1$.
-# Through the logarithm of the sum it is $e^{z_t} / \sum_j e^{z_j}$, which is exactly $p_t$. The two
-# paths add to $p_t - 1$. Any other logit $z_i$ acts through the sum alone and has the slope $p_i$. So
-# the slopes of all logits, which together are called the **gradient**, read: *what was predicted
-# minus what came*.
+# Now our real loss. If the next token is $t$, it is $\ln \sum_j e^{z_j} - z_t$. This graph branches
+# too, because $z_t$ appears twice. Through the second term its slope is $-1$. Through the logarithm
+# of the sum three slopes multiply: $1 / \sum_j e^{z_j}$ for the logarithm, 1 for the sum, $e^{z_t}$
+# for the exponential. The product is exactly $p_t$. The two paths add to $p_t - 1$. Any other logit
+# $z_i$ acts through the sum alone and has the slope $p_i$. So all slopes together, the
+# **gradient**, read: *what was predicted minus what came*.
 
 # %%
 row.requires_grad_()
@@ -404,9 +387,9 @@ assert torch.allclose(row.grad[u], slope, atol=1e-3)
 row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 
 # %% [markdown]
-# The 0.985 that we found by trying is back. A step against the gradient raises the logit of the token
-# that came in proportion to $1 - p$, and lowers every other in proportion to its own $p$. Here are
-# the logits of `u` and of `q`, the chance of `u`, and the loss, before a step of 1 and after it:
+# The 0.985 is back. A step against the gradient raises the logit of the token that came in
+# proportion to $1 - p$, and lowers every other in proportion to its own $p$. Here are the logits of
+# `u` and of `q`, the chance of `u`, and the loss, before a step of 1 and after it:
 
 # %%
 with torch.no_grad():
@@ -415,19 +398,19 @@ with torch.no_grad():
         print(f"logits {z[u]:.3f} {z[q]:.3f}, chance {p:.3f}, loss {-p.log():.2f}")
 
 # %% [markdown]
-# Over all pairs that begin with the same character, the pushes on a logit cancel exactly where its
-# probability is its counted share. So the bottom of this valley is where we have already been.
+# Over the whole text, the pushes on a logit cancel exactly where its probability is its counted
+# share. So the bottom of this valley is where we have already been.
 
 # %% [markdown]
 # ## A step
-# The numbers that are learned, here the 4,225 logits, are called **parameters**. Move each one a
-# little against its slope, look again, and move again: that is *gradient descent*. Each moves by its
-# slope times one number, the **learning rate**. Since each look takes a random batch instead of the
-# whole text, the method is called *stochastic* gradient descent, SGD.
+# The numbers that are learned, here the 4,225 logits, are called **parameters**. *Gradient descent*
+# moves each one against its slope, by the slope times one number, the **learning rate**, then looks
+# again. Since each look takes a random batch instead of the whole text, the method is called
+# *stochastic* gradient descent, SGD.
 #
-# A network is a set of parameters and a rule that turns ids into logits. In torch it is an
-# `nn.Module`. An `nn.Parameter` is a tensor that wants a gradient, and `forward` is the rule, which
-# `model(ids)` calls.
+# In torch a network is an `nn.Module`: parameters, and a rule that turns ids into logits. An
+# `nn.Parameter` is a tensor that wants a gradient, and `forward` is the rule, which `model(ids)`
+# calls.
 
 # %%
 #| export
@@ -452,15 +435,15 @@ model = Bigram(V)
 model(torch.zeros(4, 8, dtype=torch.int64)).shape
 
 # %% [markdown]
-# Ids of shape `(B, T)` go in, logits of shape `(B, T, V)` come out: at each place of each window a
-# guess at what comes next. Every model of this course has this shape, so whatever trains or measures
-# this one will train and measure all of them.
+# Ids `(B, T)` go in, logits `(B, T, V)` come out: at each place of each window a guess at what
+# comes next. Every model of this course does the same, so whatever trains or measures this one will
+# train and measure all of them.
 #
-# SGD itself is one line per parameter. We add one refinement, **momentum**: follow not the latest
-# slope but a running sum of slopes, in which the past fades by a factor with each step. With momentum
-# 0 it is plain SGD. With 0.9, a slope that stays the same
-# adds up to $1 + 0.9 + 0.9^2 + \dots = 10$ times itself. (`no_grad` tells torch that what happens here
-# is a move and not a computation to remember.)
+# SGD itself is one line per parameter. We add one refinement, **momentum**. Instead of the latest
+# slope, follow a running sum of slopes in which everything old is multiplied by `momentum` at each
+# step. With momentum 0 it is plain SGD. With 0.9, a slope that stays the same adds up to
+# $1 + 0.9 + 0.9^2 + \dots = 10$ times itself. `no_grad` tells torch that a move is not a
+# computation to remember.
 
 
 # %%
@@ -491,9 +474,9 @@ class SGD:
 
 
 # %% [markdown]
-# A case for paper. The slope of $x^2$ at 3 is 6, so a step with learning rate 0.1 leads to
-# 3 − 0.6 = 2.4. There the slope is 4.8. With momentum 0.5 the second step follows 4.8 + 0.5 · 6 = 7.8
-# and leads to 2.4 − 0.78 = 1.62. Torch's own SGD goes the same way:
+# A case for paper: the slope of $x^2$ at 3 is 6, so a step with learning rate 0.1 leads to 2.4.
+# There the slope is 4.8. With momentum 0.5 the second step follows 4.8 + 0.5 · 6 = 7.8 and leads to
+# 2.4 − 0.78 = 1.62. Torch's own SGD goes the same way:
 
 # %% tags=["nbval-check-output"]
 x, y = (torch.tensor([3.0], requires_grad=True) for _ in range(2))
@@ -508,9 +491,8 @@ assert path[:2] == path[2:]
 path
 
 # %% [markdown]
-# And here is the step that every chapter will take: predict, measure, differentiate, move.
-# `flatten` turns `(B, T, V)` into a list of $B \cdot T$ rows, because the loss doesn't care which
-# window a guess came from.
+# And here is the step that every chapter will take. `flatten` turns `(B, T, V)` into a list of
+# $B \cdot T$ rows, because the loss doesn't care which window a guess came from.
 
 
 # %%
@@ -541,31 +523,28 @@ def training_step(
 # -->
 #
 # A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
-# 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only one in 65 of them, on
-# average, uses any one row of the table. Towards the end it shrinks to zero, so that the noise of the random
-# batches averages out (Exercise 2 looks at that noise). On the way we keep three copies of the table.
+# 200. It has to be: of the 4,096 tokens of a batch only one in 65, on average, uses any one row of
+# the table. From there the rate falls in a straight line to zero, so that the noise of the random
+# batches, which exercise 2 looks at, averages out towards the end.
 
 # %%
 optimizer = SGD(model.parameters(), learning_rate=20.0, momentum=0.9)
 generator = torch.Generator().manual_seed(3)
-steps, losses, tables = 1000, [], {}
+steps, losses = 1000, []
 for step in range(steps):
-    if step in (30, 100, 300):
-        tables[step] = softmax(model.table.detach())
     optimizer.learning_rate = 20.0 * (1 - step / steps)
     batch = get_batch(train_ids, batch_size=64, block_size=64, generator=generator)
     losses.append(training_step(model, optimizer, *batch))
 losses[0], losses[-1]
 
 # %% [markdown]
-# The first loss is $\ln 65$, as it must be for a table of zeros. The last one is the loss of one
-# random batch, and the next batch would give another.
+# The first loss is $\ln 65$, as it must be for a table of zeros. The last one is that of a single
+# batch.
 
 # %% [markdown]
 # ## Measuring on the whole text
-# To compare models, take the whole validation text, and predict every token but the first exactly
-# once. Lay windows of `block_size` tokens side by side; the last one may be shorter. No gradients are
-# needed.
+# To compare models, predict every token of the validation text but the first exactly once. Lay
+# windows of `block_size` tokens side by side; the last one may be shorter.
 
 
 # %%
@@ -583,13 +562,12 @@ learned_val = plain_evaluate(model, val_ids, block_size=64)
 learned_val
 
 # %% [markdown]
-# For this model it must not matter how the text is cut, since no place needs more than one
-# character of memory. For later models it will matter, since they start afresh in each window: the
-# first prediction has one token to go by, the last one has the whole window. A loss therefore always
-# comes with its `block_size`.
+# This model needs one character of memory, so it can't matter how the text is cut. For later models
+# it will: the first prediction of each window has one token to go by, the last one has the whole
+# window. A loss therefore always comes with its `block_size`.
 #
-# The library's `evaluate` computes the same. `windows_of` hands over many windows at a time, which is
-# faster, and `evaluating` switches off what is only for training (chapter 05).
+# The library's `evaluate` computes the same. `windows_of` hands over many windows at a time, and
+# `evaluating` switches off what is only for training (chapter 05).
 
 # %%
 #| export
@@ -633,8 +611,7 @@ assert abs(evaluate(model, val_ids, 1000) - learned_val) < 1e-5
 
 # %% [markdown]
 # ## Learned equals counted
-# No table with one character of memory gets below 2.452 nats on the training text. How close does the
-# learned one come, which never saw anything but slopes?
+# How close to the floor of 2.452 does the learned table come? It never saw anything but slopes.
 
 # %%
 learned_train = evaluate(model, train_ids, block_size=64)
@@ -644,7 +621,7 @@ print(f"training text:   counted {counted_train:.3f}, learned {learned_train:.3f
 print(f"validation text: counted {bigram_val:.3f}, learned {learned_val:.3f}")
 
 # %%
-table = tables[steps] = softmax(model.table.detach())
+table = softmax(model.table.detach())
 common, rare = counts > 200, (counts > 0) & (counts <= 200)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 axes[0].plot(range(5, steps, 10), torch.tensor(losses).view(-1, 10).mean(dim=1))
@@ -659,52 +636,92 @@ show(
     fig,
     alt="Left, the training loss falls from 3.4 to the dashed line at 2.45. Right, "
     "learned against counted probabilities: blue points of common pairs are on the "
-    "diagonal, orange points of rare ones scatter around it.",
+    "diagonal; orange points of rare ones are above it at the left and below it further right.",
 )
 
 # %% [markdown]
 # *Left: the loss (each point is the mean of ten batches) sinks to the floor that counting gives.
 # Right: every point is a pair, blue if it occurs more than 200 times. On the line, learned equals
-# counted. Gradient descent has found the probabilities of common pairs, and nobody told it what a
-# count is. Rare pairs (orange) scatter: few pushes have reached them.*
+# counted: gradient descent has found the probabilities of common pairs. Rare pairs (orange) are off
+# the line, and not at random. The smallest chances are too large: all began at 1/65 and haven't
+# been pushed down far enough. Larger ones are mostly a little too small, most of all in the rows of
+# rare characters, which few pushes have reached.*
 #
-# The counted table had to be smoothed. The learned one gives every pair a chance, because a
-# probability of zero would take a logit of minus infinity. How much does it give to pairs that never
-# occur, and does that shrink as training goes on?
+# The counted table had to be smoothed. The learned one gives every pair a chance, because a probability
+# of zero would take a logit of minus infinity. How much does it give to pairs that never occur?
 
 # %%
-S, P = tokenizer.encode("SP")
 rows = counts.sum(dim=1) > 1000
-for name, p in {"smoothed": smoothed, **tables}.items():
-    never = (p * (counts == 0))[rows].sum(dim=1).mean()
-    print(f"{name:8} SP {p[S, P]:.5f}, never seen in all {never:.2%} of a row")
+never = (table * (counts == 0))[rows].sum(dim=1).mean()
+f"never seen: {never:.1%} of a row"
 
 # %% [markdown]
-# The number in front is the step at which the table was copied. So stopping early smooths too, but
-# crudely: even after a thousand steps two
-# percent of a row go to pairs that don't occur once in a million characters. The push that lowers a
-# logit is proportional to its own $p$. The smaller $p$ has become, the weaker the push, so $p$ shrinks
-# about like one over the number of steps and never arrives at zero. On the validation text
-# the learned table costs 2.490, the smoothed one 2.484.
+# The push that lowers a logit is proportional to its own $p$, so it gets weaker and weaker, and $p$
+# never arrives at zero. Stopping early is a kind of smoothing, then, but a crude one: two percent
+# of a row goes to pairs that don't occur once in a million characters.
 
 # %% [markdown]
-# ## Counting further back
-# If one character of memory buys so much, why not count with more of it? The tables grow too large:
-# five characters of memory make more than a billion rows, nearly all of them empty. So we only
-# keep what occurs, and let Python's `Counter` count every string of up to eight characters.
+# ## A better opponent
+# One character of memory is little, and counting can do better. The first appendix counts strings
+# of up to eight characters. Where a history is rare, it relies on a shorter one. With six
+# characters of memory this costs 1.59 nats on the validation text, below bzip2's 1.66, in seconds
+# and without a single step of learning. **These 7-grams are the opponent from now on.** Unlike a
+# compressor they give explicit probabilities, so we can ask them everything that we ask our models.
+# No model of Part I gets there; a larger one in chapter 12 does.
 #
-# But what should the model say after five characters that it saw together only once? It should
-# believe this one sighting a little, and for the rest it defers to the model with *four* characters
-# of memory, which defers to the one with three, and so on, down to $P_0$, which knows nothing and
-# says 1/65. Let $N(h)$ be how often anything followed the history $h$, and $N(hc)$ how often the
-# character $c$ did. A strength $s$ says how many sightings the shorter memory is worth:
+# But a seventh character gains next to nothing. Long histories are mostly new or rare, and a table
+# has no notion of likeness. What it learned after `the king` is almost no use after `the queen`:
+# two histories that end differently are strangers, however alike they are. The next chapters build
+# a model whose histories are points in a space, where neighbours can share what they know.
+
+# %%
+show_ladder("bigram", bigram_val, "7-grams")
+
+# %% [markdown]
+# *One rung further down. The opponent has moved too.*
+
+# %% [markdown]
+# ## Summary
+# One character of memory takes the loss from 3.35 to 2.48 nats. Counting gives the table that is
+# best on the training text, and gradient descent, which sees nothing but slopes, comes within 0.008
+# nats of it. Slopes multiply along a path and add where paths meet; for softmax with cross-entropy
+# they come to *predicted minus came*. The step stays the same for every model: predict, measure,
+# differentiate, move. Counting with six characters of memory reaches 1.59. The next chapter looks
+# further back without a table.
+
+# %% [markdown]
+# ## Exercises
+# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
+# [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
+#
+# **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape
+# `(N, V)`, without `backward`. Mind that the loss is a *mean*.
+#
+# **2.** Record the length of the gradient after each step (the root of the sum of its squares,
+# `.norm()`), for a model with one table. Then train a fresh `Bigram` for 300 steps at a constant learning
+# rate of 20, without momentum. The gradient shrinks, but not to zero. What happens to the part that is
+# left when each batch has eight times as many windows, and what does that say about where it comes from?
+#
+# **3.** What share of all $V^k$ possible histories of $k$ characters occurs in a text with $V$ different
+# ones? Look at it for the training text. What does that say about tables?
+
+# %% [markdown]
+# ## Appendix: counting further back
+# With five characters of memory a table has more than a billion rows, nearly all of them empty. So
+# we keep only what occurs: Python's `Counter` counts every string of up to eight characters.
+#
+# What should the model say after five characters that it has seen together only once? It should trust
+# that one sighting a little, and otherwise rely on the model with *four* characters of memory. That model
+# relies on the one with three, and so on, down to $P_0$, which knows nothing and says 1/65. Let $N(h)$
+# be how often anything followed the history $h$, and $N(hc)$ how often the character $c$ did. A strength
+# $s$ says how many sightings the shorter memory is worth:
 #
 # $$P_n(c) = \frac{N(hc) + s \, P_{n-1}(c)}{N(h) + s}$$
 #
-# With $N(h) = 0$ that is the shorter model; with $N(h)$ far above $s$ it is the counts. A model that
-# looks at $n - 1$ tokens to predict the $n$-th is called an **n-gram** model. Our bigram is $n = 2$.
+# With $N(h) = 0$ that is the shorter model; with $N(h)$ far above $s$ it is the counts. A model
+# that predicts the $n$-th token from $n - 1$ is called an **n-gram** model. Our bigram is $n = 2$.
 #
-# On paper: the text `abab` over the alphabet `a`, `b` was counted, with $s = 1$, so $P_0 = 1/2$. How
+# On paper: count the text `abab` over the alphabet `a`, `b`, with $s = 1$ and $P_0 = 1/2$. How
 # likely is an `a` after `ab`? The last `ab` has nothing behind it and doesn't count.
 #
 # | $n$ | history | $N(h)$ | $N(ha)$ | $P_n(a)$ |
@@ -740,7 +757,7 @@ class Counts:
 Counts("abab", 3).chances("ab", "a", strength=1, p=1 / 2)
 
 # %% [markdown]
-# As on paper. Now $s$ has to be chosen, and again not on the validation text.
+# As on paper. Both $s$ and $n$ have to be chosen, again on the end of the training text.
 
 
 # %%
@@ -755,17 +772,22 @@ def ngram_losses(counted, text, strength):
 
 
 fit_text, choose_text = split(train_text)
-fitted = Counts(fit_text, 6)
-tried = {s: ngram_losses(fitted, choose_text, s)[-1] for s in (3, 10, 30, 100)}
-tried
+fitted = Counts(fit_text, 8)
+tried = {s: ngram_losses(fitted, choose_text, s) for s in (3, 10, 30, 100)}
+for s, curve in tried.items():
+    print(f"s = {s:3}, n = 4 to 8:", *(f"{loss:.3f}" for loss in curve[3:]))
+
+# %% tags=["nbval-check-output"]
+strength = min(tried, key=lambda s: min(tried[s]))
+n = tried[strength].index(min(tried[strength])) + 1
+strength, n
 
 # %% [markdown]
-# A small strength trusts single sightings too much, a large one too little, and 30 is best for
-# $n = 6$. We take it for every $n$ from 1 to 8, on the validation text and on a piece of the text that
-# was counted.
+# A small strength trusts single sightings too much, a large one too little. Best are 30 and
+# $n = 7$. Here is every $n$ at that strength, on the validation text and on a piece of the text
+# that was counted.
 
 # %%
-strength = min(tried, key=tried.get)
 counted = Counts(train_text, 8)
 val_curve = ngram_losses(counted, val_text, strength)
 train_curve = ngram_losses(counted, train_text[:100_000], strength)
@@ -785,14 +807,12 @@ show(
 
 # %% [markdown]
 # *With each further character the model gets better at reciting the text that it counted. On the
-# validation text the gain dwindles: from $n = 7$ to $n = 8$ there is almost none.* At $n = 6$ the loss
-# is 1.60 here, and was 1.55 on the text where $s$ was chosen: a loss belongs to its text, and this one
-# is harder. The assert checks against
-# earlier results: $n = 1$ is chapter 01's 3.347, and $n = 2$ is our bigram, smoothed in another way.
+# validation text the gain dwindles.* With $n = 7$ it costs 1.59 nats here, and 1.54 on the text
+# where $n$ was chosen: a loss belongs to its text, and this one is harder. The assert finds chapter
+# 01's 3.347 at $n = 1$, and our bigram, smoothed in another way, at $n = 2$.
 #
-# Why does the gain dwindle? Look up how often the history at each place of the validation text
-# was seen in training at all, and how often more than 30 times, which is when its counts outweigh the
-# shorter memory:
+# Why does the gain dwindle? At how many places of the validation text was the history never seen in
+# training, and at how many more than 30 times, so that its counts outweigh the shorter memory?
 
 # %%
 for k in (2, 4, 6):
@@ -802,15 +822,8 @@ for k in (2, 4, 6):
     print(f"{k} characters: {new:.0%} never seen, {often:.0%} more than 30 times")
 
 # %% [markdown]
-# Of the histories of six characters a fifth is new, and more than half were seen too rarely to say
-# much.
-#
-# Still, counting with care reaches 1.59 nats with $n = 7$ (read off the curve; 6 and 8 lie
-# within 0.015), below
-# bzip2's 1.66 and close to the 1.57 of bzip2 in one block, in seconds and without a single step of
-# learning. **This is the opponent from now on.** Unlike a compressor it names its chances, so it can
-# be asked what our models are asked, and it is harder to beat than it looks. No model of Part I gets
-# there. A larger one in chapter 12 does. Here is what it writes:
+# A fifth of the six-character histories are new, and more than half have been seen too rarely to
+# say much. Still, the opponent writes this:
 
 # %%
 written = PROMPT
@@ -824,51 +837,15 @@ for _ in range(300):
 print(written)
 
 # %% [markdown]
-# Mostly words. But it can't carry anything further than six characters: no sentence knows
-# how it began. And it has no notion of likeness. It saw `the king` and `the queen` in many places,
-# but what it learned after one never helps after the other, because to a table two histories that
-# differ in their last letter have nothing in common. The next chapters build a model whose
-# histories are points in a space, where neighbours can share what they know.
-
-# %%
-show_ladder("bigram", bigram_val, "7-grams")
-
-# %% [markdown]
-# *One rung further down. The opponent has moved too.*
-
-# %% [markdown]
-# ## Summary
-# One character of memory takes the loss from 3.35 to 2.48 nats. Counting gives the table that is best
-# on the training text, and gradient descent, which sees nothing but slopes, comes within 0.008 nats
-# of it. Slopes multiply along a path and add where paths meet; for softmax with cross-entropy they
-# come to *predicted minus came*. The step stays the same for every model: predict, measure,
-# differentiate, move. Counting with six characters of memory reaches 1.59 and gains next to nothing
-# from a seventh. The next chapter looks further back without a table.
-
-# %% [markdown]
-# ## Exercises
-# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
-# [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
-#
-# **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape
-# `(N, V)`, without `backward`. Mind that the loss is a *mean*.
-#
-# **2.** Record the length of the gradient after each step (the root of the sum of its squares,
-# `.norm()`), for a model with one table. Then let a fresh `Bigram` train for 300 steps at a constant learning
-# rate of 20, without momentum. The gradient shrinks, but not to zero. Let each batch have eight times as
-# many windows. What happens to the part that is left, and what does that say about where it comes from?
-#
-# **3.** What share of all $V^k$ possible histories of $k$ characters occurs in a text with $V$ different
-# ones? Look at it for the training text. What does that say about tables?
+# Mostly words. But it can't carry anything further than six characters: no sentence knows how it began.
 
 # %% [markdown]
 # ## Appendix: n-grams as a model
-# Later chapters set their models beside n-grams that read ids instead of strings, many windows at
-# once. `NGram` is the same formula in that form. Each context of $k$ tokens becomes a single whole
-# number, its tokens read as the digits of a number in base $V$, so that finding a context means
-# finding a number in a sorted list (`searchsorted`). `register_buffer` is for tensors that belong to
-# a module without being learned. The default strength of 10 was not chosen for this text: choose
-# your own, as above.
+# Later chapters need n-grams that read ids instead of strings, many windows at once. `NGram` is the
+# same formula in that form. The tokens of a context are read as the digits of one whole number in
+# base $V$, so that finding a context means finding a number in a sorted list (`searchsorted`).
+# `register_buffer` is for tensors that belong to a module without being learned. The default
+# strength of 10 was not chosen for this text: choose your own, as above.
 
 # %%
 #| export
@@ -918,8 +895,7 @@ class NGram(nn.Module):
 
 
 # %% [markdown]
-# The same number as above comes out, up to a handful of characters at the edges that the two count
-# differently:
+# The same number as above comes out, up to a few characters at the edges:
 
 # %%
 ngram = NGram(train_ids, n=4, vocab_size=V, strength=strength)

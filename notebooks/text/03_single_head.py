@@ -18,13 +18,13 @@
 # # 03 · One head
 # > How can a token look back, and choose where?
 #
-# *An hour to read, a minute to run. Needs chapter 02 and the product of two matrices. Trains
-# fifteen small models.*
+# *An hour to read, a minute to run. Needs chapter 02 and the product of two matrices. Trains three
+# small models, and reads twelve runs from a file.*
 #
-# Where we are: a bigram sees one character and costs 2.48 nats. Tables with six characters of memory
-# cost 1.59, but they have reached their limit: long histories are mostly new or rare, and to a table
-# no history is like another. We want a model that looks back over many characters without keeping a
-# row for every possible past.
+# Where we are: a bigram sees one character and costs 2.48 nats. Tables with six characters of
+# memory cost 1.59, but they have reached their limit: long histories are mostly new or rare, and to
+# a table no history is like another. We want a model that looks back without keeping a row for
+# every possible past.
 #
 # The plan has three parts. Every token becomes a point, so that tokens can be alike. It looks at the
 # tokens before it. And it decides, from what it is and what they are, which of them matter. That
@@ -62,13 +62,13 @@ from torch import Tensor
 # The bigram gave each character a row of 65 logits. Now each gets only $C$ numbers, its
 # **embedding**, which are learned like everything else. Think of them as coordinates. Characters
 # that behave alike can end up near each other, and what is learned about one then holds for its
-# neighbours. In torch a table of embeddings is `nn.Embedding`, and using it means looking up rows.
+# neighbours. Torch's table of embeddings is `nn.Embedding`, and using it means looking up rows.
 #
 # At the other end, $C$ numbers have to become 65 logits again. That is a product with a matrix:
 # each logit is a weighted sum of the $C$ numbers, plus a learned constant, the *bias*. Torch calls
 # it `nn.Linear`. It stores the matrix as (out, in), one row for each logit, and multiplies by its
-# transpose, `.T`. We call this last layer the **output head**; it has nothing to do with the
-# attention head of this chapter, but the field uses the word for both.
+# transpose, `.T`. This last layer is called the **output head**; it has nothing to do with the
+# attention head of this chapter.
 
 # %%
 torch.manual_seed(0)
@@ -81,10 +81,10 @@ assert torch.allclose(logits, x @ output_head.weight.T + output_head.bias)
 x.shape, logits.shape
 
 # %% [markdown]
-# An embedding and an output head make a bigram model again, written as a product of two thin
-# matrices, if $C$ is small. Is anything lost by that? A token that is only two numbers can't
-# say everything about what follows it. Let us train it with $C = 2$ and with $C = 64$. (The loop is
-# chapter 02's. `nn.Sequential` applies one thing after the other.)
+# An embedding and an output head make a bigram model again. With a small $C$ its table is a product
+# of two thin matrices. Is anything lost by that? A token that is only two numbers can't say
+# everything about what follows it. Let us train it with $C = 2$ and with $C = 64$. The loop is
+# chapter 02's, and `nn.Sequential` applies one thing after the other.
 
 
 # %%
@@ -137,11 +137,10 @@ show(
 # such things. Hyphen and apostrophe, which stand inside words, are among the consonants. The place
 # of `3` says little: it occurs 27 times and has hardly been trained.*
 #
-# Neighbours should be characters that are followed by similar ones. Are they? How much do the counted
-# rows of two characters have in common, for each character and its nearest neighbour, and for any two?
-# `common[a, b]` adds up, over all next characters, the smaller of the two shares: 1 if the rows are
-# equal, 0 if nothing can follow both. `cdist` gives all distances between points, and the diagonal is set
-# to infinity so that nobody is their own neighbour.
+# Neighbours should be characters that are followed by similar ones. To check, we compare the
+# counted rows of each character and its nearest neighbour, and, as a yardstick, those of any two
+# characters. `common[a, b]` adds up, over all next characters, the smaller of the two shares: 1 if
+# the rows are equal, 0 if nothing can follow both. `cdist` gives all distances.
 
 # %%
 pairs, ones = (train_ids[:-1], train_ids[1:]), torch.ones(len(train_ids) - 1)
@@ -172,8 +171,7 @@ looped = torch.stack([values[: t + 1].mean(dim=0) for t in range(3)])
 looped
 
 # %% [markdown]
-# The first token has only itself. The second gets (2 + 4)/2 and (0 + 6)/2, the third the mean of
-# all three.
+# The first token has only itself. The second gets (2 + 4)/2 and (0 + 6)/2.
 #
 # ## The same as a matrix
 # A mean is a weighted sum with equal weights. Write the weights of token $t$ into row $t$ of a
@@ -208,13 +206,13 @@ scores
 
 # %% [markdown]
 # ## Letting the token choose
-# Each token states two things. Its **query** says *what am I looking for?*, its **key** says *what do
-# I offer?* The score of a pair is the dot product of the looking token's query and the other token's
-# key. It is large when the two point the same way. Why two? With one vector for both, a pair would have
-# the same score both ways, and a token would mostly find its likes and itself. But `u` should find the
-# `q` before it without `q` looking for `u`. And there is a third list: what a token
-# hands over when it is looked at isn't its own numbers but its **value**. So a token can be found
-# for one thing and pass on another.
+# Each token states two things. Its **query** says *what am I looking for?*, its **key** says *what
+# do I offer?* The score of a pair is the dot product of the looking token's query and the other
+# token's key. It is large when the two point the same way. Why two? With one vector for both, a
+# pair would have the same score in both directions, and a token would mostly find itself and tokens
+# like it. But `u` should find the `q` before it without `q` looking for `u`. There is a third
+# vector. A token that is looked at hands over not its own numbers but its **value**, so it can be
+# found for one thing and pass on another.
 #
 # Take three tokens, `The`, each described by three numbers: is it a vowel, a consonant, a capital? Three
 # small matrices make the queries, keys and values. Read each matrix by rows, as what a vowel, a
@@ -243,9 +241,9 @@ mixed = sum(weights[t] * v[t] for t in range(3))
 weights, mixed
 
 # %% [markdown]
-# You can check this on paper. The scores are $\ln 2$, $\ln 2$ and 0. Raising $e$ to them gives 2, 2
-# and 1, so the weights are 2/5, 2/5 and 1/5: a consonant counts twice as much as a vowel. The first
-# number of the mix is 2/5 · 10 = 4, the second 2/5 · 10 + 1/5 · 5 = 5.
+# On paper: the scores are $\ln 2$, $\ln 2$ and 0. Raising $e$ to them gives 2, 2 and 1, so the
+# weights are 2/5, 2/5 and 1/5: a consonant counts twice as much as a vowel. The first number of the
+# mix is 2/5 · 10 = 4, the second 2/5 · 10 + 1/5 · 5 = 5.
 #
 # Now all three tokens at once. One product gives all scores, row by row: the row looks, the column is
 # looked at. The keys are transposed, so that each is a column. Then the mask, the softmax, and one
@@ -259,9 +257,17 @@ assert torch.allclose(y[-1], mixed)
 weights, y
 
 # %% [markdown]
-# The last row is what we had. The `h` may look at two: at `T`, a capital, with score $\ln 3$, and at
-# itself with 0, so the weights are 3/4 and 1/4, and the mix is (7.5, 2.5). The `T` can only look at
-# itself and keeps its own value.
+# The whole example in one table: who looks on the left with its query, who is looked at on top with
+# its key, a dash for the future.
+#
+# | query, key | `T` (1, 1) | `h` (1, 0) | `e` (0, 0) | weights |
+# |---|---|---|---|---|
+# | `T` (0, ln 3) | ln 3 | – | – | 1 |
+# | `h` (0, ln 3) | ln 3 | 0 | – | 3/4, 1/4 |
+# | `e` (ln 2, 0) | ln 2 | ln 2 | 0 | 2/5, 2/5, 1/5 |
+#
+# The last row is what we had. The `h` may look at two, 3 against 1, so its mix is (7.5, 2.5). The
+# `T` can only look at itself and keeps its own value.
 #
 # This is a whole attention head. In a network the embeddings and the three matrices are learned:
 #
@@ -273,10 +279,9 @@ weights, y
 # %% [markdown]
 # ## Why divide by the square root?
 # The reason is the size of the scores. Suppose the entries of queries and keys are random and
-# independent, with mean 0 and variance 1. (The variance is the mean squared distance from the mean;
-# with mean 0, it is the mean of the square.) Take one entry of each and multiply. The product has mean
-# 0, and the mean of its square is the mean of $q^2$ times the mean of $k^2$, because the two are
-# independent: $1 \cdot 1 = 1$.
+# independent, with mean 0 and variance 1. With mean 0, the variance is the mean of the square. Take
+# one entry of each and multiply. The product has mean 0, and the mean of its square is the mean of
+# $q^2$ times the mean of $k^2$, because the two are independent: $1 \cdot 1 = 1$.
 #
 # A score adds up $D$ such products. Square a sum of two, and you get $a^2 + b^2 + 2ab$. For
 # independent numbers with mean 0 the last term averages to zero, so **variances add**. Hence a score
@@ -297,7 +302,7 @@ assert all(abs(v / D - 1) < 0.1 for v, D in zip(variances, widths, strict=True))
 {D: round(v, 2) for D, v in zip(widths, variances, strict=True)}
 
 # %% [markdown]
-# What does that do to the weights? Let each query look at 32 keys. How much goes to its first choice?
+# Let each query look at 32 keys. How much weight goes to its first choice?
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3.1))
@@ -335,10 +340,10 @@ show(
 
 # %% [markdown]
 # ## One head
-# Here is the finished function. It works on the last two dimensions, so a batch in front comes along
-# for free; `.mT` transposes each matrix of a batch. The weights have a function of their own, so that
-# we can look at them. It also allows fewer queries than keys, $T_q < T_k$, for the appendix. Until
-# then both are $T$, `Tk - Tq` is 0, and the mask is the one you know.
+# Here is the finished function. It works on the last two dimensions, so a batch in front comes
+# along for free; `.mT` transposes each matrix of a batch. The weights have a function of their own,
+# so that we can look at them. Its two sizes, `Tq` and `Tk`, are for the appendix. Until then both
+# are $T$: `tril(Tk - Tq)` is `tril(0)`, the mask that you know, and the error can't occur.
 
 
 # %%
@@ -394,7 +399,7 @@ assert torch.allclose(attention(math.sqrt(2) * q, k, v), y)
 attention(math.sqrt(2) * q, k, v)
 
 # %% [markdown]
-# Then compare with torch's own, on random numbers with a batch in front:
+# Then torch's own, on random numbers with a batch in front:
 
 # %%
 q, k, v = torch.randn(3, 2, 10, 16, generator=generator)  # three of (B=2, T=10, D=16)
@@ -403,9 +408,8 @@ torchs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
 assert torch.allclose(ours, torchs, atol=1e-6)
 
 # %% [markdown]
-# And now the check that matters most, for with a wrong mask the model would see the answers. So we
-# change the last token's key and value, and demand that nothing before it moves, not even by a
-# rounding error:
+# Now the check that matters most: with a wrong mask the model would see the answers. We change the
+# last token's key and value. Nothing before it may move, not even by a rounding error:
 
 # %%
 k2, v2 = k.clone(), v.clone()
@@ -415,8 +419,8 @@ assert torch.equal(changed[:, :-1], ours[:, :-1])
 assert not torch.allclose(changed[:, -1], ours[:, -1])
 
 # %% [markdown]
-# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens move.
-# ($4 = \sqrt{16}$, for the width of these queries.)
+# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens
+# move, whose queries are 16 wide:
 
 # %%
 unmasked = (q @ k.mT / 4).softmax(-1) @ v
@@ -430,13 +434,13 @@ unmasked2 = (q @ k2.mT / 4).softmax(-1) @ v2
 
 # %% [markdown]
 # ## Blind to order
-# Something is odd about this function. The mask decides who may be looked at, but otherwise the past is
-# a heap: nothing says what came first. (That holds for a single layer. In a stack of layers the mask
-# itself gives some of the order away: Haviv et al., 2022.)
+# Something is odd about this function. The mask decides who may be looked at, but otherwise the
+# past is a heap: nothing says what came first. That is so for a single layer. In a stack of layers
+# the mask itself gives some of the order away (Haviv et al., 2022).
 #
-# Text needs order: *dog bites man*, *man bites dog*. The cure is simple. Each place in the
-# window gets an embedding of its own, learned like those of the characters, and a token enters as the
-# sum of the two: *what I am* plus *where I stand*. Queries, keys and values are all computed from that sum.
+# Text needs order: *dog bites man*, *man bites dog*. So each place in the window gets an embedding
+# of its own, learned like those of the characters, and a token enters as the sum of the two: *what
+# I am* plus *where I stand*. Queries, keys and values are all computed from that sum.
 #
 # Here is the whole model with one head.
 
@@ -499,8 +503,10 @@ with torch.no_grad():
 [round(numbers.var().item(), 2) for numbers in (queries, keys, queries @ keys.mT)]
 
 # %% [markdown]
-# Entries of variance 2/3 instead of 1, if independent, give scores of variance 64 · 2/3 · 2/3 = 28, and
-# the measured one is close. So here, too, there is something to divide by.
+# Each entry of the input is the sum of two embeddings of variance 1, so it has variance 2. Torch
+# draws its matrices so that a third of that is left, 2/3. Independent entries of that size give
+# scores of variance 64 · 2/3 · 2/3 = 28, close to the measured one. So here, too, there is
+# something to divide by.
 #
 # Four models of the same width train for the same number of steps: one whose tokens can't look back
 # at all, so that each keeps its own value; one head without positions; one whose scores aren't
@@ -570,9 +576,16 @@ show(
 # ends a little lower. The undivided head does worse than not looking at all. The whole head ends clearly
 # lowest.*
 #
-# Does the undivided head only need another learning rate? The slopes of its queries are eight times as
-# large, too. No: of five rates from 0.01 to 1.0, three seeds each, its best is this one, 0.3, and so is the
-# whole head's (`undivided` in [benchmarks/part_one.json](../benchmarks/part_one.json)).
+# Would another learning rate save the undivided head? The slopes of its queries are eight times as
+# large, too. Here are means of three seeds (`undivided` in
+# [benchmarks/part_one.json](../benchmarks/part_one.json)):
+#
+# | learning rate | 0.01 | 0.03 | 0.1 | 0.3 | 1.0 |
+# |---|---|---|---|---|---|
+# | undivided | 2.81 | 2.69 | 2.59 | 2.51 | diverges |
+# | whole head | 2.80 | 2.56 | 2.41 | 2.37 | diverges |
+#
+# No: it never gets ahead, and 0.3, the rate used here, is best for both.
 
 # %%
 new = mean(finals["one head"])
@@ -582,8 +595,8 @@ print(f"one head: {new:.2f} nats")
 
 # %% [markdown]
 # ## What does it look at?
-# The model that was trained last reads `First Citizen:`. Each row shows where the token at its left
-# looks.
+# The whole head that we trained last, with the third seed, reads `First Citizen:`. Each row shows
+# where the token at its left looks.
 
 # %%
 line = "First Citizen:"
@@ -606,10 +619,10 @@ show(
 )
 
 # %% [markdown]
-# *Most of the weight lies on the diagonal. A token has to pass on what it is itself, for nothing else
-# in this model does. What is left goes mainly to the place just before: the first `t` gives half of
-# its weight to the `s` in front of it, `n` about two fifths to the `e`. But `z` and the colon keep nearly
-# everything to themselves.*
+# *Most of the weight lies on the diagonal. A token has to pass on what it is itself, because this
+# model has no other path for it. What is left goes mainly to the place just before: the first `t`
+# gives half of its weight to the `s` in front of it, `n` about two fifths to the `e`. But `z` and
+# the colon keep nearly everything to themselves.*
 #
 # Is that a matter of place or of content? Keep the places and change a letter. First put others in
 # front of the `t` of `First`, then let others look at its `s`:
@@ -632,7 +645,7 @@ looked_at, looking
 # %% [markdown]
 # Content decides too: at the same two places the weight depends on who looks and on who is looked at.
 #
-# And on average? The mean weight by distance, over a hundred windows of the validation text:
+# The mean weight by distance, over a hundred windows of the validation text:
 
 # %%
 windows, _ = get_batch(val_ids, 100, 32, generator)
@@ -644,11 +657,11 @@ for back in range(5):
     print(f"{back} back: {share:.0%}")
 
 # %% [markdown]
-# Two thirds stay with the token, and half of the rest goes to the character just before it. Nobody told
-# the head that the nearest character matters most. It takes positions to make use of that: a head
+# Two thirds stay with the token, and half of the rest goes to the character just before it. Nobody
+# told the head that the nearest character matters most. Only positions let it use that: a head
 # without them can't tell a neighbour from any other character, and gains little.
 #
-# And here is the prompt again, continued by one head. At each step it reads the last 32 characters.
+# Here is the prompt, continued by one head. At each step it reads the last 32 characters.
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -660,15 +673,16 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# The random numbers are those of chapter 02, so you can lay the two samples side by side. `IZAS:`,
-# alone on its line, looks a little like a speaker. But the three `l` in a row are still there.
+# The random numbers are those of chapter 02, so you can compare the samples. `IZAS:`, alone on its
+# line, looks like a speaker. But the three `l` in a row are still there.
 
 # %%
 show_ladder("one head", new, "7-grams")
 
 # %% [markdown]
-# *A small step down this time.* It is more than ten times the spread between seeds, so it isn't luck.
-# Three quarters of it need positions: without them the head gets from 2.49 to 2.46, with them to 2.37.
+# *A small step down this time.* It is more than ten times the spread between seeds, so it isn't
+# luck. Three quarters of the gain come from positions: without them the head gets from 2.49 to
+# 2.46, with them to 2.37.
 #
 # Why is the step so small? There are two suspects. One head takes *one* weighted mean of the past, and
 # everything it reports about up to 32 characters has to fit through that mean. And two thirds of the

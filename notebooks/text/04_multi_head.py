@@ -71,14 +71,14 @@ def one_head(before, last):
 one_head("a", "b"), one_head("b", "a")
 
 # %% [markdown]
-# The same, whichever came first. Positions don't help, because they are *added*: (a + first) +
-# (b + second) is the same sum as (b + first) + (a + second). Weights of 0.3 and 0.7 would tell the
-# order, but then they say that the last one matters more. One set of weights can't say both *where* a
-# letter stood and *how much* it matters.
+# The same, whichever came first. Positions don't help, because they are *added*, and the matrix
+# that makes the values turns sums into sums: (a + first) + (b + second) is the same as (b + first)
+# + (a + second). Weights of 0.3 and 0.7 would keep the two orders apart, but only by turning the
+# earlier letter down. With one set of weights, a head can't keep the order *and* count both letters
+# in full.
 #
 # Now cut the same four numbers in two. One head of width 2 looks at the letter before the last, the
-# other at the last. (Each value holds its letter twice, so half of it is enough. A trained layer
-# learns what to put into which half.)
+# other at the last. Each value holds its letter twice, so half of it is enough.
 
 
 # %% tags=["nbval-check-output"]
@@ -202,8 +202,9 @@ assert torch.allclose(several_heads(x), listed(x), atol=1e-6)
 assert several_heads(x, wrong).shape == listed(x).shape
 
 # %% [markdown]
-# Whose numbers does each head get by the wrong cut? Fill a tensor with the number of the position,
-# and look. There are ten positions; the right answer is `0 1 2 3 4 5 6 7 8 9` in every row.
+# With the wrong cut, whose numbers does each head get? Fill a tensor with the number of the
+# position, and look. There are ten positions; the right answer is `0 1 2 3 4 5 6 7 8 9` in every
+# row.
 
 # %% tags=["nbval-check-output"]
 position = torch.arange(T)[:, None].expand(B, T, C)
@@ -211,13 +212,13 @@ assert wrong(position).amin(dim=-1).equal(wrong(position).amax(dim=-1))
 wrong(position)[0, :, :, 0]  # (H, T)
 
 # %% [markdown]
-# Each row is a head. Column $t$ says from which position the numbers really come that this head takes
-# for position $t$. The last head sees only positions 7, 8 and 9, and what it takes for position 0 is
-# made from position 7. That is merged into the output of position 0. The mask can't help, since row 0
-# is allowed to look at row 0.
+# Each row is a head. Column $t$ shows which position the head's numbers for position $t$ really
+# come from. The last head sees only positions 7, 8 and 9, and what it takes for position 0 is made
+# from position 7. That is merged into the output of position 0. The mask can't help, since row 0 is
+# allowed to look at row 0.
 #
 # So the wrong cut doesn't just blur. It shows the model its own future. If the token at position 7
-# changes, which outputs move by the right cut, and which by the wrong one?
+# changes, which outputs move with the right cut, and which with the wrong one?
 
 
 # %% tags=["nbval-check-output"]
@@ -232,9 +233,9 @@ def moved(layer, x, position):
 moved(several_heads, x, 7), moved(lambda x: several_heads(x, wrong), x, 7)
 
 # %% [markdown]
-# By the wrong one, all ten: in the last head every row may look at row 0, and that is position 7. A
-# model that sees its future is trained on a lie, as exercise 2 of chapter 03 showed. The check on
-# shapes passes, the check on the future does not. Keep the second one.
+# With the wrong one, all ten: in the last head every row may look at row 0, which holds position 7.
+# A model that sees its future learns to copy answers that it won't have later. The check on shapes
+# passes, and the check on the future fails. Keep the second one.
 #
 # One last step, for brevity. Queries, keys and values can be dealt out together: $3C$ numbers are 3
 # kinds of $H$ heads of $D$ numbers. So `view`, a `reshape` that never copies, makes
@@ -254,10 +255,8 @@ k.shape
 # never stores it whole, where the hardware allows that. We keep `attention` to understand and to check,
 # and let the fused one do the work. Chapter 11 measures what either costs in time and memory.
 #
-# It has to be told about our mask. With as many queries as keys, `is_causal` is that mask. Chapter 08
-# will ask for the newest tokens alone, with fewer queries than keys. A single query may see
-# everything. For several, `tril(Tk - Tq)` moves the edge of the past to the right, as in chapter 03's
-# appendix.
+# It has to be told about our mask. With as many queries as keys, that is `is_causal`. The other two
+# cases are for fewer queries than keys, as in chapter 03's appendix; skip them for now.
 
 
 # %%
@@ -293,9 +292,9 @@ for Tq in (1, 4, 10):
 # The same numbers.
 #
 # ## Multi-head attention
-# Here is the finished class. Its three steps have names, because later chapters will look in between:
+# Here is the finished class. Its three steps have names, so that we can look in between:
 # **project** to queries, keys and values, let the heads **attend**, and **merge** what they found.
-# (`unbind` takes the three kinds apart, `flatten(2)` joins the dimensions from the third on.)
+# `unbind` takes the three kinds apart, and `flatten(2)` joins the dimensions from the third on.
 #
 # ![The layer, from top to bottom: x (B, T, C) becomes (B, T, 3C), and every head gets its queries, keys and values (B, T, D); what the heads find stands side by side, (B, T, C), and the output matrix mixes it.](drawings/multi_head.svg)
 
@@ -502,9 +501,10 @@ show(
 # *Same number of parameters, same steps, same data; the last seed of each. Lines: training loss, means
 # of 50 steps. Dots: the validation loss at the end.*
 #
-# On the validation text one head ends about where chapter 03's did, and four end 0.19 nats lower. The
-# seeds scatter by a tenth of that. With a bypass, four heads are still better than one, by 0.09. So
-# about half of the gain came from keeping the token, and the other half comes from several means.
+# On the validation text one head ends about where chapter 03's did, and four end 0.19 nats lower.
+# The seeds scatter by a tenth of that. With a bypass, four heads are still better than one, by
+# 0.09. So about half of the gain is left when no head has to keep the token. That half is what
+# several means bring by themselves.
 
 # %%
 assert max(finals[4, False]) < min(finals[1, False]) - 0.1
@@ -570,18 +570,19 @@ show(
 )
 
 # %% [markdown]
-# *Nobody told them to share the work.* Of the thirteen characters that have a predecessor, eight look
-# at that predecessor in head 3. Head 1 looks at the token itself; but see the second and third `i`,
-# which also look at the first one, and the second `t`, which looks at the first. Heads 0 and 2 seem to
-# decide by the letter: in head 0 the space and the `e` look at themselves, the `i` and the `n` at
-# what stands before them.
+# *The four heads on one line. Nobody told them to share the work.* In head 3, eight of the thirteen
+# characters that have a predecessor look at it. Head 1 looks at the token itself; but see the
+# second and third `i`, which also look at the first one, and the second `t`, which looks at the
+# first. Heads 0 and 2 seem to decide by the letter: in head 0 the space and the `e` look at
+# themselves, the `i` and the `n` at what stands before them.
 #
 # One line proves little. Here are the same four heads over 200 windows of the validation text: how
-# much of the weight goes how many positions back? (We count from position 8 on, where there is a past
-# to choose from.) The column *by letter* takes the weight on the token itself, averaged for each of
-# the 26 small letters, and gives the smallest and the largest of those means. The last
-# column takes only what goes three positions back or further, and asks how much of that goes to *the
-# same character* as the one that looks. By chance it would be about 5 %.
+# much of the weight goes how many positions back? (We count from position 8 on, where there is a
+# past to choose from.) The column *by letter* averages the weight on the token itself for each of
+# the 26 small letters, and shows the smallest and the largest mean. The rarest letters occur only
+# about twice here, so its ends are rough. The last column looks only at weight that goes three or
+# more positions back. How much of it goes to *the same character* as the one that looks? By chance
+# it would be about 5 %.
 
 # %%
 windows, _ = get_batch(val_ids, 200, T, torch.Generator().manual_seed(0))
@@ -607,13 +608,14 @@ for h in range(4):
     print(f"{min(means):12.0%} to {max(means):4.0%}{alike:15.0%}")
 
 # %% [markdown]
-# The column *by letter* corrects what one line suggested. *All four* heads decide by the letter: each keeps
-# nearly nothing on the token itself for some letter and nearly everything for another. On average they differ.
-# Head 3 gives three quarters of its weight to the position just before. Head 1 gives most of it to the
-# token itself, and more than half of what it sends far back goes to earlier copies of the same
-# character; in head 0 it is a third. A likely reason, which we haven't tested: to find itself, a
-# token's query has to agree with its own key, and an earlier copy of it has nearly the same key. A head
-# that looks for *what I am* finds its doubles too.
+# The column *by letter* corrects what one line suggested. *All four* heads decide by the letter:
+# each keeps nearly nothing on the token itself for some letter and nearly everything for another.
+# On average they differ. Head 3 gives three quarters of its weight to the position just before.
+# Head 1 gives most of it to the token itself, and more than half of what it sends far back goes to
+# earlier copies of the same character; in head 0 it is a third. A likely reason, which we haven't
+# tested: a token that is to find itself needs a query that agrees with its own key, and an earlier
+# copy of the same character has nearly the same key. A head that looks for *what I am* finds the
+# copies too.
 #
 # Which head got which role is chance: at the start they differ only in their random numbers. Exercise 1
 # asks how much the model needs each of them.
@@ -642,22 +644,23 @@ show_ladder("four heads", new, "7-grams")
 # has no idea of where to look, costs 2.04.
 #
 # The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a
-# head is the same whoever asks. The `h` after it decides how much of it to take, and nothing else. It can't turn *a `t`
-# was here, and I am an `h`* into something new, such as *expect an `e`*. It only adds the two
-# messages up. A head could of course devote itself to this one pair. But
-# there are many pairs, and four heads.
+# head is the same whoever asks. The `h` after it only decides how much to take. Nothing turns *a
+# `t` was here, and I am an `h`* into something new, such as *expect an `e`*: the two messages are
+# merely added. A head could of course devote itself to this one pair. But there are many pairs, and
+# four heads.
 #
-# What a token needs is a step in which it works on what it has gathered, by itself. Chapter 05 begins
-# with that, and there we set one by hand that fires for exactly *`t` and `h`*.
+# What a token needs is a step in which it works on what it has gathered, by itself. Chapter 05
+# begins with that step, and sets a detector by hand that fires exactly where an `h` follows a `t`.
 
 # %% [markdown]
 # ## Summary
 # One head takes one mean. Several narrow heads take several, for the same number of parameters. One
-# matrix product serves them all. The right shape alone doesn't prove that its numbers were cut right,
-# and the wrong cut leaks the future. The class is equal to the list and to torch's own. Four heads take
-# the loss from 2.38, with one head in the same model, to 2.20 nats; with a bypass, the gain is 0.09
-# instead of 0.19. On real text one head mostly looks one position back, one at the token itself and its
-# doubles, and two divide their weight between the token and what stands before it. All four decide by the letter.
+# matrix product serves them all. The right shape alone doesn't prove that its numbers were cut
+# right, and the wrong cut leaks the future. The class is equal to the list and to torch's own. Four
+# heads take the loss from 2.38, with one head in the same model, to 2.20 nats; with a bypass, the
+# gain is 0.09 instead of 0.19. On real text one head mostly looks one position back, one at the
+# token itself and its earlier copies, and two divide their weight between the token and what stands
+# before it. All four decide by the letter.
 
 # %% [markdown]
 # ## Exercises
