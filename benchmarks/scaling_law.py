@@ -1,13 +1,13 @@
 """Losses of a grid of small models and texts, which the chapter on scaling laws fits.
 
-    python benchmarks/scaling_law.py            # all that is missing; about 30 minutes
+    python benchmarks/scaling_law.py            # all that is missing; about 70 minutes
     python benchmarks/scaling_law.py list       # what there is, and what is missing
     python benchmarks/scaling_law.py run 64 400000 0    # one run: width, tokens, seed
     python benchmarks/scaling_law.py try 64 400000 0 0.02    # at another learning rate
 
 Every run takes a number of steps that is fixed beforehand, on one thread, and is put
 into benchmarks/scaling_law.json when it is done; so a stopped grid goes on where it
-was. LARGER is the run to be forecast: no fit may see it.
+was. LARGER is the run to be forecast, LONGER the one that decides: no fit sees them.
 """
 
 import argparse
@@ -25,6 +25,7 @@ WIDTHS = (32, 48, 64, 96, 128)
 TOKENS = (200_000, 400_000, 800_000, 1_600_000)
 AGAIN = (200_000, 400_000)  # with a second seed, to see what the seed does
 LARGER = (192, 2_000_000)
+LONGER = (192, 10_000_000)
 BLOCK, BATCH, HEAD = 64, 8, 16
 
 
@@ -49,10 +50,10 @@ def rate_of(width: int) -> float:
 
 
 def jobs() -> list[tuple[int, int, int]]:
-    """Width, tokens and seed of every run: the grid, the larger one, and once more."""
+    """Width, tokens and seed: the grid, the larger one, the grid again, the longest."""
     grid = [(width, tokens, 0) for tokens in TOKENS for width in WIDTHS]
     again = [(width, tokens, 1) for tokens in AGAIN for width in WIDTHS]
-    return [*grid, (*LARGER, 0), *again]
+    return [*grid, (*LARGER, 0), *again, (*LONGER, 0)]
 
 
 def done() -> set[tuple]:

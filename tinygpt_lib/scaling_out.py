@@ -15,9 +15,7 @@ from tinygpt_lib.bigram import evaluate
 from tinygpt_lib.gpt import GPT
 
 __all__ = [
-    "Wrapped",
     "evaluate_together",
-    "is_sharded",
     "n_processes",
     "own_seed",
     "process_rank",
@@ -44,23 +42,14 @@ def n_processes() -> int:
 def replicated(model: GPT, network: Callable) -> nn.Module:
     """The network, so that its backward pass also averages over all processes."""
     if not isinstance(network, nn.Module):
-        network = Wrapped(model, network)
+        wrapped = nn.ModuleList([model])  # a module with the model's parameters
+        wrapped.forward = network
+        network = wrapped
     ddp = nn.parallel.DistributedDataParallel
     new = "forward_sync_buffers" in signature(ddp).parameters  # its name since 2.13
     return ddp(
         network, **{"forward_sync_buffers" if new else "broadcast_buffers": False}
     )
-
-
-class Wrapped(nn.Module):
-    """A function that computes a model, as a module that has the model's parameters."""
-
-    def __init__(self, model: nn.Module, function: Callable):
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.function(ids)
 
 
 def own_seed(seed: int, step: int) -> int:
@@ -81,7 +70,7 @@ def evaluate_together(
     pieces = [ids[a : b + 1] for a, b in pairwise(edges)]
     sums = {}
     for begin in range(0, len(pieces), n_processes()):
-        # Those for whom none is left repeat the last: sharded models work together.
+        # A process that has none left repeats the last: sharded models work together.
         i = min(begin + process_rank(), len(pieces) - 1)
         length = len(pieces[i]) - 1
         mean = evaluate(model, pieces[i], min(block_size, length), tokens_at_once)
@@ -116,8 +105,3 @@ def shard(model: GPT) -> GPT:
     for part in (*model.blocks, model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
     return model
-
-
-def is_sharded(model: GPT) -> bool:
-    """Whether `shard` has been there."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())

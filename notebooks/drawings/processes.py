@@ -1,6 +1,6 @@
 """Chapter 13: two processes, and how their gradients meet, over time."""
 
-from pen import INK, LEARN, TALK, Pen
+from pen import GREEN, INK, LEARN, TALK, Pen
 
 drawing = pen = Pen(
     640,
@@ -38,12 +38,12 @@ pen.text(
 )
 
 pen.text(20, 400, "gradient of\none weight", anchor="start", font_weight=600)
-for x, number in (176, "4"), (266, "2"):
-    pen.cell(x, 400, number, LEARN)
+for x, number in (176, "0.4"), (266, "0.2"):
+    pen.cell(x, 400, number, GREEN, width=44)
 pen.text(176, 432, "process 0", size=14)
 pen.text(266, 432, "process 1", size=14)
 pen.line((296, 400), (362, 400), colour=TALK)
 pen.text(326, 384, "mean", TALK, 14)
-for x in 390, 430:
-    pen.cell(x, 400, "3", LEARN)
-pen.text(460, 400, "same step, so the\nweights stay equal", anchor="start")
+for x in 390, 440:
+    pen.cell(x, 400, "0.3", GREEN, width=44)
+pen.text(474, 400, "same step, so the\nweights stay equal", anchor="start")

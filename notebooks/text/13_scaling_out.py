@@ -83,7 +83,7 @@ from tinygpt_lib.gpt import GPT
 # %% [markdown]
 # ## Two halves of a batch
 # A batch is many windows, and the loss is the mean over all of them. The gradient of a mean is the mean of the
-# gradients. So anyone who has the gradients of two halves of a batch has the gradient of the batch. Is it so, for every
+# gradients. So the mean of the gradients of two halves is the gradient of the whole batch. Is it, for every
 # parameter? In float64, where rounding hides nothing:
 
 
@@ -130,8 +130,9 @@ assert (summed - whole).abs().max().item() < 1e-15
 (summed - whole).abs().max().item()
 
 # %% [markdown]
-# It costs no accuracy, and what has to be kept for the backward pass shrinks to a quarter. In the config it is
-# `accumulate`; `batch_size` stays the number of windows in a whole batch.
+# It costs no accuracy, and what has to be kept for the backward pass shrinks to a quarter. The price is time: four small
+# products keep a machine less busy than one large one (chapter 12). In the config it is `accumulate`; `batch_size` stays
+# the number of windows in a whole batch.
 #
 # ## Side by side
 # Two processes share no memory. Each has its own copy of the model, takes its own half of the batch and computes its own
@@ -167,7 +168,7 @@ dist.destroy_process_group()
 
 # %%
 def free_port():
-    """A port that nobody listens at."""
+    """A port that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return str(s.getsockname()[1])
@@ -306,7 +307,8 @@ process_rank(), n_processes()  # this notebook is alone
 print(inspect.getsource(Run.learn))
 
 # %% [markdown]
-# That is how the library's run learns from a batch (`tinygpt_lib/runs/run.py`). What it stands on is DDP, told not to send
+# That is how the library's run learns from a batch (`tinygpt_lib/runs/run.py`). `keeping_quiet` lets DDP send nothing, `agree`
+# adds up losses and wishes to stop, `brake` cuts a gradient that is too long. What it stands on is DDP, told not to send
 # buffers around before every step (ours are tables of cosines, the same everywhere), and the seeds.
 
 
@@ -315,23 +317,14 @@ print(inspect.getsource(Run.learn))
 def replicated(model: GPT, network: Callable) -> nn.Module:
     """The network, so that its backward pass also averages over all processes."""
     if not isinstance(network, nn.Module):
-        network = Wrapped(model, network)
+        wrapped = nn.ModuleList([model])  # a module with the model's parameters
+        wrapped.forward = network
+        network = wrapped
     ddp = nn.parallel.DistributedDataParallel
     new = "forward_sync_buffers" in signature(ddp).parameters  # its name since 2.13
     return ddp(
         network, **{"forward_sync_buffers" if new else "broadcast_buffers": False}
     )
-
-
-class Wrapped(nn.Module):
-    """A function that computes a model, as a module that has the model's parameters."""
-
-    def __init__(self, model: nn.Module, function: Callable):
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.function(ids)
 
 
 def own_seed(seed: int, step: int) -> int:
@@ -360,7 +353,7 @@ def evaluate_together(
     pieces = [ids[a : b + 1] for a, b in pairwise(edges)]
     sums = {}
     for begin in range(0, len(pieces), n_processes()):
-        # Those for whom none is left repeat the last: sharded models work together.
+        # A process that has none left repeats the last: sharded models work together.
         i = min(begin + process_rank(), len(pieces) - 1)
         length = len(pieces[i]) - 1
         mean = evaluate(model, pieces[i], min(block_size, length), tokens_at_once)
@@ -416,11 +409,6 @@ def shard(model: GPT) -> GPT:
     return model
 
 
-def is_sharded(model: GPT) -> bool:
-    """Whether `shard` has been there."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())
-
-
 # %% [markdown]
 # This saves memory while it trains, not before: each process makes the model whole and then cuts it. That goes as far as one machine's main
 # memory does; beyond it, one makes the model without numbers and fills in each part.
@@ -434,7 +422,7 @@ def is_sharded(model: GPT) -> bool:
 # stream that comes in and its norm (2), queries, keys and values (3), what attention gives (1; being fused, it keeps no
 # table), the stream and its norm again (2), and the widened numbers before and after the bend (8). That makes 16 in each
 # layer; then $2C$ for the last norm, and the logits. A process keeps those of its own slice, however the weights are kept.
-# And gradients and activations hardly meet: the old gradients are gone before the forward pass, and on the way back gradients come as activations go. So at the peak only the larger of the two counts.
+# Gradients and activations hardly meet: the old gradients are gone before the forward pass, and in the backward pass gradients appear as activations disappear. So at the peak only the larger of the two counts.
 
 
 # %%
@@ -618,7 +606,8 @@ for name, done in (("as it is", work), ("again", work * 8 / 6)):
 def command(name, *more, steps=10, width=96, layers=3):
     """A small training run in `folder`, as a command line."""
     given = f"-m tinygpt_lib train --device cpu --steps {steps} --batch-size 32 "
-    given += f"--n-embd {width} --n-layer {layers} --optimizer adamw --eval-every 0"
+    given += f"--n-embd {width} --n-layer {layers} --block-size 64 "
+    given += "--optimizer adamw --eval-every 0"
     files = "--text", folder / "part.txt", "--out", folder / name
     return [*given.split(), *files, *more]
 
@@ -638,8 +627,8 @@ for name, history in histories.items():
 # between machines, and two also have to talk. Several processes pay where there are several machines, or GPUs.
 #
 # ## When one of them dies
-# The more machines, the sooner one of them breaks. The run that became Llama 3, on 16,384 GPUs, was broken off unexpectedly
-# 419 times in 54 days, once in three hours (Llama Team, 2024). So a run must be able to go on, and a process must know how
+# The more machines, the sooner one of them breaks. The run that became Llama 3, on 16,384 GPUs, was interrupted unexpectedly
+# 419 times in 54 days, about once every three hours (Llama Team, 2024). So a run must be able to go on, and a process must know how
 # to leave. `tinygpt_lib/runs/processes.py` takes care of joining, of leaving with one clear sentence, and of letting only the first process write.
 #
 # We try it. The second of two sharded processes kills itself after 25 of 40 steps; a checkpoint is due every ten. Then one process goes on with
@@ -727,6 +716,17 @@ for name, mfu in (("an MFU of 40 %", MFU), ("an HFU of 40 %", MFU * 6 / 8)):
     print(f"{name}: {total / (H100 * mfu) / (4e6 / 4096) / day:.0f} days")
 
 # %% [markdown]
+# Do the weights arrive in time? Sharded, each GPU is sent every parameter twice and sends its gradient once, 2 bytes a number each time. Inside a machine of 8 a GPU's links carry 450 GB/s, and between machines 50 GB/s for each GPU. What
+# comes from outside is needed once in each machine, so its 8 GPUs share the 400 GB/s:
+
+# %%
+sent = 3 * 2 * n / (8 * 50e9)
+work = 4096 * sum(step_operations(shell).values()) / (H100 * MFU)
+print(f"{sent:.1f} s to send, {work:.1f} s to compute a window")
+
+# %% [markdown]
+# The sending can be hidden behind the work. With windows of a quarter of the length the two would be level.
+#
 # To be sooner, several GPUs must work on the *same* window. There are two main ways to cut.
 #
 # *Tensor parallel* (Shoeybi et al., 2019) cuts the matrices: half of the hidden units of a feed-forward layer on one GPU, half on the other. Each makes its half of
@@ -744,7 +744,7 @@ assert torch.allclose(sum(sums), whole, rtol=0, atol=1e-10)
 
 # %% [markdown]
 # One such sum is due after attention and one after the feed-forward part, on the way forward and again on the way back: four in each layer. Each sends about twice $C$ numbers of 2 bytes for every token, and meanwhile the GPU waits. For each token and layer
-# 8 GPUs have $72 C^2 / 8$ operations each. Their links carry 450 GB/s inside a machine and 50 GB/s per GPU between machines. Sending takes, as a share of computing at full speed:
+# 8 GPUs have $72 C^2 / 8$ operations each. Sending takes, as a share of computing at full speed:
 
 # %%
 for name, config in plans.items():
@@ -756,8 +756,7 @@ for name, config in plans.items():
     print(name, {where: f"{t / computing:.0%}" for where, t in sending.items()})
 
 # %% [markdown]
-# A wide model can afford that inside a machine, a narrow one can't, and between machines nobody can. (At 40 % of full speed the share
-# looks smaller, 17 % for the widest; but that 40 % contains waiting of just this kind.)
+# A wide model can afford that inside a machine, a narrow one can't, and between machines nobody can.
 #
 # *Pipeline parallel* (Huang et al., 2019) cuts between the layers: the first machine has the first layers, and passes the stream on. Little is sent, but the last machine idles until the first part of the
 # batch arrives (exercise 2). All four side by side:
@@ -769,11 +768,11 @@ for name, config in plans.items():
 # | tensor | each matrix | the stream, four times a layer | a fast link: one machine |
 # | pipeline | the layers | the stream, at each boundary | a batch of many parts |
 #
-# A 70B model in a hurry has all of them. None of these changes what is learned. They change only where the numbers are.
+# A 70B model in a hurry uses all four. None of them changes what is learned, up to rounding. They change only where the numbers are.
 
 # %% [markdown]
 # ## Summary
-# The gradient of a batch is the mean of its parts' gradients, so the parts may come one after the other (accumulation) or side by side (DDP), with one `all_reduce` between backward pass and step; two processes learn what one does. A process holds 16 bytes
+# The gradient of a batch is the mean of its parts' gradients. So the parts may come one after the other (accumulation) or side by side (DDP), with one `all_reduce` before the step, and two processes learn what one does. A process holds 16 bytes
 # a parameter, 20 with DDP's buckets, 16 over the number of processes when sharded, and what the backward pass needs; the formula agrees with measured peaks. MFU counts the work that the model needs, HFU all that is done. A process that
 # dies ends the run in a sentence, and a checkpoint of two goes on with one. But what loss would a thousand machines get? That is the next chapter.
 #

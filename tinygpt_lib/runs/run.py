@@ -51,7 +51,6 @@ from tinygpt_lib.runs.settings import (
 from tinygpt_lib.runs.tokenizers import tokenizer_from_dict
 from tinygpt_lib.scaling_out import (
     evaluate_together,
-    is_sharded,
     n_processes,
     own_seed,
     process_rank,
@@ -188,7 +187,7 @@ class Run(Trainer):
         config = TrainConfig(**asdict(config))  # chapter 07's has fewer settings
         check_data(train_ids, val_ids, config, model.config)
         check_model(model)
-        self.sharded = is_sharded(model)
+        self.sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
         check_shares(config, self.sharded)
         self.device = device_of(model)
         super().__init__(model, train_ids.to(self.device), config)
