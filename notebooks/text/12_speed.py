@@ -707,7 +707,7 @@ for of, label, color, marker in zip(
 ax.axhline(1.898, color="k", ls="--", lw=1, label="nanoGPT's command: 1.536 million")
 ax.set_xscale("log")
 ax.set(xlabel="characters read", ylabel="loss (nats)")
-ax.legend(fontsize=8)
+ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 show(
     fig,
     alt="Loss against characters read. Muon's line lies below AdamW's at every length, and "
