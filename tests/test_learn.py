@@ -278,7 +278,11 @@ def test_open_wrong_and_right_side_by_side(reader):
     done = subprocess.run(
         [sys.executable, "-c", KERNEL, *paths],
         cwd=reader.folder,
-        env={**os.environ, "IPYTHONDIR": str(reader.folder)},
+        env={
+            **os.environ,
+            "IPYTHONDIR": str(reader.folder),
+            "PYTHONPATH": str(learn.ROOT),
+        },
         capture_output=True,
         text=True,
     )

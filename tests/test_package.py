@@ -91,7 +91,7 @@ def fresh_import():
 
 
 ALONE = """
-import importlib, json, pkgutil, sys, types
+import importlib, json, pkgutil, re, sys, types
 import torch
 
 def tables():
@@ -102,9 +102,10 @@ def tables():
                 if constant.isupper() and isinstance(value, dict | tuple | set | list):
                     rows = value.items() if isinstance(value, dict) else value
                     found[f"{name}.{constant}"] = sorted(
-                        str([getattr(x, "__qualname__", type(x).__name__)
-                             if callable(x) else x for x in row])
-                        if isinstance(row, tuple) else str(row) for row in rows)
+                        re.sub(" at 0x[0-9a-f]+", "", str(
+                            [getattr(x, "__qualname__", type(x).__name__)
+                             if callable(x) else x for x in row]
+                            if isinstance(row, tuple) else row)) for row in rows)
     return found
 
 def forget():

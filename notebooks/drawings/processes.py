@@ -46,4 +46,4 @@ pen.line((296, 400), (362, 400), colour=TALK)
 pen.text(326, 384, "mean", TALK, 14)
 for x in 390, 440:
     pen.cell(x, 400, "0.3", GREEN, width=44)
-pen.text(474, 400, "same step, so the\nweights stay equal", anchor="start")
+pen.text(474, 400, "same step, so\nthe weights\nstay equal", anchor="start")

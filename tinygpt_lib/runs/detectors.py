@@ -196,6 +196,8 @@ class AnomalyDetector(anomalies.AnomalyDetector):
             if [weights_of(member) for member in members] != digests:
                 raise ValueError("its members are not those that it was saved with")
             check_numbers(normal, far, held_out, tokenizers[0].vocab_size)
+            if not isinstance(settings["about"], dict):
+                raise TypeError(f"about is {settings['about']!r}")
             return cls(members, tokenizers[0], normal, far, held_out, **settings)
 
 
