@@ -18,9 +18,9 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600")
 TIMED = {"12_speed"}  # notebooks that measure time
 # The longest first, so that no core is left with a long one at the end. Their order is
 # all that rests on these lists.
-LONG_TESTS = """test_scaling_out test_faults test_detect test_site test_alarms
-    test_anomalies test_training test_learn test_modern_parts test_speed test_main
-    test_package test_tokenizers""".split()
+LONG_TESTS = """test_site test_scaling_out test_faults test_learn test_play test_alarms
+    test_outputs test_detect test_anomalies test_training test_modern_parts test_main
+    test_package test_export test_tokenizers""".split()
 LONG_NOTEBOOKS = """07_training 16_anomalies 17_representations 11_long_context
     13_scaling_out 15_logs 09_tokenizers 10_modern_parts 05_blocks 03_single_head
     06_gpt 08_generation""".split()
