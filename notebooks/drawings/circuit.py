@@ -6,8 +6,9 @@ drawing = pen = Pen(
     740,
     472,
     "An induction circuit on the text … A B … A: in block 1, arrow 1, B looks one back "
-    "and notes that an A stood before it; in block 2, arrow 2, the new A looks for that "
-    "note and finds B; below, the same text sound, with the first A gone, with B gone.",
+    "and notes that an A stood before it; in block 2, arrow 2, the new A looks for "
+    "that note and finds B; below, the same text sound, with the first A gone, with B "
+    "gone.",
 )
 OLD, B, NEW = 262, 332, 560  # where the tokens stand
 
