@@ -12,14 +12,7 @@ from tinygpt_lib.basics.evaluation import evaluating
 from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import in_windows
 
-__all__ = [
-    "POOLS",
-    "attention_maps",
-    "embed",
-    "hidden_states",
-    "intervene",
-    "looks_back",
-]
+__all__ = ["attention_maps", "embed", "hidden_states", "intervene", "looks_back"]
 
 # --- What lies between ---
 
@@ -89,8 +82,6 @@ def intervene(
 
 # --- One vector for a whole text ---
 
-POOLS = ("mean", "max", "last")
-
 
 @torch.no_grad()
 def embed(
@@ -104,11 +95,11 @@ def embed(
     """A vector for each text or session: (N, C), or of all layers (n_layer + 1, N, C).
 
     `items` are strings, or lists of events for an EventTokenizer, which get their begin
-    and end, or ids (n,). `layer` counts the blocks passed, from 0; `pool`, a name in
-    POOLS, is how the states of tokens become one. Events that the tokenizer does not
-    know are all the same to the model. ValueError for an item without a token.
+    and end, or ids (n,). `layer` counts the blocks passed, from 0; `pool` ("mean",
+    "max", "last") is how the states of tokens become one. Events that the tokenizer
+    does not know are all the same to the model. ValueError for an item without a token.
     """
-    check_choice("pool", pool, POOLS)
+    check_choice("pool", pool, ("mean", "max", "last"))
     config, coded = model.config, []
     if layer is not None:
         check_int("layer", layer, low=0, high=config.n_layer)
