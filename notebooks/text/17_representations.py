@@ -527,8 +527,8 @@ with torch.no_grad():
 # %% [markdown]
 # The prediction for the lost *name* holds. The first block can repair nearly all of it, and most of that
 # comes from the two heads that look back most. The second block repairs all of it, shared among its four
-# heads. (That had to be so. Nothing comes after it, so putting back all that it found puts back the answer.
-# The first block is where the test could fail.)
+# heads. That had to be so. Nothing comes after it, so putting back all that it found puts back the answer.
+# The first block is where the test could fail.
 #
 # The prediction for the lost *answer* fails for the first block. It repairs a third, where we expected
 # nothing. At which places?
@@ -792,7 +792,7 @@ for name, key in (("GPT", "nearest"), ("untrained", "nearest untrained")):
 # learned nothing. Without these two rivals we would have reported a success.
 #
 # ## Exercises
-# **1.** How concentrated is a head's look? Write `entropy(maps)`, the mean entropy in nats of the rows
+# **1.** How concentrated is a head's attention? Write `entropy(maps)`, the mean entropy in nats of the rows
 # of each head, (L, H) for L maps (B, H, T, T). A row that looks at one token only has none; one
 # that looks at t tokens alike has log t. (0 log 0 is 0.)
 # ```python
