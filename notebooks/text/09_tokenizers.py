@@ -420,8 +420,8 @@ assert fast_seconds < plain_seconds
 print(f"{plain_seconds:.3f} s, then {fast_seconds:.3f} s")
 
 # %% [markdown]
-# On a million characters and 1,024 tokens (`benchmarks/bpe_speed.py`), one thread, it stands beside
-# minbpe, which works as our plain way does, and Hugging Face's tokenizers, which are written in Rust:
+# Here it is on a million characters and
+# 1,024 tokens, one thread (`benchmarks/bpe_speed.py`), beside minbpe, which works as our plain way does, and Hugging Face's tokenizers, which are written in Rust:
 
 # %%
 speed = json.loads(Path("../benchmarks/bpe_speed.json").read_text())
@@ -434,8 +434,6 @@ for what, measured_in in speed["seconds"].items():
 # To encode a new text means to make the same merges *in the order in which they were learned*. Order
 # matters. With `ab` learned before `bc`, the text `abc` becomes `ab`, `c`; the other way round it is `a`, `bc`. So
 # for each chunk we look for the earliest merge that is possible, make it everywhere, and look again.
-
-
 #
 # The class is a byte tokenizer with more tokens, so `decode` and `pieces` stay as they are. Each different
 # chunk is merged once. **Special tokens**, numbered after the last merge, stand for what is not text; one comes below.
@@ -569,7 +567,7 @@ assert 2 < shorter[1024] < 2.5 and shorter[4096] > 2.8
 {n: round(characters_each, 2) for n, characters_each in shorter.items()}
 
 # %% [markdown]
-# Sixteen times the vocabulary makes a text about three times shorter. A window of 64 pieces out of 1,024 holds
+# Sixteen times the vocabulary cuts a text to about a third of its tokens. A window of 64 pieces out of 1,024 holds
 # 64 · 2.26, about 145 characters.
 
 # %% [markdown]
@@ -786,10 +784,10 @@ for name in names:
 # less often, the output layer grows, and fewer steps fit into the time. 512 and 1,024 are too close for three seeds to rank,
 # and bytes and characters overlap. The best size belongs to this text, this model and this
 # time; GPT-2, with 40 GB of text, took 50,257. In nats per character, 1,024 pieces are at 1.61 where characters are at
-# 1.82. That is a hair from the 7-grams' 1.59, after 40 seconds.
+# 1.82. That is within a hair of the 7-grams' 1.59, after 40 seconds.
 #
-# The word model seems to beat all others by far. But nearly every eleventh token is unknown to it, and it never
-# has to say which word that was. Let chapter 02's counts of six characters spell
+# The word model seems to beat all others by far. But about one token in eleven is unknown to it,
+# and it never has to say which word that was. Let chapter 02's counts of six characters spell
 # those words out, and add the bill. Each unknown word then costs:
 
 # %%
@@ -814,7 +812,7 @@ assert best.max() < spelled_out.min()
 # The winner differs from the characters in three more ways. It has a third more parameters, all of them in the two
 # tables that belong to the vocabulary. Its window reaches more than twice as far. And in the same 40 seconds it reads
 # twice as much text. So here are two controls. One gives the characters windows of 145, in the same time. The other
-# plans only as many steps for the pieces as read what the characters read, 19 seconds. Guess before you look: is it the
+# gives the pieces only as many steps as they need to read what the characters read, 19 seconds. Guess before you look: is it the
 # window, or the text?
 
 # %%
@@ -907,8 +905,8 @@ for word in ("the", " the", "The", "THE", " THE", "teh"):
 
 # %% [markdown]
 # `THE` has nothing in common with `the`, and nothing with ` THE` but its end. What does this cost? We
-# give all three models a part of the validation text in capitals, and once more with typos: one small letter in twenty changes places with
-# the next. Guess which unit suffers most.
+# give all three models a part of the validation text in capitals, and once more with typos: about one small
+# letter in twenty is swapped with the next. Guess which unit suffers most.
 
 
 # %%
@@ -937,10 +935,10 @@ for how in ("with typos", "CAPITALS"):
     assert lost["BPE 1,024"] > 1.3 * lost["char"]
 
 # %% [markdown]
-# Typos cost the pieces about twice as much as the characters, since one wrong letter breaks a word into pieces that
-# the model has hardly met in this order. In capitals the pieces do worse than a blind guess among 65 characters, 6.02 bits. The words only *look* better: unknown ones are free.
+# Typos cost the pieces about twice as much as the characters, since one wrong
+# letter breaks a word into pieces that the model has hardly met in that order. In capitals the pieces, at 6.81 bits, do worse than a blind guess among 65 characters, 6.02. The words only *look* better: unknown ones are free.
 #
-# **A space at the end.** People type `I am ` and wait. Is it harmless for a model of pieces? Here is what it
+# **A space at the end.** People type `I am `, with a space, and wait. Is that harmless for a model of pieces? Here is what it
 # expects with and without:
 
 # %%
@@ -986,7 +984,7 @@ cost
 
 # %% [markdown]
 # Left, the nats for the word with its space; right, for the word alone, *after the space was given away for free*. It is
-# three nats more: twenty times less likely. Strip the space before you call such a model.
+# 2.8 nats more, so the word is sixteen times less likely. Strip the space before you call such a model.
 #
 # **Numbers.** Merges cut them by what was frequent, not by place value. GPT-2's pieces of the numbers from 1000 to
 # 9999, by their lengths:
@@ -1010,7 +1008,7 @@ for text_shown, pieces in gpt2["pieces"].items():
 # ## Summary
 # Bytes can spell every text. Byte-pair encoding merges what stands together most often, and gets from letters
 # to words without ever meeting an unknown one. Words are the largest unit, and lose what their list lacks.
-# Nats per token can't compare them; bits per byte can, with what each model read beside it. For the same 40
+# Nats per token can't compare them; bits per byte can, as long as you also say what each model read. For the same 40
 # seconds, characters reach 2.63 bits per byte, 1,024 pieces 2.33 and 4,096 pieces 2.51. Of the 0.31 bits between
 # characters and 1,024 pieces, 0.13 remain when both read the same text; the rest is the text read in the time.
 # In return a model of pieces doesn't see letters, digits or a space at the end as you do. The next chapter goes

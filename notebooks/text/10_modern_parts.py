@@ -415,8 +415,8 @@ show(
 
 # %% [markdown]
 # *With one seed, look only at differences of a tenth and more. Both do well from 0.0025 to 0.01. At 0.02 Part
-# I's model has lost almost a fifth of a nat, and with the norm next to nothing. At 0.08 the one is far worse
-# than a bigram (2.48), and the other still better.* If you don't want to search for the best rate in each new
+# I's model has lost almost a fifth of a nat, and with the norm next to nothing. At 0.08 Part I's model is far worse than
+# a bigram (2.48), and the normed one still better.* If you don't want to search for the best rate in each new
 # setting, you want this norm. At the rate that suits both, it is a small gain as well:
 
 # %%
@@ -477,8 +477,8 @@ against("SwiGLU"), against("squared ReLU")
 # A **mixture of experts** (Shazeer et al., 2017) gives each block many feed-forward parts, and a small linear
 # layer, the *router*, that sends each token to one or two of them. Parameters grow with the number of experts;
 # the work per token does not. The price is memory, because all experts have to be at hand, and care, because a
-# router left to itself may send every token to the same few. Exercise 3 builds one; we have not measured whether
-# it pays.
+# router left to itself may send every token to the same few. Exercise 3
+# builds one.
 
 # %% [markdown]
 # ## Fewer keys, a smaller cache
@@ -767,7 +767,7 @@ show(
 # fortieth forty, and later blocks can make something of that. But after 1,000 steps it has come no further
 # than 2.33, about where chapter 03 was with a single head.
 #
-# So rotary positions don't owe their lead to a badly initialised rival: at this rate and length they beat the
+# So rotary positions don't owe their lead to a badly initialized rival: at this rate and length they beat the
 # best one.
 
 # %% [markdown]
@@ -855,7 +855,7 @@ for question, (mean, interval) in answers.items():
     print(f"{question:25} {mean:+.3f} ± {interval:.3f}")
 
 # %% [markdown]
-# The pair is more than its sum; why, this chapter can't say. RMSNorm and SwiGLU add nothing to it that five
+# The pair is more than its sum. RMSNorm and SwiGLU add nothing to it that five
 # seeds would show. And among the four, squared ReLU is worse than SwiGLU.
 
 # %% [markdown]
@@ -916,7 +916,7 @@ show_ladder("modern parts", loss, "7-grams")
 # ## Summary
 # Norms without a mean, positions as angles, normed queries and keys, gates, shared keys, one matrix for both
 # ends: each is a few lines and a switch, and equal to a second way of writing it. Against Part I's model at
-# equal tokens, one stands out by itself: rotary positions, and not because their rival was badly initialised.
+# equal tokens, one stands out by itself: rotary positions, and not because their rival was badly initialized.
 # Query/key norm adds to it, and forgives learning rates that are too high. One head of keys instead of four
 # cuts the cache to a quarter, for a hundredth of a nat at most. What RMSNorm and SwiGLU bring to the
 # loss, if anything, is less than five short runs can show. Part I's model after 1,000 steps: 1.89 nats; with

@@ -815,8 +815,8 @@ print(f"rotary, sliding, untouched {over_seeds(slides)}")
 # | 2 of 512 | the last 64 | 779 | 1.808 | 1.802 |
 # | 2 of 512 | all 512 | 626 | 1.913 | 1.905 |
 #
-# The less a token may look at, the lower the loss: what is most worth knowing is near, and has to be found first. Does
-# that change with more time? Full attention over 512 was not trained longer, because its step is the dearest:
+# Each line costs about a tenth of a nat. From the first to the second no head looks further than 64, but a batch holds fewer texts and a
+# step is dearer. In the third heads look further, and steps are dearer still. Does that change with more time? Full attention over 512 was not trained longer, because its step is the dearest:
 
 # %%
 {
@@ -863,7 +863,7 @@ print(inspect.getsource(PRESETS["long"]))
 # ## Other ways
 # Four more ideas that you will meet; of these only *NoPE* was tried, on the echo. *ALiBi* (Press et al., 2021) adds no
 # positions at all and takes from each score an amount proportional to the distance, so that longer texts
-# bring nothing new. *NoPE*, our "none", is reported to generalise to longer texts better than others on small
+# bring nothing new. *NoPE*, our "none", is reported to generalize to longer texts better than others on small
 # reasoning tasks (Kazemnejad et al., 2023). *YaRN* (Peng et al., 2023) interpolates slow pairs, leaves fast
 # ones alone, blends between, and sharpens the softmax a little. *Attention sinks* (Xiao et al., 2023): large
 # models trained with full attention put much of their weight on the very first tokens and fail when a sliding

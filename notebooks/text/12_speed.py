@@ -151,11 +151,11 @@ show(
 # *Numbers beside the dots: rows. Few rows stay well below the roof, many come near the peak. That is why reading a prompt
 # costs so much less per token than writing one, and why batches exist.*
 #
-# Now count what a training step has to do. On the way forward a token meets each number of each matrix once: one
-# multiplication, one addition. On the way back it does so twice, for the slope of what came in and for the slope of the
+# Now count what a training step has to do. In the forward pass a token meets each number of each matrix
+# once: one multiplication, one addition. In the backward pass it does so twice, for the slope of what came in and for the slope of the
 # matrix. So it is **6 operations for each number in a matrix and each token**. Attention comes on top. A token's query
 # meets $(T + 1) / 2$ keys on average, and as many values, in every layer. That is $2C$ operations for each score and $2C$
-# for each value, with the way back three times that: $12\,C$.
+# for each value, with the backward pass three times that: $12\,C$.
 
 
 # %%
@@ -214,7 +214,8 @@ measured = fastest(run.take_step)
 f"{1000 * measured:.0f} ms, MFU {least / measured:.0%}"
 
 # %% [markdown]
-# Larger matrices keep the processor busier: a model of ten million parameters reaches 66 % in `make bench`.
+# Larger matrices keep the processor busier: on the Intel Xeon of `make bench` our step of this shape reaches 46 %, that of a
+# model of ten million parameters 66 %.
 #
 # ## Where the time goes
 # Where does the rest go? A *profiler* writes down each operation that torch carries out, and for how long, here in a few
@@ -381,7 +382,7 @@ taken
 
 # %% [markdown]
 # Two parts about twice as fast, and the step gains a few percent. They were small parts: anyone who halves a tenth
-# of the time saves a twentieth (*Amdahl's law*). The line about nanoGPT is from `make bench` on an Intel Xeon, both
+# of the time saves a twentieth (*Amdahl's law*). The line about nanoGPT is from `make bench` on that Xeon, both
 # programs training the same architecture in turns. Most of our lead there is in the loop around the model.
 #
 # ## What the machine does behind your back
@@ -918,7 +919,7 @@ assert loss < 1.898
 f"{loss:.3f} nats after {history.seconds:.0f} s, the evaluation included"
 
 # %% [markdown]
-# And whole programs in turns, from `make bench` on the Xeon, with start, evaluation and a margin for bad seeds:
+# And whole programs in turns, from `make bench` on the Xeon, with start, evaluation and a margin for bad seeds. (nanoGPT ran with one and the same seed, so its three endings are equal; ours are three seeds.)
 
 # %%
 duel = results["speedrun"]
@@ -946,7 +947,7 @@ print(tokenizer.decode(out[0]))
 # The preset `cpu`, of four layers and 750 steps, ends at 1.647 ± 0.009 in 45 s, where chapter 07's recipe takes 43 s to
 # 1.809 ± 0.008 ([benchmarks/presets.py](../benchmarks/presets.py)). And how low can two cores get in half an hour?
 #
-# The text is then read nearly ten times, and what comes by often is learned by heart. Tables of n-grams are good at just
+# The text is then read nearly ten times, and what comes by often is memorized. Tables of n-grams are good at just
 # that, so here they go. Dropout works against it, at the price of a random number for every activation. *Weight decay*
 # (chapter 07) costs nothing: each step shrinks a matrix by the share *rate · decay*. At Muon's rate of 0.02 and a decay
 # of 0.1 a matrix keeps 37 % of what it learned 500 steps ago. At a decay of 1.2 the same is true after 41 steps. (Both at
@@ -995,8 +996,8 @@ held_out
 print(inspect.getsource(best_preset))
 
 # %% [markdown]
-# How long should it take? By this page's roof, Muon's own products left out, at least the minutes printed first. What it
-# took is from the Xeon, another machine, on both cores, three seeds; so don't divide the two. No choice was made by
+# How long should it take? By the roof above, Muon's own products left out, at least the minutes printed first. The minutes it
+# took are from the Xeon, another machine, on both cores, three seeds; so don't divide the two. No choice was made by
 # "The Tempest": 55,863 characters of that play follow where the corpus breaks off.
 
 # %%

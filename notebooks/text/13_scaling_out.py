@@ -213,7 +213,7 @@ assert (results[0][1] - whole).abs().max().item() < 1e-15
 # either, because where the halves disagree, by noise, they cancel. Both processes began with the same weights and now take
 # the same step, so they end with the same weights, and nothing else has to be sent.
 #
-# How can everybody get the sum, without one process that is sent everything? Each cuts its tensor into as many parts as
+# How can everybody get the sum without sending everything to one process? Each cuts its tensor into as many parts as
 # there are processes, $n$. In a first round process $i$ adds up everybody's part $i$ (*reduce-scatter*); in a second each
 # gives its finished part to all others (*all-gather*). In each round a process sends $(n - 1) / n$ of a tensor, so together
 # nearly twice the tensor, however many they are.
@@ -367,14 +367,14 @@ def evaluate_together(
 
 # %% [markdown]
 # ## Every process a part of the model
-# DDP makes training faster, not models larger: each process holds all weights, gradients and averages. It is also waste,
+# DDP makes training faster, not models larger: each process holds all weights, gradients and averages. It is also wasteful,
 # since all hold the same. So let each of $n$ processes keep one $n$-th of each tensor (*sharding*; ZeRO, Rajbhandari et
 # al., 2019). A process that needs a block's weights gathers them from all, uses them, and lets them go again, once in the
 # forward pass and once in the backward pass. Gradients are added up as before, but each process keeps only the part that
 # belongs to its weights, and steps only with that. So in a step every parameter is sent three times (two gathers, one
 # reduce-scatter) where DDP sends it twice.
 #
-# One need not go so far. Between the two rounds of `all_reduce` each process has the finished sum of one part. Let it step
+# You need not go that far. Between the two rounds of `all_reduce` each process has the finished sum of one part. Let it step
 # with that part only, and send the new weights in the second round instead of the gradients. Then only AdamW's averages are
 # cut, half of the 16 bytes, and nothing more is sent than by DDP. That is ZeRO's first stage. The second also cuts the
 # gradients; the third is the one above.
@@ -584,8 +584,10 @@ for name, done in (("as it is", work), ("again", work * 8 / 6)):
     print(f"{name:10} MFU {mfu:.0%}, HFU {hfu:.0%}")
 
 # %% [markdown]
+# The machine is about equally busy, but with recomputation a quarter of its work is repetition. (Chapter 12 timed its peak by itself, not between steps; so compare only these two rows.)
+#
 # ## The command
-# This is how a model is trained by many: the command of chapter 07 with `torchrun` in front.
+# This is how many processes train one model: the command of chapter 07 with `torchrun` in front.
 # ```
 # torchrun --nproc-per-node 2 -m tinygpt_lib train --out runs/two
 # torchrun --nproc-per-node 2 -m tinygpt_lib train --out runs/shards --shard --optimizer adamw
@@ -623,8 +625,7 @@ for name, history in histories.items():
     print(f"{name:10}  {history.seconds:4.1f} s   losses at most {apart:.0e} apart")
 
 # %% [markdown]
-# The same losses, but for float32's rounding. Don't read much into the seconds: how well one process uses all cores differs
-# between machines, and two also have to talk. Several processes pay where there are several machines, or GPUs.
+# The same losses, but for float32's rounding. Two whole copies were faster here than one process with all cores, two sharded ones not. Don't read more into the seconds of ten steps: they differ between machines. Several processes pay on several machines, or GPUs.
 #
 # ## When one of them dies
 # The more machines, the sooner one of them breaks. The run that became Llama 3, on 16,384 GPUs, was interrupted unexpectedly
@@ -700,14 +701,14 @@ for name, config in plans.items():
     )
 
 # %% [markdown]
-# (The formula's logits were hardly put to the test by our 65 characters. With 50,000 tokens the loss, taken in 32 bits, makes a window of the
-# 124M model about twice as large; for 70B it hardly counts.)
+# Our 65 characters hardly put the formula's logits to the test. With 50,000 tokens the loss, taken in
+# 32 bits, makes a window of the 124M model about twice as large; for 70B it hardly counts.
 #
 # **124M** fits on any GPU. More of them only make it faster, and *data parallel* (DDP) is all that this needs. **1.5B** has 25 GB of state: it fits on an H100, but not on a GPU with 24 GB, where
 # it has to be *sharded*. **70B** has 1.1 TB: at least 14 GPUs before a single activation is stored. One window's activations, 93 GB, don't fit either. With recomputation there remain each
 # block's input, 5.8 GB, and what one block at work needs, 1.1 GB.
 #
-# That many days on one GPU are too long, so take hundreds, each with a window of its own. A batch cannot grow forever, since beyond some size more tokens hardly make a step better (McCandlish et al., 2018). Llama 2 took 4 million tokens
+# That many days on one GPU are too long, so take many, each with a window of its own. A batch cannot grow forever, since beyond some size more tokens hardly make a step better (McCandlish et al., 2018). Llama 2 took 4 million tokens
 # (Touvron et al., 2023), nearly a thousand windows of 4,096, so nearly a thousand GPUs. Does recomputation change the days? Not if 40 % is the MFU. If instead 40 % is all that the hardware reaches, its HFU, the MFU is only 30 %:
 
 # %%
@@ -725,9 +726,9 @@ work = 4096 * sum(step_operations(shell).values()) / (H100 * MFU)
 print(f"{sent:.1f} s to send, {work:.1f} s to compute a window")
 
 # %% [markdown]
-# The sending can be hidden behind the work. With windows of a quarter of the length the two would be level.
+# Inside, each GPU is handed all of it in 0.9 s meanwhile. Both can be hidden behind the work. With windows a quarter as long nothing would be left to spare.
 #
-# To be sooner, several GPUs must work on the *same* window. There are two main ways to cut.
+# To finish sooner, several GPUs must work on the *same* window. There are two main ways to cut.
 #
 # *Tensor parallel* (Shoeybi et al., 2019) cuts the matrices: half of the hidden units of a feed-forward layer on one GPU, half on the other. Each makes its half of
 # the sum, and one `all_reduce` adds them up. That is allowed because the bend acts on each hidden unit by itself:
@@ -743,7 +744,7 @@ assert torch.allclose(sum(sums), whole, rtol=0, atol=1e-10)
 (sum(sums) - whole).abs().max().item()
 
 # %% [markdown]
-# One such sum is due after attention and one after the feed-forward part, on the way forward and again on the way back: four in each layer. Each sends about twice $C$ numbers of 2 bytes for every token, and meanwhile the GPU waits. For each token and layer
+# One such sum is due after attention and one after the feed-forward part, in the forward pass and again in the backward pass: four in each layer. Each sends about twice $C$ numbers of 2 bytes for every token, and meanwhile the GPU waits. For each token and layer
 # 8 GPUs have $72 C^2 / 8$ operations each. Sending takes, as a share of computing at full speed:
 
 # %%
@@ -768,7 +769,7 @@ for name, config in plans.items():
 # | tensor | each matrix | the stream, four times a layer | a fast link: one machine |
 # | pipeline | the layers | the stream, at each boundary | a batch of many parts |
 #
-# A 70B model in a hurry uses all four. None of them changes what is learned, up to rounding. They change only where the numbers are.
+# Anyone in a hurry with 70B uses all four. Up to rounding none of them changes what is learned, only where the numbers are.
 
 # %% [markdown]
 # ## Summary

@@ -22,7 +22,7 @@
 #
 # Where we are: a thousand machines could now be told what to do (chapter 13). Before anybody pays for them, one question comes first: what loss will they
 # get for it? We can't run the large model to find out. But we can run many small ones, and see whether their losses follow a rule that reaches further.
-# There is no number to beat this time but one to foretell: the loss of a run that no fit may see. It is in the file, and we print it once the forecast stands.
+# There is no number to beat this time, but one to forecast: the loss of a run that no fit may see. It is in the file, and we print it once the forecast stands.
 
 # %%
 import json
@@ -83,7 +83,7 @@ show(
 # %% [markdown]
 # *Colours: how much text. More text helps more than more parameters. Before you read on: which loss would you guess on the dashed line? The run there has 2.2 times the parameters of the last column, and a quarter more text than the pink points.*
 #
-# So that the file is not only believed, here is the smallest of its runs once more. Its two seeds were 0.05 apart.
+# So that you need not take the file on trust, here is the smallest of its runs again. Its two seeds were 0.05 apart.
 
 # %%
 config = ModernConfig(
@@ -105,7 +105,7 @@ history.evaluations[-1][1], smallest["loss"]
 #
 # $$L(N, D) = E + \frac{A}{N^a} + \frac{B}{D^b}$$
 #
-# with $N$ parameters and $D$ tokens of training. $E$ is what no model can do away with, since text is not fully foreseeable; $A / N^a$ is what the model is too small for, and $B / D^b$ what it had not enough text, or steps, to learn.
+# with $N$ parameters and $D$ tokens of training. $E$ is what no model can avoid, since text is not fully predictable; $A / N^a$ is lost because the model is too small, and $B / D^b$ because it had too little text, or too few steps.
 # Anyone who knows the five numbers from small models can ask about large ones.
 #
 # The formula is awkward only in its exponents. Once $a$ and $b$ are chosen, it is linear in $E$, $A$ and $B$, and least squares gives those. So try many pairs of exponents, and keep the best whose three numbers are not negative.
@@ -200,9 +200,9 @@ for name, best, *ends in zip("E A B a b".split(), law, low, high, strict=True):
     print(f"{name}   {best:.2f}   95 % interval {ends[0]:.2f} to {ends[1]:.2f}")
 
 # %% [markdown]
-# The five numbers are hardly determined at all. A lower $E$ with flatter powers fits nearly as well as a higher one with steeper powers: they are entangled. So nobody should read from these runs how foreseeable Shakespeare is. But the *sum*, at a place not far away, is another matter.
+# The five numbers are hardly determined at all. A lower $E$ with flatter powers fits nearly as well as a higher one with steeper powers: they are entangled. So nobody should read from these runs how predictable Shakespeare is. But the *sum*, at a place not far away, is another matter.
 #
-# The luck of the single run that is forecast comes on top. Where two runs differ by their seed alone, they tell: the square of a difference is on average twice the *variance* of one.
+# The luck of the single run that is forecast comes on top. Pairs of runs that differ by their seed alone tell how large it is: the square of a difference is on average twice the *variance* of one.
 
 # %%
 pairs = {}
@@ -236,7 +236,7 @@ f"forecast {sum_at(law, 1.0, 1.0):.3f}, interval {ours}, measured {larger['loss'
 #
 # $$L(N, D) = c \, N^{-a} D^{-b}$$
 #
-# Its logarithm is linear, so it needs no search, and it has three numbers instead of five. It must be wrong far away, since it promises a loss of zero to the model that is large enough. Near by it may do. (It was written down *after* the 1.611 was known. That is a weakness, and we come back to it.)
+# Its logarithm is linear, so it needs no search, and it has three numbers instead of five. It must be wrong far away, since it promises a loss of zero to the model that is large enough. Nearby it may do. It was written down *after* the 1.611 was known. That is a weakness, and we come back to it.
 
 
 # %%
@@ -335,9 +335,9 @@ assert longer["loss"] < interval(sum_at, laws, D=5.0)[1]
 f"measured {longer['loss']:.3f}, {gap:.2f} above the loss on the training text"
 
 # %% [markdown]
-# The sum's forecast missed by 0.03, and its interval holds. The product is refuted: it missed by 0.10, where its interval allows 0.04. So the formula that had come closer to the first run, and was chosen with that run in view, failed the first test that was set beforehand.
+# The sum's forecast missed by 0.03, well within its interval; but that is so wide that passing proves little. The product is refuted: it missed by 0.10, where its interval allows 0.04. So the formula that had come closer to the first run, and was chosen with that run in view, failed the first test that was set beforehand.
 #
-# One excuse was written down as well: ten readings of one text may be worth less than ten new texts, and that would push the loss up. Something of the kind happened. The gap to the training text is 0.28; in the grid it was at most 0.19. So the run refutes the product on *this* corpus. Whether the sum owes its success to its floor or to the rereading, a run on ten times the text would have to tell.
+# One excuse was written down as well: ten readings of one text may be worth less than ten new texts, and that would push the loss up. Something of the kind happened. The gap to the training text is 0.28; in the grid it was at most 0.19. So the run refutes the product on *this* corpus. And it stretched the text alone, with one seed: the model is no larger than in the first test, so about the term in $N$ it says nothing new. Whether the sum owes its success to its floor or to the rereading, a run on ten times the text would have to tell.
 #
 # There is a hint from further away. Chapter 12's `best` has 4.8 million parameters and read 9.8 million characters. It is another recipe, with windows of 256 and Muon, so it proves nothing about these curves:
 
@@ -348,7 +348,7 @@ print(f"measured {np.mean(presets['best']['loss']):.3f}")
 f"sum {sum_at(law, *far):.3f}, product {product_at(rival, *far):.3f}"
 
 # %% [markdown]
-# Even with a better recipe it reached hardly more than the sum says for the plain one, and not what the product promises. That may be the floor, or again the text read ten times.
+# Even with a better recipe it came only 0.02 below what the sum says for the plain one, and nowhere near what the product promises. That may be the floor, or again the text read ten times.
 #
 # Two doubts concern both. Windows are drawn from a million characters, so text is read again long before all of it was read once, while the law was made for text that is always new. In the grid, too, the gap between the training text and the validation text grows:
 
@@ -419,7 +419,7 @@ show(
 # *One hour of one core, by the formulas. Shaded: where our million characters would be read over four times.*
 #
 # By the sum the valley is *flat*: from 120,000 to 590,000 parameters all are within a hundredth of a nat, so nobody has to hit the best size. By the product it lies at a smaller size and is about as flat. And by either it is not ours to have: it lies at 40 readings of the text and more, where neither formula holds. With this corpus an hour is not short of operations but of text. Then the
-# rest of it belongs to a larger model, and to whatever keeps that from learning by heart, which is what chapter 12's `best` does with its weight decay.
+# rest of it belongs to a larger model, and to whatever keeps that from memorizing, which is what chapter 12's `best` does with its weight decay.
 #
 # Where text is plenty the law gives a rule. Training takes about $6 N D$ operations, so for a given number $K$ of them $D = K / 6N$, and the best size grows as $K^{b / (a + b)}$.
 
@@ -429,7 +429,7 @@ at_best = law[4] / (law[3] + law[4])
 f"{at_best:.2f}, 95 % interval {np.percentile(powers, 2.5):.2f} to {np.percentile(powers, 97.5):.2f}"
 
 # %% [markdown]
-# Our grid is far too small to say. (The product has no such rule at all: where text helps more than size, it wants the smallest model and all of the text, whatever the budget.) Hoffmann and his colleagues had 400 models, up to 16 billion parameters, and found about a half: size and text should grow alike. Even there the intervals of this formula's fit were far too narrow, and doing the fit again gave other numbers (Besiroglu et al., 2024). They trained 70 billion parameters on 1.4
+# Our grid is far too small to say. The product has no such rule at all: where text helps more than size, it wants the smallest model and all of the text, whatever the budget. Hoffmann and his colleagues had 400 models, up to 16 billion parameters, and found about a half: size and text should grow alike. Even there the intervals of this formula's fit were far too narrow, and doing the fit again gave other numbers (Besiroglu et al., 2024). Hoffmann's group trained 70 billion parameters on 1.4
 # trillion tokens, 20 for each, and it beat a model four times its size. That is where chapter 13's numbers come from. Twenty is best if only training is paid for. A model that many will use is better made smaller and trained for longer: Llama 3 read 15 trillion tokens, over 200
 # for each of its 70 billion parameters and nearly 2,000 for each of its 8 billion (Llama Team, 2024).
 #
