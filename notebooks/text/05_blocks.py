@@ -25,9 +25,9 @@
 # past, but nothing works with what they fetch, and there is only one round of fetching. To look for
 # *words*, a token would have to look at what other tokens have found, in a second layer and a third.
 #
-# So we need two things: a step in which a token works by itself, and a way to stack layers. The second
-# is harder than it sounds. This chapter stacks layers in the plainest way, watches them fail, and mends
-# the stack part by part. What comes out is the **block**, the unit that every GPT repeats.
+# So we need two things: a step in which a token works by itself, and a way to stack layers. This chapter stacks
+# layers in the plainest way, watches them fail, and mends the stack, above all by a plus sign. What comes out
+# is the **block**, the unit that every GPT repeats.
 #
 # The number to beat is 2.20 nats.
 
@@ -246,13 +246,13 @@ print(f"layer 12: {alone[-1]:.1e}, layer 1: {alone[0]:.1e}")
 # %% [markdown]
 # The first layer gets nothing: a **vanishing gradient**.
 #
-# One cause is scale. Torch draws the weights of a matrix with $n$ inputs from the interval
-# $\pm 1/\sqrt n$. Numbers spread evenly between $-a$ and $a$ have the variance $a^2/3$, here $1/(3n)$.
-# Suppose the inputs are independent, with mean 0 and variance 1. By the argument of chapter 03 variances
-# add: a sum of $n$ products, each of variance $1/(3n)$, has the variance 1/3. So every matrix makes the
-# numbers $\sqrt 3$ times smaller. A layer has four of them in a row: values, attention's output, widening,
-# narrowing. That is a factor of 9. The gradient goes back through the same four and loses as much: less in
-# widening, more in narrowing. Eleven layers make $9^{11}$, about $3 \cdot 10^{10}$.
+# One cause is scale. Torch draws the weights of a matrix with $n$ inputs from the interval $\pm 1/\sqrt n$.
+# Numbers spread evenly between $-a$ and $a$ have the variance $a^2/3$, here $1/(3n)$. Suppose the inputs are
+# independent, with mean 0 and variance 1. By the argument of chapter 03 variances add: a sum of $n$ products,
+# each of variance $1/(3n)$, has the variance 1/3. So every matrix makes the numbers $\sqrt 3$ times smaller. A
+# layer has four of them in a row: values, attention's output, widening, narrowing. That is a factor of 9. The
+# gradient goes back through the same four and, in all, loses as much: in widening it even gains a little, and
+# in narrowing it loses the more. Eleven layers make $9^{11}$, about $3 \cdot 10^{10}$.
 #
 # The other cause is GELU. Near zero its slope is one half, and eleven of them make $2^{11}$, about 2,000.
 # Together that is $6 \cdot 10^{13}$, and we measured $2 \cdot 10^{13}$. The last layer's gradient is spared,
@@ -269,9 +269,10 @@ for name, bend in {"with GELU": fast_gelu, "without": nn.Identity()}.items():
     assert level < 0.1 if bend is fast_gelu else level > 0.2
 
 # %% [markdown]
-# Without GELU the layers are level. With it layer 1's gradient is still eighty times smaller than layer
-# 12's, as it should be: over normal numbers the root mean square of GELU's slope is 0.675, and $0.675^{11}$
-# is 1/75. But without the bend two matrices are just one. We need a stack that bears any part.
+# Without GELU the layers are level. With it layer 1's gradient is still eighty times smaller than layer 12's. A
+# rough estimate agrees: over normal numbers of variance 1 the root mean square of GELU's slope is 0.675, and
+# $0.675^{11}$ is 1/75. But without the bend two matrices are just one. We need a way to stack that works
+# whatever the parts are.
 #
 # ## A path around every layer
 # The cure is a plus sign: instead of `x = part(x)` write `x = x + part(x)`, a **skip connection** (He et
@@ -534,7 +535,7 @@ dropout(torch.ones(10))
 # What is kept is divided by 1 - p, so that the mean stays what it was.
 # -->
 #
-# Here are the share of zeros, the scale against torch's, and a model in use, where nothing is dropped:
+# Here are the share of zeros, the scale against torch's, and a model in use:
 
 # %%
 dropped = dropout(torch.ones(1_000_000))
@@ -543,10 +544,8 @@ assert dropped.unique().equal(F.dropout(torch.ones(1_000), 0.2).unique())
 assert torch.equal(dropout.eval()(torch.ones(10)), torch.ones(10))
 
 # %% [markdown]
-# Our runs draw characters worth six tenths of the text and have nothing to memorize. So they keep $p = 0$.
-# Where there is something, in 600 steps of three blocks on only 10,000 characters, it helps: they end at 2.83 nats on
-# unseen text, and with $p = 0.2$ at 2.75. But stopping at the best step, which we picked on that same unseen
-# text, gives 2.75 without dropout, too. The class stays because GPT-2 has it. (Three seeds each, `dropout` in [benchmarks/part_one.json](../benchmarks/part_one.json).)
+# In 1,200 steps our runs read only six tenths as many characters as the training text has. There is next to
+# nothing to memorize, so they keep $p = 0$. The class stays because GPT-2 has it.
 #
 # ## The block
 # All of it together is the **Transformer block**. The tokens communicate, then each computes. Both
@@ -651,15 +650,15 @@ show(
 # %% [markdown]
 # *Lines: training loss. Dots: validation loss. Cross: runs that ended in `nan`, "not a number".*
 #
-# The plain stack learns how common each character is, which costs 3.35 nats, and nothing more. The plus
-# sign turns it into a model that learns, and at the smaller rate it is the best of the four. At the
-# larger one its numbers overflow. With a norm both rates work, and the larger one ends slightly lower than
-# any stack at the smaller rate. So in this short test a norm hardly lowers the loss. It tolerates a larger
-# rate.
+# The plain stack learns how common each character is, which costs 3.35 nats, and nothing more. The plus sign
+# turns it into a model that learns, and at the smaller rate it is the best of the four. At the larger one its
+# numbers overflow. With a norm both rates work, and the larger one ends slightly lower than any stack at the
+# smaller. So in this short test a norm hardly lowers the loss, but tolerates a larger rate.
 #
-# Post-norm is as good as pre-norm here. We take pre-norm, as GPT-2 did, and rely on others for the reason:
-# Xiong et al. (2020, *On Layer Normalization in the Transformer Architecture*) found that post-norm needs
-# very small first steps, and that pre-norm doesn't.
+# Post-norm is even slightly ahead here: by 0.04 nats at the smaller rate, in every seed, and by 0.02 at the
+# larger, where the seeds overlap. We take pre-norm all the same, as GPT-2 did. Xiong et al. (2020, *On Layer
+# Normalization in the Transformer Architecture*) found that post-norm needs very small first steps, and that
+# pre-norm doesn't.
 
 # %% [markdown]
 # ## Do layers help?
@@ -707,8 +706,8 @@ class Blocks(nn.Module):
 
 
 # %% [markdown]
-# Three seeds each, 1,200 steps, all at the same rate, from the file. One block with the first seed is
-# trained once more before your eyes. How much will the second and the third block bring?
+# Three seeds each, 1,200 steps, all at the same rate, from the file. One block with the first seed is trained
+# again here. How much will the second and the third block bring?
 
 # %%
 torch.manual_seed(0)
@@ -731,14 +730,14 @@ assert abs(again - in_file) < 0.05  # rounding, as if by another seed
 print(f"\none block again: {again:.3f}, in the file {in_file:.3f}")
 
 # %% [markdown]
-# The last row first: with ReLU one block ends where it does with GELU, to within the seeds. Now compare rows with equal numbers of parameters. One whole
-# block has as many as three layers of attention alone, and is better by 0.07 nats, many times the spread.
-# Three blocks against nine layers: 0.09. Attention alone gains nothing more from the last six layers. **In these runs, more looking does
-# not replace the feed-forward.**
+# The last row first: with ReLU one block ends where it does with GELU, to within the seeds. Now compare rows
+# with equal numbers of parameters. One whole block has as many as three layers of attention alone, and is
+# better by 0.07 nats, many times the spread. Three blocks against nine layers: 0.09. Attention alone gains
+# nothing more from the last six layers. **In 1,200 steps, more looking does not replace the feed-forward.**
 #
-# Now the whole blocks. The second and the third bring 0.01 nats, and the seeds scatter by as much. Are
-# they useless, or do they pay later? Here are one block and three with four times as many steps, two seeds
-# each, and a single block of width 108, which has about as many parameters as the three:
+# The second and the third whole block bring 0.01 nats, and the seeds scatter by as much. Are they useless, or
+# do they pay later? Here are one block and three with four times as many steps, two seeds each, and a single
+# block of width 108, which has about as many parameters as the three:
 
 # %%
 long = {}
@@ -766,13 +765,14 @@ show(
 )
 
 # %% [markdown]
-# *The first seed of each. Lines: training loss. Dots: validation loss.* For about a thousand steps the
-# two can hardly be told apart. Then they part, and three blocks end 0.10 nats lower on the validation text,
-# five times as much as the seeds differ. Had we stopped at 1,200 steps, we would have called them useless.
+# *The first seed of each. Lines: training loss. Dots: validation loss.* For about a thousand steps the two can
+# hardly be told apart. Then they part, and three blocks end 0.10 nats lower on the validation text, five times
+# as much as the seeds differ. Had we stopped at 1,200 steps, we would have called them useless. And the nine
+# layers of attention never got more than that.
 #
-# And is it the depth, or the size? Three blocks have 2.7 times the parameters of one. The single wide block,
-# with as many as the three, covers a little more than half of the distance. So about half of the gain is size
-# and the rest is depth, as far as two seeds can tell.
+# And is it the depth, or the size? Three blocks have 2.7 times the parameters of one. The single wide block
+# covers a little more than half of the distance. So about half of the gain is size and the rest is depth, as
+# far as two seeds can tell.
 
 # %% [markdown]
 # ## Has it learned "t and h"?
@@ -819,13 +819,13 @@ pairs = [unseen[i // 31, i % 31 : i % 31 + 2] for i in strongest]
 Counter(tokenizer.decode(pair) for pair in pairs).most_common(3)
 
 # %% [markdown]
-# Partly. The detector says 1.47 at `th`. If it only added up the two facts, it would say
-# $0.44 + 0.27 - 0.09 = 0.62$. It says more than twice that. The bend would do this for any two facts that push a
-# detector up. What the model has learned is to let these two push the same one. But it is no pure specialist: of
-# its 200 strongest positions 65 are `th` and 18 `Th`, but 17 are `ha`. What a network learns isn't filed under our
-# names.
+# Partly. The detector says 1.47 at `th`. If it only added up the two facts, it would say $0.44 + 0.27 - 0.09 =
+# 0.62$. It says more than twice that. The bend would do this for any two facts that push a detector up. What
+# the model has learned is to let these two push the same one. But it is no pure specialist. Of its 200
+# strongest positions 65 are `th` and 18 `Th`, 17 are `ha`, and the other hundred are other pairs, none with
+# more than 17. What a network learns isn't filed under our names.
 #
-# And this is how the model writes:
+# And this is how that one block writes, at 2.05 nats:
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -837,7 +837,8 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# There are short words, *thus boy!*, *and come*, *that my*; longer ones are still invented.
+# There are short words, *thus boy!*, *and come*, *that my*; longer ones are still invented. The ladder takes
+# the three blocks:
 
 # %%
 show_ladder("three blocks", mean(depths["block", 3]), "7-grams")
@@ -845,20 +846,21 @@ show_ladder("three blocks", mean(depths["block", 3]), "7-grams")
 # %% [markdown]
 # *Down to 2.03 nats, level with chapter 02's table over two characters, at 2.04.* The runs of 1,200 steps count
 # here, since the rungs above had about as many. But with four times the steps the same three blocks were at
-# 1.74. Keep that number in mind: chapter 07, on training, comes back to it.
+# 1.74. Chapter 07 comes back to that number.
 #
 # ## Summary
-# A feed-forward part lets each token work by itself: a weighted sum with a bend detects that two things
-# are true at once. In a plain stack of twelve layers the first one gets almost no gradient:
-# each matrix and each GELU makes it smaller. A path around every part lets signal and gradient through, and a norm keeps the scale of what is read. In our
-# short test the norm didn't lower the loss; it let a four times larger rate survive.
-# Together they are the block: `x + part(norm(x))`, twice. In 1,200 steps, at equal numbers of
-# parameters, the feed-forward is worth 0.07 to 0.09 nats. Three blocks reach 2.03 nats and one block 2.05.
-# With four times as many steps three lead by 0.10.
+# A feed-forward part lets each token work by itself: a weighted sum with a bend detects that two things are
+# true at once. In a plain stack of twelve layers the first one gets almost no gradient: each matrix and each
+# GELU makes it smaller. The plus sign matters most. A path around every part lets signal and gradient through,
+# and alone it took six layers from 3.4 nats to 2.6. A norm keeps the scale of what is read. In our short test
+# it hardly lowered the loss, but it let us use a learning rate four times as large. Together they are the
+# block: `x + part(norm(x))`, twice. In 1,200 steps, at equal numbers of parameters, the feed-forward is worth
+# 0.07 to 0.09 nats. Three blocks reach 2.03 nats and one block 2.05. With four times as many steps three lead
+# by 0.10.
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=05` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=05` makes a workbook that checks what you write here, and
 # [the solutions](solutions/05_blocks.ipynb) have a notebook of their own.
 #
 # **1.** Set a `FeedForward(4, activation=F.relu)` by hand that writes 1 into the third number when

@@ -26,9 +26,8 @@
 # have to put the parts together so that one short description says everything about a model, count what it
 # will learn before we build it, and choose the weights that it starts from.
 #
-# A model that has learned nothing should know that it knows nothing. Its loss is then $\ln 65 = 4.174$
-# nats. That is the number to meet in this chapter. Chapter 05 has shown that more steps get below 2.03; how to
-# train well is the subject of the next chapter.
+# A model that has learned nothing should know that it knows nothing. Its loss is then $\ln 65 = 4.174$ nats.
+# That is the number to meet in this chapter; the next is about training.
 
 # %%
 import json
@@ -79,10 +78,9 @@ x.shape, head(x).shape
 
 # %% [markdown]
 # This is a GPT without blocks, and without the norm before the head, which changes no shape. It knows a
-# character and its position and nothing of the past: a bigram model with a sense of position. Everything
-# below the bigram's 2.48 nats has to come from the middle. A block takes (B, T, C) and returns (B, T, C),
-# so there is room for any number of them. A GPT with 4 blocks and one with 96 run the same loop, 4 times or
-# 96 times.
+# character and its position and nothing of the past: a bigram model with a sense of position. Everything below
+# the bigram's 2.48 nats has to come from the middle. A block takes (B, T, C) and returns (B, T, C), so there is
+# room for any number of them: a GPT with 96 blocks runs the same loop 96 times.
 
 # %% [markdown]
 # ## A config
@@ -274,7 +272,7 @@ def draw_weights(model: GPT) -> None:
 # matrices, so each end gets its own scale.
 #
 # ## One batch, all the way
-# That is a GPT, all of it. Here is a real batch on its way through `forward`, with the shape after each line:
+# Here is a real batch on its way through `forward`, with the shape after each line:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -306,8 +304,8 @@ assert torch.allclose(silent(ids), silent.head(silent.norm(ends)), atol=1e-5)
 assert not torch.allclose(model(ids), silent(ids), atol=1e-5)
 
 # %% [markdown]
-# The arrow of time has to hold through the whole model too. Change everything from position 40 on, and
-# nothing before it may move, not even by a rounding error:
+# The future must stay hidden through the whole model, too. Change everything from position 40 on, and nothing
+# before it may move, not even by a rounding error:
 
 # %%
 changed = ids.clone()
@@ -317,10 +315,11 @@ assert not torch.equal(model(changed)[:, 40:], model(ids)[:, 40:])
 
 # %% [markdown]
 # ## Is it GPT-2?
-# The strictest test of the whole is another implementation. Hugging Face's `transformers` has GPT-2, with
-# which the released weights run. We draw a small one at random, copy its weights into our class and demand
-# the same logits. The parts bear other names there, but come in the same order. GPT-2's matrices are stored as
-# (in, out), ours as torch's `nn.Linear` has them, (out, in). Its head is the matrix of token embeddings.
+# The strictest test is another implementation. Hugging Face's `transformers` has GPT-2, with which the released
+# weights run. We draw a small one at random, copy its weights into our class and demand the same logits. The
+# parts have other names there but come in the same order. GPT-2's matrices, those with `.c_` in their names,
+# are stored as (in, out), ours as torch's `nn.Linear` has them, (out, in). Its head is the matrix of token
+# embeddings.
 
 # %%
 import warnings
@@ -340,13 +339,16 @@ with torch.no_grad():
     assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
 
 # %% [markdown]
-# Equal: with the same weights our class computes what GPT-2 computes. (Trained on, the two would part. GPT-2's head
-# stays the matrix of its embeddings, and ours is a copy with a life of its own.) The released weights take half a
-# gigabyte, so they aren't loaded here. With them in a folder, `python -m tinygpt_lib convert --from hf FOLDER --out
-# runs/gpt2` does what this cell did, and `sample runs/gpt2` lets them write.
+# Equal, up to rounding: with the same weights our class computes what GPT-2 computes. (A fresh GPT-2 has biases
+# of 0 and norms that scale by 1, so this cell doesn't check those. The library's tests do, with random ones.
+# Trained on, the two would part: GPT-2's head stays the matrix of its embeddings, and ours is a copy.) The
+# released weights take half a gigabyte, so they aren't loaded here. With them in a folder, `python -m
+# tinygpt_lib convert --from hf FOLDER --out runs/gpt2` does what this cell did, and `sample runs/gpt2` lets
+# them write.
 #
-# And does the stream keep its scale? Two embeddings of variance 1 add up to a standard deviation of
-# $\sqrt2 = 1.41$. After the last block it should still be close to that, for 4 blocks as for 12:
+# And does the stream keep its scale? Two embeddings of variance 1 have variance 2 together. All additions bring
+# at most about 1 more; averages and GELU make them smaller (chapter 05). So the scale should start at $\sqrt2 =
+# 1.41$ and end below $\sqrt3 = 1.73$, for 4 blocks as for 12:
 
 # %%
 with torch.no_grad():
@@ -417,10 +419,10 @@ for name, (n_layer, n_embd, released, paper) in family.items():
     print(f"{name:8}{n_layer:6}{n_embd:6}{blocks + rest:14,}{released:9}M{paper:6}M")
 
 # %% [markdown]
-# The formula gives the released weights, all four, and contradicts the paper, all four times. OpenAI's
+# All four times the formula gives the size of the released weights and contradicts the paper. OpenAI's
 # [repository](https://github.com/openai/gpt-2) explains: "our original parameter counts were wrong due to an
-# error". So you meet the same model as 117M in one place and as 124M in another. What the error was, it
-# doesn't say. Exercise 2 lets you find a suspect.
+# error". So you meet the same model as 117M in one place and as 124M in another. What the error was, it doesn't
+# say. Exercise 2 lets you find a suspect.
 #
 # Where do the parameters sit? Beside the family stands our own model, with its 65 characters and with GPT-2's
 # vocabulary. All are counted as GPT-2 does it, with one matrix for both ends.
@@ -448,8 +450,8 @@ show(
 )
 
 # %% [markdown]
-# *"The rest" is embeddings and last norm. The blocks grow with $C^2$, the tables only with $C$. So a large
-# vocabulary makes a small model mostly a dictionary, which is one reason to begin with characters.*
+# *"The rest" is embeddings and last norm. The blocks grow with $C^2$, the tables only with $C$. So with a large
+# vocabulary a small model is mostly a dictionary, which is one reason to begin with characters.*
 
 # %% [markdown]
 # ## An honest start
@@ -585,11 +587,11 @@ assert abs(again - runs[0.2, 0.2][0]) < 0.1  # rounding differs between processo
 again, runs[0.2, 0.2][0]
 
 # %% [markdown]
-# Means and deviations over three seeds, on the end of the training text. A mild opinion is soon forgotten: with $s = 1$,
-# half a nat at the start has shrunk to 0.02 nats at the end. A very loud one isn't. With $s = 4$ the model
-# does best at a rate of 0.1. There it is 0.3 nats behind the quiet head at its best rate, 0.4. At that rate all
-# three runs of the loud head blow up. This was one rate for the whole model. Chapter 07 gives
-# each number a step of its own size.
+# Means and deviations over three seeds, on the end of the training text. A mild opinion is soon forgotten: with
+# $s = 1$, half a nat at the start has shrunk to 0.02 nats at the end. A very loud one isn't. With $s = 4$ the
+# model does best at a rate of 0.1, and even so it ends 0.27 nats behind the quiet head at its best rate, 0.4,
+# where all three loud runs blow up. (One rate served the whole model. Chapter 07 gives each number its own
+# step.)
 #
 # Between 0.2 and 1 the difference is small, but 0.2 is lower at every rate at which all runs survive. So we
 # take the quiet head.
@@ -614,20 +616,20 @@ f"{loss:.3f} nats, and ln 65 is {math.log(V):.3f}"
 
 # %% [markdown]
 # All 65 characters with about the same chance, as an honest beginner should write. It gets no rung on the
-# ladder yet. Chapter 07 trains it.
+# ladder yet. Chapter 07 trains a GPT of nearly the same size, three blocks of width 144.
 
 # %% [markdown]
 # ## Summary
 # A GPT is embeddings, blocks and a head, with one stream of width $C$ from end to end. Seven fields describe
 # it, and $12C^2 + 13C$ for each block count it: 0.8 million parameters for ours, 124 million for small GPT-2,
 # whose own paper counted wrong. With the same weights our GPT gives the same logits as GPT-2. Its own first
-# weights keep the stream at 1.5, with 4 blocks as with 12, and a quiet head makes the first loss $\ln 65$. A
-# mildly louder one costs next to nothing once training is under way, and a very loud one costs a lot. What our
-# GPT lacks is training, the subject of the next chapter.
+# weights keep the stream at 1.5, with 4 blocks as with 12, and a quiet head makes the first loss $\ln 65$.
+# After 300 steps a mildly louder one is still 0.02 nats behind, and a very loud one 0.27. What our GPT lacks is
+# training: chapter 07.
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=06` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=06` makes a workbook that checks what you write here, and
 # [the solutions](solutions/06_gpt.ipynb) have a notebook of their own.
 #
 # **1.** What share of a block's parameters is in its feed-forward part? Write it as a function of `C`. What

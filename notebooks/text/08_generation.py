@@ -101,9 +101,10 @@ print(greedy)
 
 # %% [markdown]
 # It goes in circles. Sooner or later it had to: greedy leaves nothing to chance, and the model sees only 64
-# characters. Once the same 64 come up again, everything that followed them follows again, for ever. And
-# real text isn't a chain of likeliest characters: Shakespeare
-# surprises this model by 1.80 nats a character.
+# characters. Once the same 64 come up again, everything that followed them follows again, for ever. That it
+# happens so soon fits what Holtzman et al. (2019) saw in larger models: each repetition makes the next one
+# likelier. And real text isn't a chain of likeliest characters: Shakespeare surprises this model by 1.80 nats a
+# character.
 
 # %% [markdown]
 # ## Temperature
@@ -120,7 +121,8 @@ for temperature in (0.5, 1.0, 2.0):
 
 # %% [markdown]
 # The factor is squared: $e^2 = 7.4$. As the temperature goes to 0 the largest logit takes all, so greedy is
-# temperature 0. To see the bars move with it, give a model a page: `python -m tinygpt_lib play runs/cpu`.
+# temperature 0. To watch the probabilities move with the temperature, run `python -m tinygpt_lib play
+# runs/cpu`.
 
 # %% [markdown]
 # ## Cutting off the tail
@@ -277,9 +279,6 @@ for how in (
 # %% [markdown]
 # At 0.5 the words exist, but `the` stands everywhere. At 1.5 hardly a line can be read. The two cuts lie in
 # between. One sample each proves little, so below we measure.
-#
-# Programs offer more than these. A *repetition penalty* lowers the logits of tokens that have occurred
-# already. *Beam search* follows several likely continuations at once and keeps the likeliest whole.
 
 # %% [markdown]
 # ## What is computed again and again
@@ -449,10 +448,11 @@ for name, m in {"as it is": model, "without positions": placeless}.items():
 assert moved[0] < 1e-5 < 1e-3 < min(moved[1:])
 
 # %% [markdown]
-# With the model as it is, the keys of the first block change by as much as their own size. Further up they change less, since the stream there holds more than a character and its position. Without positions
-# the keys of the first block don't change at all: each was computed from its own character and nothing else. But in
-# the second and third block they still change. That is the dropped character, seen through the tokens that had
-# looked at it. A model trained without positions would have other keys, so this row shows *that* they
+# With the model as it is, the keys of the first block change by as much as their own size. Further up they
+# change less, perhaps because the stream there holds more than a character and its position. Without positions
+# the keys of the first block don't change at all: each was computed from its own character and nothing else.
+# But in the second and third block they still change. That is the dropped character, seen through the tokens
+# that had looked at it. A model trained without positions would have other keys, so this row shows *that* they
 # change and not by how much. Better positions alone would not save the cache.
 #
 # So past the window the old keys are no longer those that a fresh pass would give. Chapter 11 shows a kind of attention
@@ -475,14 +475,16 @@ error = (losses[1] - losses[0]).std() / 3200**0.5
 "{:.3f} and {:.3f} nats, ± {:.3f}".format(*(x.mean() for x in losses), error)
 
 # %% [markdown]
-# Nothing that we can measure. The two differ by 0.004 nats, and the standard error of that difference is 0.004 too.
-# What lies more than 33 characters back hardly helps this model. A model that used it would pay more.
+# Nothing that we can measure. The two differ by 0.004 nats, with a standard error of 0.004. (The 1.80 is for
+# the whole validation text, in windows side by side, where a character may have only one before it.) What lies
+# more than 33 characters back hardly helps this model. A model that used it would pay more.
 #
 # ## Generate
-# The exported function doesn't compromise. It promises the same text with the cache as without, for any model, and
-# halving could not keep that promise. It uses the cache until the window is full. After that it reads the last
-# `block_size` tokens anew for every token, and with `cache=None` it always does. `evaluating` turns dropout off
-# meanwhile, and `.float()` is for models that compute in half precision.
+# The exported function doesn't compromise. It promises the same text with the cache as without, for any model
+# (unless two choices are so close that rounding decides), and halving could not keep that promise. It uses the
+# cache until the window is full. After that it reads the last `block_size` tokens anew for every token, and
+# with `cache=None` it always does. `evaluating` turns dropout off meanwhile, and `.float()` is for models that
+# compute in half precision.
 
 
 # %%
@@ -607,11 +609,12 @@ show(
 # cache it keeps falling, though less than in proportion to the length. The points past 256 aren't measured: there both
 # read the whole window, so we drew the speed of a pass over 256.*
 #
-# The guess was 256, and it is 154 / 11 = 14. In a pass over 256 tokens each one takes
-# 0.4 milliseconds. A token alone takes 6.5, nearly twenty times as much, for the same arithmetic. So a
-# step must have a price that is paid once, however many tokens share it: all ten million weights, 43 MB, are fetched
-# from memory, and about a hundred operations of torch are started one by one. If so, eight texts that are written together
-# should cost little more than one. How much?
+# The guess was 256, and it is 154 / 11 = 14. That is rough: the upper line wanders between about 120 and 155
+# without a trend, so the factor is between 11 and 14. In a pass over 256 tokens each one takes 0.4
+# milliseconds. A token alone takes 6.5, nearly twenty times as much, for the same arithmetic. So a step must
+# have a price that is paid once, however many tokens share it: all ten million weights, 43 MB, are fetched from
+# memory, and about a hundred operations of torch are started one by one. If so, eight texts that are written
+# together should cost little more than one. How much?
 
 # %%
 with torch.no_grad():
@@ -623,8 +626,9 @@ assert together < 8 * with_cache[-1]
 f"eight texts at once take {together / with_cache[-1]:.1f} times as long as one"
 
 # %% [markdown]
-# So most of the price is shared, which is why a server writes many texts together. Whether it is the fetching or the
-# starting, this measurement doesn't tell. Now the compromise past the window. How fast should it be?
+# That is more than a little, but far from eight. If a step costs a shared part plus a part for each text, the
+# shared part is 1 − 1.3/7, about four fifths. This is why a server writes many texts together. Now the
+# compromise past the window. How fast should it be?
 
 
 # %%
@@ -643,7 +647,7 @@ with torch.no_grad():
 f"{128 / (time.process_time() - began):.0f} tokens a second past the window"
 
 # %% [markdown]
-# That is nearly the speed of the cache, since 127 of 128 steps read a single token.
+# That is within the range of the upper line in the figure: of these 128 steps, all but one read a single token.
 #
 # ## Does cutting help?
 # What do the knobs do? We need a measure of good text. Three figures, none of which is enough by itself:
@@ -737,19 +741,18 @@ show(
 # Shakespeare as a run writes. Further up the words are better spelled, further to the right there are more
 # of them.*
 #
-# No knob clearly beats temperature here: all three slide along almost the same line. Some of top-p's points lie a little
-# above it. But we looked at eight points for the best, and each is uncertain, so three seeds can't settle it. Top-k falls behind where it is strict: it keeps three characters even
-# where only one makes sense, and no more than three where ten do. We haven't measured temperature together with
-# top-p, nor a vocabulary of fifty thousand tokens, for which top-p was made.
+# No knob clearly beats temperature here: all three slide along almost the same line. Some of top-p's points lie
+# a little above it, but three seeds can't settle that. Top-k falls behind where it is strict: it keeps three
+# characters even where only one makes sense, and no more than three where ten do.
 #
 # Shakespeare is off the line. Where half of his words are different, 94 % exist; our model has about 79 %
 # at that point, at any setting.
 #
-# Which strength shall we take? No single figure decides. Temperature 0.4 comes closest to Shakespeare in existing
-# words, 0.8 in different words. The rival notices both faults, but they cancel: misspellings raise its cost, and
-# repetition lowers it. Top-k 5 costs it just what he does, 1.59, with 41 % of its words different and 85 % existing.
-# So equal cost is no proof of equal text. We take temperature 0.8, the simplest knob. There the text is as varied as
-# his, and the price is one word in five that doesn't exist.
+# Which strength shall we take? Temperature 0.4 comes closest to Shakespeare in existing words, 0.8 in different
+# words. The rival notices both faults, but they cancel: misspellings raise its cost, and repetition lowers it.
+# Top-k 5 costs it just what he does, 1.59, with 41 % of its words different and 85 % existing. So equal cost is
+# no proof of equal text. We take temperature 0.8, the simplest knob. There the text is as varied as his, and
+# the price is one word in five that doesn't exist.
 
 # %% [markdown]
 # ## A play
@@ -787,28 +790,27 @@ for sample in (tokenizer.decode(ours[0]), best["sample"]):
     print(f"{len(words)} words, unknown:", *(w for w in words if w not in known))
 
 # %% [markdown]
-# Both used the same random numbers, so they begin alike and soon part. In these two
-# samples the better model's lines run on as English does, more of its words exist, and now and then a
-# clause means something. It needed what Part II teaches: a better way to tell positions, a better optimizer, a
-# window of 256, more weights. It also took half an hour on the same two cores, where ours took a minute or two, and
-# read the text ten times where ours read it once.
+# Both used the same random numbers, so they begin alike and soon part. In these two samples the better model's
+# lines sound more like English, 92 % of its words occur in the training text, against 75 % of ours, and now and
+# then a clause means something. It needed what Part II teaches: a better way to tell positions, a better
+# optimizer, a window of 256, more weights. It also read the text ten times, where ours read it once.
 
 # %% [markdown]
 # ## Summary
-# Greedy goes in circles. Temperature, top-k and top-p turn down or cut off what the model finds unlikely;
-# here they trade variety against spelling along nearly the same line. Since no token sees its future, old
-# keys and values stay as they are, and a cache turns a pass over the window into a pass over one token: the
-# same text, to the last token, and about fourteen times as fast at the end of a window of 256. It isn't 256 times as
-# fast, because a step has a price that even a single token pays in full. Past the window a fresh pass gives other keys,
-# since positions have changed and later blocks remember what was dropped. To drop half of the window at once costs this
-# model nothing measurable and keeps the speed.
+# Greedy goes in circles. Temperature, top-k and top-p turn down or cut off what the model finds unlikely; here
+# they trade variety against spelling along nearly the same line. Since no token sees its future, old keys and
+# values stay as they are, and a cache turns a pass over the window into a pass over one token: the same text,
+# and more than ten times as fast at the end of a window of 256. It isn't 256 times as fast, because a step has
+# a price that even a single token pays in full. Past the window a fresh pass gives other keys, since positions
+# have changed and later blocks remember what was dropped. To drop half of the window at once costs this model
+# nothing measurable and keeps the speed.
 #
 # This ends Part I. You have built a GPT, all of it. Part II asks what could be better: other units of text,
 # modern parts, longer memories, more speed, and other things to read than plays.
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=08` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=08` makes a workbook that checks what you write here, and
 # [the solutions](solutions/08_generation.ipynb) have a notebook of their own.
 #
 # **1.** Does the model know how unsure it is? What does text cost the model that wrote it, if it was drawn at
