@@ -90,7 +90,7 @@ def chunks_of(text: str) -> list[str]:
 
 
 class Pairs:
-    """Chunks in one row, how often each pair of neighbors occurs there, and where."""
+    """Chunks in one row, how often each pair of neighbours occurs there, and where."""
 
     def __init__(self, counts: Mapping[bytes, int]):
         self.row, self.weight, self.size = [-1], [0], [1] * 256

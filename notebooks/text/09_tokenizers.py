@@ -296,13 +296,13 @@ after = Counter(pairwise(replace_pair(b"aaabdaaabac", (97, 97), 256)))
 # before and after each, and `weight` says how often the chunk at a place occurs. A merge visits the places of
 # its pair and corrects the pairs to the left and right of each. Nothing in the row ever moves: a token of three
 # bytes keeps its three places and writes its number at the first and at the last. Its `size` says where its
-# neighbors are.
+# neighbours are.
 
 
 # %%
 #| export
 class Pairs:
-    """Chunks in one row, how often each pair of neighbors occurs there, and where."""
+    """Chunks in one row, how often each pair of neighbours occurs there, and where."""
 
     def __init__(self, counts: Mapping[bytes, int]):
         self.row, self.weight, self.size = [-1], [0], [1] * 256

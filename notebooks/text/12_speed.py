@@ -376,7 +376,8 @@ taken = in_turns({"before": run.take_step, "after": better.take_step})
 results = json.loads(Path("../benchmarks/results.json").read_text())
 ratio = results["training"]["times as fast"]["nanoGPT"]
 print(
-    f"nanoGPT's step takes {ratio['median']} ({ratio['min']} to {ratio['max']}) of ours"
+    f"nanoGPT's step takes {ratio['median']} times ours "
+    f"({ratio['min']} to {ratio['max']})"
 )
 taken
 
