@@ -355,8 +355,8 @@ x.grad
 # %% [markdown]
 # Networks are full of matrix products, $y = x W$, with a row of $x$ and of $y$ for each token. Let
 # $g$, `y.grad` below, hold the slopes at $y$. An input acts through *every* number in its row of
-# $y$. If its weights are 3 and 4, and the slopes there 1 and 10, its paths add up to $1 \cdot 3 +
-# 10 \cdot 4 = 43$. The product $x W$ runs down the columns of $W$; this sum runs along a row, a
+# $y$. If its weights are 3 and 4, and the slopes there 1 and 10, its paths add up to
+# $1 \cdot 3 + 10 \cdot 4 = 43$. The product $x W$ runs down the columns of $W$; this sum runs along a row, a
 # column of $W^\top$. So the slopes at $x$ are $g W^\top$. The weight $W_{ij}$ takes input $i$ to
 # output $j$ in every row, and its slope there is that input. Its paths add up to column $i$ of $x$
 # times column $j$ of $g$. So the slopes at $W$ are $x^\top g$:
