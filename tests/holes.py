@@ -470,7 +470,7 @@ HOLES["bigram"] |= {
             ("N-th of the slope", " / len(targets)", ""),
             ("take away what came", "slopes[torch.arange(len(targets)), targets] -= 1", "pass"),
             ("over each row", "softmax(dim=1)", "softmax(dim=0)"),
-            ("predicted minus came", "return slopes / len(targets)", "return -slopes / len(targets)"),
+            ("prediction minus the truth", "return slopes / len(targets)", "return -slopes / len(targets)"),
             ("itself was changed|logits", "slopes = logits.softmax(dim=1)", "slopes = logits.exp_().div_(logits.sum(1, keepdim=True))"),
         ],
         '''

@@ -27,8 +27,8 @@
 # "what comes next" has to become a task with a score, so that we can tell which of two models is
 # better.
 #
-# By the end we have six scores, none of which needs a network, and every later model is held
-# against them.
+# By the end we have six scores, none of which needs a network, and we will measure every later
+# model against them.
 
 # %% [markdown]
 # ## The text
@@ -67,8 +67,8 @@ text.count("3"), text.count("3 KING HENRY VI")
 
 # %% [markdown]
 # Nor are the 65 characters equally common. The next cell imports from `course`, a folder beside the
-# notebooks with what the chapters share for showing things: colours, plots, a prompt. No model
-# depends on it.
+# notebooks. It holds what all chapters use to show their results: colours, plots, a prompt. No
+# model depends on it.
 
 # %%
 from collections import Counter
@@ -125,10 +125,10 @@ characters, ids
 # Characters come first because nothing is simpler.
 #
 # ## The tokenizer as a class
-# Later chapters need the tokenizer too, so it goes into the library that comes out of this course.
-# **A cell that begins with `#| export`, like the next one, becomes part of `tinygpt_lib`**, and
-# every later chapter (or a program of yours) can import it. A line `#| hole` in it marks what is yours
-# to write in the workbooks that `make learn` cuts.
+# Later chapters need the tokenizer too, so it goes into the course's library. **A cell that begins
+# with `#| export`, like the next one, becomes part of `tinygpt_lib`**, and every later chapter (or
+# a program of yours) can import it. A line `#| hole` in it marks what is yours to write in the
+# workbooks that `make learn` makes.
 #
 # All computing in this course is done with PyTorch, a library for arrays of numbers. Its word for
 # such an array is **tensor**: numbers of one kind, with a shape. $N$ ids are a tensor of shape `(N,)`.
@@ -195,8 +195,9 @@ hello.encode("hole"), hello.decode([1, 0, 2, 2, 3])
 # %% [markdown]
 # The line `@hardened` belongs to the library and not to the lesson. It adds what a program needs
 # when it meets strangers' files: the vocabulary can be saved and loaded, and bad input gets a clear
-# error. A character that isn't in the vocabulary, for example, must not vanish or turn into another
-# one, or we would test a model on a text that nobody wrote. The tokenizer stops and says where.
+# error. A character that isn't in the vocabulary, for example, must neither vanish nor turn into
+# another one; otherwise we would test a model on a text that nobody wrote. The tokenizer stops and
+# says where.
 
 # %% tags=["nbval-check-output"]
 try:
@@ -244,11 +245,11 @@ print("targets", tokenizer.decode(targets))
 # We therefore set a part of the text aside, never learn from it, and measure on it. It is called
 # the **validation** text.
 #
-# Which part should it be? Lines drawn at random would be a poor choice. Neighbouring lines
-# belong to the same scene and share names and turns of phrase, so a model could profit from having
-# seen the lines around its exam. We cut once instead: the first 90 % to learn from, the last
-# 10 % to measure on. This has a price that we will meet again: the last tenth has scenes and speakers
-# that the first nine tenths never name.
+# Which part should it be? Lines drawn at random would be a poor choice. Neighbouring lines belong
+# to the same scene and share names and turns of phrase, so a model could profit from having seen
+# the lines around its exam. We cut once instead: the first 90 % to learn from, the last 10 % to
+# measure on. This has a price that we will meet again: the last tenth has scenes of its own, and
+# speakers whom the first nine tenths never name.
 
 
 # %%
@@ -346,8 +347,8 @@ inputs[:, 0].unique()
 
 # %% [markdown]
 # ## A score for predictions
-# A model doesn't name *one* next character. It spreads its belief over all 65: an `e` with
-# probability 0.2, a space with 0.1, and so on. Then the text reveals an `e`. How good was that?
+# A model doesn't name *one* next character. It spreads its belief over all 65: it gives an `e` a
+# probability of 0.2, a space 0.1, and so on. Then the text reveals an `e`. How good was that?
 #
 # Suppose that you and I have the same model, and you send me the text. You only need to send what
 # the model leaves open. If the model says that the next character is `a` or `b`, each with
@@ -387,7 +388,7 @@ sent, cost
 #
 # The score of a model is the mean cost of a character, each one predicted from everything before it:
 #
-# $$\text{loss} = -\frac1N \sum_{t=1}^{N} \log p(x_t \mid x_1 \dots x_{t-1})$$
+# $$\text{loss} = -\frac1N \sum_{t=1}^{N} \log_2 p(x_t \mid x_1 \dots x_{t-1})$$
 #
 # Its full name is **cross-entropy**, and everybody calls it the **loss**. A prediction that is certain
 # and right costs nothing. If the model called the next character impossible, the cost is infinite.
@@ -440,8 +441,8 @@ print(f"counting characters: {unigram:.3f} nats = {unigram / log(2):.3f} bits")
 # %% [markdown]
 # A fifth of the cost is gone.
 #
-# We were lucky in one respect. Had the validation text contained a character that the training text
-# lacks, Python would have stopped with a missing key. In chapter 02 that danger becomes real.
+# Had the validation text contained a character that the training text lacks, Python would have
+# stopped with a missing key. In chapter 02 that danger becomes real.
 #
 # A model that gives probabilities can also write: draw a character by its probability, then
 # another. Every chapter's model will continue the same prompt, a speaker's name on a line of its
@@ -464,11 +465,11 @@ print(PROMPT + "".join(drawn))
 # question that we will ask our models. *What does the validation text cost someone who has read the
 # training text?* Compress the training text alone, then both together, and take the difference.
 #
-# gzip looks for repetitions in the last 32,768 characters, xz in the whole text. bzip2 works in
-# blocks and knows nothing beyond a block. As the blocks happen to fall, only a tenth of the
-# training text shares one with the validation text. We measure it like that, and again with a past
-# so short that everything fits into one block. The files are counted in bytes. A byte has 8 bits,
-# and a bit is $\ln 2 = 0.69$ nats.
+# gzip looks for repetitions in the last 32,768 characters, xz in the whole text. bzip2 cuts the
+# text into blocks of 900,000 characters and forgets everything at the end of each. Our validation
+# text falls into the second block, with only the last tenth of the training text before it. So we
+# measure bzip2 twice: as it comes, and with a past so short that both texts fit into one block. A
+# byte has 8 bits, and a bit is $\ln 2 = 0.69$ nats.
 
 # %%
 import bz2
@@ -512,16 +513,16 @@ show(
 #
 # Why does bzip2 beat xz, even with a tenth of the past? gzip and xz live mostly by copying
 # repetitions. bzip2 sorts all positions in the text by what *follows* them. The characters that
-# stand before `he ` end up together. Two of three are a `t`, and nearly all others a space, a `T`
-# or an `s`, so they are easy to predict. bzip2 uses *context*, here the characters after a place.
-# Our models will use those before it, from the next chapter on. The compressors keep one advantage:
+# stand before `he ` end up together. Seven of ten are a `t`, nearly all others a space, a `T` or an
+# `s`, so they are easy to predict. bzip2 uses *context*, here the characters after a place. Our
+# models will use those before it, from the next chapter on. The compressors keep one advantage:
 # they go on learning from the validation text while they read it, and our models will not.
 #
 # From here on, keep two numbers apart. The first is the **number to beat**: the loss of the last
 # model that we built, now 3.35. Each new model has to get below it, one rung further down. The
 # second is the **opponent**: a program without a network that is far ahead of us, now bzip2 as your
-# computer runs it, at 1.66. The picture below shows both. It returns at the end of most chapters,
-# each time with one more rung.
+# computer runs it, at 1.66. The picture below shows both. It returns in most chapters, each time
+# with one more rung.
 
 # %%
 show_ladder("counting characters", unigram, "bzip2")
@@ -532,11 +533,12 @@ show_ladder("counting characters", unigram, "bzip2")
 # %% [markdown]
 # ## Summary
 # Text becomes numbers by listing its 65 characters and using positions in the list, and nothing is
-# lost on the way. The text itself supplies the questions and the answers: inputs, and targets shifted
-# by one. There are 1,003,854 characters to learn from and 111,540 to be measured on. The score is
-# what a character costs, $-\ln p$ on average, and it makes predictors and compressors
-# comparable: knowing nothing costs 4.17 nats, counting characters 3.35, bzip2 1.66, or 1.57 with a
-# longer past. The next chapter starts to look at what came before, at first at one single character.
+# lost on the way. The text itself supplies the questions and the answers: inputs, and targets
+# shifted by one. There are 1,003,854 characters to learn from and 111,540 to be measured on. The
+# score is what a character costs, $-\ln p$ on average, and it makes predictors and compressors
+# comparable: knowing nothing costs 4.17 nats, counting characters 3.35, bzip2 1.66, or 1.57 with
+# all of its past in one block. The next chapter starts to look at what came before, at first at one
+# single character.
 
 # %% [markdown]
 # ## Exercises

@@ -18,13 +18,13 @@
 # # 02 · Bigram
 # > What can one character of memory do?
 #
-# *An hour to read, twenty seconds to run. Needs chapter 01, slopes from school calculus, and a
-# little patience for the chain rule. Trains a table of 4,225 numbers, in two seconds.*
+# *An hour to read, twenty seconds to run. Needs chapter 01 and slopes from school calculus. Trains
+# a table of 4,225 numbers, in two seconds.*
 #
 # Where we are: counting characters costs 3.35 nats per character. Now a model looks at what came
 # before, at one single character, and we build it twice. First we count, and can say exactly what
 # the best possible loss is. Then the same table is *learned*, with the method that trains every
-# network in this course. Will it find the right answer?
+# network in this course.
 #
 # The number to beat is 3.35. The opponent is bzip2, at 1.66.
 
@@ -114,7 +114,7 @@ show(
 # ## What it costs
 # The loss is the mean of $-\ln p$ over all pairs, and each $p$ is one look-up in the table.
 # Indexing with two lists picks one entry for each pair: the row from the first list, the column
-# from the second. We start with the text that we counted:
+# from the second. First, the text that we counted:
 
 
 # %%
@@ -140,9 +140,9 @@ times = {
 table_loss(probabilities, val_ids), times
 
 # %% [markdown]
-# Infinite! Some pairs of the validation text never occur in the training text. `SP` is one: all its
-# 63 places are in `PROSPERO`, who only speaks in the last tenth. The table calls it impossible, and
-# to be certain and wrong costs infinitely much.
+# Infinite! Some pairs of the validation text never occur in the training text. `SP` is one: all 63
+# of its occurrences are in `PROSPERO`, who speaks only in the last tenth. The table calls it
+# impossible, and the price of being certain and wrong is infinite.
 #
 # *Never seen* must not mean *impossible*. The oldest cure is **smoothing**: add a small constant to
 # every count. But how much?
@@ -192,10 +192,9 @@ for _ in range(200):
 print(tokenizer.decode(out))
 
 # %% [markdown]
-# It isn't English. But compare it with chapter 01's sample: vowels and consonants now mostly take
-# turns, capitals begin lines, and a comma is followed by a space or a line break. The sample also
-# shows the limit. After an `l` another `l` is likely, and the model can't know that it has just
-# written two.
+# Unlike in chapter 01, vowels and consonants mostly take turns, capitals begin lines, and a space
+# or a line break follows a comma. The limit shows, too. After an `l` another `l` is likely, and the
+# model can't know that it has just written two.
 
 # %% [markdown]
 # ## From scores to probabilities
@@ -302,8 +301,8 @@ show(
 # *The slope says which way is down and how steep it is. At 0 the loss falls by 0.985 for each unit
 # that the logit grows. Further right there is less and less to gain: `u` is expected already.*
 #
-# We found this slope by trying, a little to the left and a little to the right. With billions of
-# numbers that would never end. There is a way to get all slopes at once.
+# We found this slope by trying, a little to the left and a little to the right: two passes for one
+# number. With billions of numbers that is hopeless. There is a way to get all slopes at once.
 
 # %% [markdown]
 # ## Backward by hand
@@ -354,9 +353,13 @@ assert (a.grad, b.grad, x.grad) == (d_a, d_b, d_x)
 x.grad
 
 # %% [markdown]
-# Networks are full of matrix products, $y = x W$. The input $x_i$ acts through *every* $y_j$, with
-# the slopes $W_{ij}$. The weight $W_{ij}$ acts on $y_j$ in every row, with the slopes $x_i$. Adding
-# up these paths makes matrix products again:
+# Networks are full of matrix products, $y = x W$, with a row of $x$ and of $y$ for each token. Let
+# $g$, `y.grad` below, hold the slopes at $y$. An input acts through *every* number in its row of
+# $y$. If its weights are 3 and 4, and the slopes there 1 and 10, its paths add up to
+# $1 \cdot 3 + 10 \cdot 4 = 43$. The product $x W$ runs down the columns of $W$; this sum runs along a row, a
+# column of $W^\top$. So the slopes at $x$ are $g W^\top$. The weight $W_{ij}$ takes input $i$ to
+# output $j$ in every row, and its slope there is that input. Its paths add up to column $i$ of $x$
+# times column $j$ of $g$. So the slopes at $W$ are $x^\top g$:
 
 # %%
 x, W = torch.randn(5, 3), torch.randn(3, 2)
@@ -369,12 +372,13 @@ assert torch.allclose(W.grad, x.T @ y.grad)
 assert torch.allclose(x.grad, y.grad @ W.T)
 
 # %% [markdown]
-# Now our real loss. If the next token is $t$, it is $\ln \sum_j e^{z_j} - z_t$. This graph branches
-# too, because $z_t$ appears twice. Through the second term its slope is $-1$. Through the logarithm
-# of the sum three slopes multiply: $1 / \sum_j e^{z_j}$ for the logarithm, 1 for the sum, $e^{z_t}$
+# Now our real loss. If the next token is $t$, it is $\ln \sum_j e^{z_j} - z_t$. Here, too, paths
+# meet, as $z_t$ appears twice. Through the second term its slope is $-1$. Through the logarithm of
+# the sum three slopes multiply: $1 / \sum_j e^{z_j}$ for the logarithm, 1 for the sum, $e^{z_t}$
 # for the exponential. The product is exactly $p_t$. The two paths add to $p_t - 1$. Any other logit
 # $z_i$ acts through the sum alone and has the slope $p_i$. So all slopes together, the
-# **gradient**, read: *what was predicted minus what came*.
+# **gradient**, are *the prediction minus the truth*: the probabilities, less 1 at the token that
+# came.
 
 # %%
 row.requires_grad_()
@@ -387,9 +391,9 @@ assert torch.allclose(row.grad[u], slope, atol=1e-3)
 row.grad[u], row.grad[q], row.grad.sum().abs() < 1e-6
 
 # %% [markdown]
-# The 0.985 is back. A step against the gradient raises the logit of the token that came in
-# proportion to $1 - p$, and lowers every other in proportion to its own $p$. Here are the logits of
-# `u` and of `q`, the chance of `u`, and the loss, before a step of 1 and after it:
+# The 0.985 is back, and the slopes add up to zero. A step against the gradient raises the logit of
+# the token that came in proportion to $1 - p$, and lowers every other in proportion to its own $p$.
+# Here are the logits of `u` and `q`, the chance of `u`, and the loss, before and after a step of 1:
 
 # %%
 with torch.no_grad():
@@ -436,8 +440,8 @@ model(torch.zeros(4, 8, dtype=torch.int64)).shape
 
 # %% [markdown]
 # Ids `(B, T)` go in, logits `(B, T, V)` come out: at each place of each window a guess at what
-# comes next. Every model of this course does the same, so whatever trains or measures this one will
-# train and measure all of them.
+# comes next. Every model of this course does the same, so whatever trains or measures this one
+# serves them all.
 #
 # SGD itself is one line per parameter. We add one refinement, **momentum**. Instead of the latest
 # slope, follow a running sum of slopes in which everything old is multiplied by `momentum` at each
@@ -474,9 +478,9 @@ class SGD:
 
 
 # %% [markdown]
-# A case for paper: the slope of $x^2$ at 3 is 6, so a step with learning rate 0.1 leads to 2.4.
-# There the slope is 4.8. With momentum 0.5 the second step follows 4.8 + 0.5 · 6 = 7.8 and leads to
-# 2.4 − 0.78 = 1.62. Torch's own SGD goes the same way:
+# On paper: the slope of $x^2$ at 3 is 6, so a step with learning rate 0.1 leads to 2.4. There the
+# slope is 4.8. With momentum 0.5 the second step follows 4.8 + 0.5 · 6 = 7.8 and leads to 2.4 −
+# 0.78 = 1.62. Torch's own SGD goes the same way:
 
 # %% tags=["nbval-check-output"]
 x, y = (torch.tensor([3.0], requires_grad=True) for _ in range(2))
@@ -522,10 +526,10 @@ def training_step(
 # `.item()` makes a number of a tensor with one entry. Which loss is asked for, before or after?
 # -->
 #
-# A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts like
-# 200. It has to be: of the 4,096 tokens of a batch only one in 65, on average, uses any one row of
-# the table. From there the rate falls in a straight line to zero, so that the noise of the random
-# batches, which exercise 2 looks at, averages out towards the end.
+# A thousand steps. The learning rate is large, 20 at the start, and with the momentum it acts
+# like 200. It has to be: the loss is a mean over the 4,096 tokens of a batch, and only one in 65 of
+# them, on average, uses any one row of the table. So the slopes of a row are small. From there
+# the rate falls in a straight line to zero, so that the noise of the batches averages out.
 
 # %%
 optimizer = SGD(model.parameters(), learning_rate=20.0, momentum=0.9)
@@ -611,7 +615,8 @@ assert abs(evaluate(model, val_ids, 1000) - learned_val) < 1e-5
 
 # %% [markdown]
 # ## Learned equals counted
-# How close to the floor of 2.452 does the learned table come? It never saw anything but slopes.
+# How close to the floor of 2.452 does the learned table come? It was never shown a count, only
+# slopes.
 
 # %%
 learned_train = evaluate(model, train_ids, block_size=64)
@@ -642,10 +647,9 @@ show(
 # %% [markdown]
 # *Left: the loss (each point is the mean of ten batches) sinks to the floor that counting gives.
 # Right: every point is a pair, blue if it occurs more than 200 times. On the line, learned equals
-# counted: gradient descent has found the probabilities of common pairs. Rare pairs (orange) are off
-# the line, and not at random. The smallest chances are too large: all began at 1/65 and haven't
-# been pushed down far enough. Larger ones are mostly a little too small, most of all in the rows of
-# rare characters, which few pushes have reached.*
+# counted: gradient descent has found the probabilities of common pairs. Of the rare ones (orange),
+# the smallest are too large: all began at 1/65 and haven't been pushed down far enough. Larger ones
+# are mostly a little too small, most of all in rows that few pushes have reached.*
 #
 # The counted table had to be smoothed. The learned one gives every pair a chance, because a probability
 # of zero would take a logit of minus infinity. How much does it give to pairs that never occur?
@@ -657,37 +661,35 @@ f"never seen: {never:.1%} of a row"
 
 # %% [markdown]
 # The push that lowers a logit is proportional to its own $p$, so it gets weaker and weaker, and $p$
-# never arrives at zero. Stopping early is a kind of smoothing, then, but a crude one: two percent
-# of a row goes to pairs that don't occur once in a million characters.
+# never arrives at zero. Stopping early is a kind of smoothing, but a crude one.
 
 # %% [markdown]
 # ## A better opponent
 # One character of memory is little, and counting can do better. The first appendix counts strings
 # of up to eight characters. Where a history is rare, it relies on a shorter one. With six
-# characters of memory this costs 1.59 nats on the validation text, below bzip2's 1.66, in seconds
-# and without a single step of learning. **These 7-grams are the opponent from now on.** Unlike a
-# compressor they give explicit probabilities, so we can ask them everything that we ask our models.
-# No model of Part I gets there; a larger one in chapter 12 does.
+# characters of memory this costs 1.59 nats on the validation text, in seconds and without a single
+# step of learning. That is below bzip2's 1.66, if not its 1.57 in one block. **These 7-grams are
+# the opponent from now on.** They give probabilities, as our models do. No model of Part I gets
+# there; a larger one in chapter 12 does.
 #
 # But a seventh character gains next to nothing. Long histories are mostly new or rare, and a table
-# has no notion of likeness. What it learned after `the king` is almost no use after `the queen`:
-# two histories that end differently are strangers, however alike they are. The next chapters build
-# a model whose histories are points in a space, where neighbours can share what they know.
+# has no notion of likeness. What it learned after `the king` is almost no use after `the queen`.
+# The next chapters build a model whose histories are points in a space, where neighbours can share
+# what they know.
 
 # %%
 show_ladder("bigram", bigram_val, "7-grams")
 
 # %% [markdown]
-# *One rung further down. The opponent has moved too.*
+# *One rung further down.*
 
 # %% [markdown]
 # ## Summary
 # One character of memory takes the loss from 3.35 to 2.48 nats. Counting gives the table that is
-# best on the training text, and gradient descent, which sees nothing but slopes, comes within 0.008
-# nats of it. Slopes multiply along a path and add where paths meet; for softmax with cross-entropy
-# they come to *predicted minus came*. The step stays the same for every model: predict, measure,
-# differentiate, move. Counting with six characters of memory reaches 1.59. The next chapter looks
-# further back without a table.
+# best on the training text, and gradient descent comes within 0.008 nats of it. Slopes multiply
+# along a path and add where paths meet; for softmax with cross-entropy the result is *the
+# prediction minus the truth*. Counting with six characters of memory reaches 1.59. The next chapter
+# looks further back without a table.
 
 # %% [markdown]
 # ## Exercises
@@ -710,11 +712,11 @@ show_ladder("bigram", bigram_val, "7-grams")
 # With five characters of memory a table has more than a billion rows, nearly all of them empty. So
 # we keep only what occurs: Python's `Counter` counts every string of up to eight characters.
 #
-# What should the model say after five characters that it has seen together only once? It should trust
-# that one sighting a little, and otherwise rely on the model with *four* characters of memory. That model
-# relies on the one with three, and so on, down to $P_0$, which knows nothing and says 1/65. Let $N(h)$
-# be how often anything followed the history $h$, and $N(hc)$ how often the character $c$ did. A strength
-# $s$ says how many sightings the shorter memory is worth:
+# What should the model say after five characters that it has seen together only once? It should
+# trust that sighting a little, and otherwise rely on the model with *four* characters of memory,
+# that one on the model with three, and so on, down to $P_0$, which knows nothing and says 1/65. Let
+# $N(h)$ be how often anything followed the history $h$, and $N(hc)$ how often the character $c$
+# did. A strength $s$ says how many sightings the shorter memory is worth:
 #
 # $$P_n(c) = \frac{N(hc) + s \, P_{n-1}(c)}{N(h) + s}$$
 #
@@ -784,8 +786,7 @@ strength, n
 
 # %% [markdown]
 # A small strength trusts single sightings too much, a large one too little. Best are 30 and
-# $n = 7$. Here is every $n$ at that strength, on the validation text and on a piece of the text
-# that was counted.
+# $n = 7$. Here is every $n$ at that strength, on the validation text and on a piece of the counted text.
 
 # %%
 counted = Counts(train_text, 8)
@@ -809,7 +810,7 @@ show(
 # *With each further character the model gets better at reciting the text that it counted. On the
 # validation text the gain dwindles.* With $n = 7$ it costs 1.59 nats here, and 1.54 on the text
 # where $n$ was chosen: a loss belongs to its text, and this one is harder. The assert finds chapter
-# 01's 3.347 at $n = 1$, and our bigram, smoothed in another way, at $n = 2$.
+# 01's 3.347 at $n = 1$ and our bigram at $n = 2$.
 #
 # Why does the gain dwindle? At how many places of the validation text was the history never seen in
 # training, and at how many more than 30 times, so that its counts outweigh the shorter memory?
@@ -822,8 +823,8 @@ for k in (2, 4, 6):
     print(f"{k} characters: {new:.0%} never seen, {often:.0%} more than 30 times")
 
 # %% [markdown]
-# A fifth of the six-character histories are new, and more than half have been seen too rarely to
-# say much. Still, the opponent writes this:
+# At a fifth of the places the six-character history is new, and at more than half it was seen too
+# rarely to outweigh the shorter memory. Still, the opponent writes this:
 
 # %%
 written = PROMPT
@@ -837,15 +838,15 @@ for _ in range(300):
 print(written)
 
 # %% [markdown]
-# Mostly words. But it can't carry anything further than six characters: no sentence knows how it began.
+# Mostly words, but no sentence knows how it began.
 
 # %% [markdown]
 # ## Appendix: n-grams as a model
-# Later chapters need n-grams that read ids instead of strings, many windows at once. `NGram` is the
-# same formula in that form. The tokens of a context are read as the digits of one whole number in
-# base $V$, so that finding a context means finding a number in a sorted list (`searchsorted`).
-# `register_buffer` is for tensors that belong to a module without being learned. The default
-# strength of 10 was not chosen for this text: choose your own, as above.
+# Later chapters need the same formula for ids instead of strings, many windows at once. The tokens
+# of a context are read as the digits of one whole number in base $V$, so that finding a context
+# means finding a number in a sorted list (`searchsorted`). `register_buffer` is for tensors that
+# belong to a module without being learned. The default strength of 10 was not chosen for this text:
+# choose your own, as above.
 
 # %%
 #| export

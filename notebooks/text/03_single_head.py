@@ -82,9 +82,9 @@ x.shape, logits.shape
 
 # %% [markdown]
 # An embedding and an output head make a bigram model again. With a small $C$ its table is a product
-# of two thin matrices. Is anything lost by that? A token that is only two numbers can't say
-# everything about what follows it. Let us train it with $C = 2$ and with $C = 64$. The loop is
-# chapter 02's, and `nn.Sequential` applies one thing after the other.
+# of two thin matrices. A token that is only two numbers can't say everything about what follows it.
+# Let us train it with $C = 2$ and with $C = 64$. The loop is chapter 02's, and `nn.Sequential`
+# applies one thing after the other.
 
 
 # %%
@@ -132,15 +132,17 @@ show(
 )
 
 # %% [markdown]
-# *Every character by its two learned numbers. Vowels (orange), consonants (blue), capitals (green) and
-# most of the punctuation (black) have each found a region of their own, although nobody mentioned
-# such things. Hyphen and apostrophe, which stand inside words, are among the consonants. The place
-# of `3` says little: it occurs 27 times and has hardly been trained.*
+# *Every character by its two learned numbers. Vowels (orange), consonants (blue), capitals (green)
+# and most of the punctuation (black) have each found a region of their own. The hyphen, which
+# stands inside words, is among the consonants, the apostrophe at their edge. The `3` has hardly
+# been trained.*
 #
 # Neighbours should be characters that are followed by similar ones. To check, we compare the
 # counted rows of each character and its nearest neighbour, and, as a yardstick, those of any two
 # characters. `common[a, b]` adds up, over all next characters, the smaller of the two shares: 1 if
-# the rows are equal, 0 if nothing can follow both. `cdist` gives all distances.
+# the rows are equal, 0 if nothing can follow both. `cdist` gives all distances; with infinity on
+# the diagonal, none is its own neighbour. `argmin` finds the nearest, and `gather` takes its entry
+# from each row of `common`.
 
 # %%
 pairs, ones = (train_ids[:-1], train_ids[1:]), torch.ones(len(train_ids) - 1)
@@ -154,10 +156,10 @@ any_two = common[~torch.eye(len(often), dtype=torch.bool)].mean()
 f"nearest neighbours {nearest:.0%}, any two {any_two:.0%}"
 
 # %% [markdown]
-# So the two numbers do say how a character behaves. The counted rows hold the same likeness, but a table
-# can't use it, because each row is estimated alone. With one character of memory there is nothing to
-# gain from sharing. With long histories there will be. And between embedding and output head there is
-# room now, where the tokens will exchange what they know.
+# So the two numbers do say how a character behaves. The counted rows hold the same likeness, but a
+# table can't use it, because each row is estimated alone. With one character of memory sharing
+# gains nothing; with long histories it will. And between embedding and output head there is room
+# now, where the tokens will exchange what they know.
 
 # %% [markdown]
 # ## Averaging the past
@@ -257,8 +259,8 @@ assert torch.allclose(y[-1], mixed)
 weights, y
 
 # %% [markdown]
-# The whole example in one table: who looks on the left with its query, who is looked at on top with
-# its key, a dash for the future.
+# The example in one table: who looks on the left with its query, who is looked at on top with its
+# key, a dash for the future.
 #
 # | query, key | `T` (1, 1) | `h` (1, 0) | `e` (0, 0) | weights |
 # |---|---|---|---|---|
@@ -266,15 +268,15 @@ weights, y
 # | `h` (0, ln 3) | ln 3 | 0 | – | 3/4, 1/4 |
 # | `e` (ln 2, 0) | ln 2 | ln 2 | 0 | 2/5, 2/5, 1/5 |
 #
-# The last row is what we had. The `h` may look at two, 3 against 1, so its mix is (7.5, 2.5). The
-# `T` can only look at itself and keeps its own value.
+# The `h` may look at two, 3 against 1, so its mix is (7.5, 2.5). The `T` can only look at itself
+# and keeps its own value.
 #
 # This is a whole attention head. In a network the embeddings and the three matrices are learned:
 #
 # ![One head, from top to bottom: each position makes a query, a key and a value from its own x; every query meets every key in the scores, softmax makes weights of those that aren't in the future, and the weights mix the values into y.](drawings/head.svg)
 #
-# $D$, the number of entries in a query, is called the width of the head. In the drawing the
-# scores are divided by $\sqrt D$ before the softmax. That is the last thing missing.
+# $D$, the number of entries in a query, is called the width of the head. One thing in the drawing
+# is new: the scores are divided by $\sqrt D$ before the softmax.
 
 # %% [markdown]
 # ## Why divide by the square root?
@@ -390,8 +392,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 # You have the weights, a row for each token that looks. What mixes the rows of `v` by them?
 # -->
 #
-# First, check against earlier results. Without preferences the mean of the past comes back. And so
-# does the paper example, if we multiply its queries by the $\sqrt 2$ that the function divides by.
+# First, earlier results. Without preferences the mean of the past comes back. So does the example
+# that we worked by hand, if we multiply its queries by the $\sqrt 2$ that the function divides by.
 
 # %% tags=["nbval-check-output"]
 assert torch.allclose(attention(torch.zeros(3, 2), k, values), looped)
@@ -419,8 +421,8 @@ assert torch.equal(changed[:, :-1], ours[:, :-1])
 assert not torch.allclose(changed[:, -1], ours[:, -1])
 
 # %% [markdown]
-# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens
-# move, whose queries are 16 wide:
+# Without the mask the same test catches the leak at once. This is how far the *earlier* tokens move
+# (the queries are 16 wide, hence the 4):
 
 # %%
 unmasked = (q @ k.mT / 4).softmax(-1) @ v
@@ -428,15 +430,15 @@ unmasked2 = (q @ k2.mT / 4).softmax(-1) @ v2
 (unmasked2 - unmasked)[:, :-1].abs().max().item()
 
 # %% [markdown]
-# That no token sees its future has a second use: one pass through a window answers all of its $T$
-# questions, each as if the text ended there. The price is a table of $T \times T$ scores. Twice the
-# window takes four times as many.
+# The mask has a second use: one pass through a window answers all of its $T$ questions, each as if
+# the text ended there. The price is a table of $T \times T$ scores. Twice the window takes four
+# times as many.
 
 # %% [markdown]
 # ## Blind to order
 # Something is odd about this function. The mask decides who may be looked at, but otherwise the
-# past is a heap: nothing says what came first. That is so for a single layer. In a stack of layers
-# the mask itself gives some of the order away (Haviv et al., 2022).
+# past is a heap: nothing says what came first. (In a stack of layers the mask itself gives some of
+# the order away: Haviv et al., 2022.)
 #
 # Text needs order: *dog bites man*, *man bites dog*. So each place in the window gets an embedding
 # of its own, learned like those of the characters, and a token enters as the sum of the two: *what
@@ -487,7 +489,7 @@ assert difference[False] < 1e-5 < 1e-2 < difference[True]
 difference
 
 # %% [markdown]
-# Without positions both texts lead to the same logits, up to rounding. With positions they don't.
+# Without positions both texts lead to the same logits, up to rounding.
 
 # %% [markdown]
 # ## Does it help?
@@ -504,16 +506,16 @@ with torch.no_grad():
 
 # %% [markdown]
 # Each entry of the input is the sum of two embeddings of variance 1, so it has variance 2. Torch
-# draws its matrices so that a third of that is left, 2/3. Independent entries of that size give
-# scores of variance 64 · 2/3 · 2/3 = 28, close to the measured one. So here, too, there is
-# something to divide by.
+# draws its matrices so that a third of that is left, 2/3 (chapter 05 works out why). Independent
+# entries of that size give scores of variance 64 · 2/3 · 2/3 = 28, close to the measured one. So
+# there is something to divide by.
 #
 # Four models of the same width train for the same number of steps: one whose tokens can't look back
-# at all, so that each keeps its own value; one head without positions; one whose scores aren't
-# divided by $\sqrt{64} = 8$; and one head with everything. Guess the order before you look. A single
-# run can be lucky, so each model gets three seeds, and what counts is the loss on the whole
-# validation text. [benchmarks/part_one.py](../benchmarks/part_one.py) has made these twelve runs with
-# this chapter's own code. The last one, the whole head, is made again here.
+# at all; one head without positions; one whose scores aren't divided by $\sqrt{64} = 8$; and one
+# head with everything. Guess the order before you look. A single run can be lucky, so each model
+# gets three seeds, and what counts is the loss on the whole validation text. The twelve runs come
+# from [benchmarks/part_one.py](../benchmarks/part_one.py), which uses this chapter's own code. The
+# last, a whole head, is repeated here.
 
 
 # %%
@@ -571,13 +573,12 @@ show(
 )
 
 # %% [markdown]
-# *The last seed of each. The dashed line is the floor for a bigram, and the model that can't look back
-# comes down to it. The head without positions knows which characters are around but not where, and
-# ends a little lower. The undivided head does worse than not looking at all. The whole head ends clearly
-# lowest.*
+# *The last seed of each. The dashed line is the floor for a bigram, and the model that can't look
+# back comes down to it. The head without positions knows which characters are around but not where,
+# and ends a little lower. The undivided head does worse than not looking at all.*
 #
 # Would another learning rate save the undivided head? The slopes of its queries are eight times as
-# large, too. Here are means of three seeds (`undivided` in
+# large, too. Here are means of three seeds on the validation text (`undivided` in
 # [benchmarks/part_one.json](../benchmarks/part_one.json)):
 #
 # | learning rate | 0.01 | 0.03 | 0.1 | 0.3 | 1.0 |
@@ -585,7 +586,8 @@ show(
 # | undivided | 2.81 | 2.69 | 2.59 | 2.51 | diverges |
 # | whole head | 2.80 | 2.56 | 2.41 | 2.37 | diverges |
 #
-# No: it never gets ahead, and 0.3, the rate used here, is best for both.
+# No: it is behind at every rate. The whole head is best at 0.3, the rate used here. For the other,
+# 0.1 is as good in two of three seeds, at 2.51; the third ends at 2.76.
 
 # %%
 new = mean(finals["one head"])
@@ -658,8 +660,8 @@ for back in range(5):
 
 # %% [markdown]
 # Two thirds stay with the token, and half of the rest goes to the character just before it. Nobody
-# told the head that the nearest character matters most. Only positions let it use that: a head
-# without them can't tell a neighbour from any other character, and gains little.
+# told the head to look at its neighbour. Only positions make that possible: a head without them
+# can't tell a neighbour from any other character, and gains little.
 #
 # Here is the prompt, continued by one head. At each step it reads the last 32 characters.
 
@@ -680,9 +682,9 @@ print(tokenizer.decode(out[0]))
 show_ladder("one head", new, "7-grams")
 
 # %% [markdown]
-# *A small step down this time.* It is more than ten times the spread between seeds, so it isn't
-# luck. Three quarters of the gain come from positions: without them the head gets from 2.49 to
-# 2.46, with them to 2.37.
+# *A small step down this time.* But the model that can't look back is 0.115 nats behind, more than
+# ten times the spread between seeds, so it isn't luck. Three quarters of the gain come from
+# positions: without them the head gets from 2.49 to 2.46, with them to 2.37.
 #
 # Why is the step so small? There are two suspects. One head takes *one* weighted mean of the past, and
 # everything it reports about up to 32 characters has to fit through that mean. And two thirds of the

@@ -21,13 +21,13 @@
 # *Forty minutes to read, under a minute to run. Needs chapter 03. Trains one small model, and reads
 # the losses of twenty-one from a file.*
 #
-# Where we are: one head of attention takes *one* weighted mean of its past, and costs 2.37 nats. Look
-# back at what its weights had to do. A token must pass on what it is itself, so two thirds of the
-# weight stayed on the diagonal. Whatever went to the past was taken from the present.
+# Where we are: one head of attention takes *one* weighted mean of its past, and costs 2.37 nats. A
+# token must pass on what it is itself, so two thirds of the weight stayed on the diagonal. Whatever
+# went to the past was taken from the present.
 #
 # The cure: cut the same width into several narrow heads, let each take a mean of its own, put the
-# results side by side, and mix them by one more matrix. The work of this chapter is to do that without
-# confusing whose number is whose, and then to find out what it is good for.
+# results side by side, and mix them by one more matrix. The work of this chapter is to do that
+# without mixing up whose number is whose, and then to find out what it gains us.
 #
 # The number to beat is 2.37 nats.
 
@@ -72,10 +72,10 @@ one_head("a", "b"), one_head("b", "a")
 
 # %% [markdown]
 # The same, whichever came first. Positions don't help, because they are *added*, and the matrix
-# that makes the values turns sums into sums: (a + first) + (b + second) is the same as (b + first)
-# + (a + second). Weights of 0.3 and 0.7 would keep the two orders apart, but only by turning the
-# earlier letter down. With one set of weights, a head can't keep the order *and* count both letters
-# in full.
+# that makes the values turns sums into sums: (a + first) + (b + second) equals (b + first) + (a +
+# second). Weights of 0.3 and 0.7 would keep the two orders apart, but only by turning the earlier
+# letter down. With one set of weights, a head can't keep the order *and* give both letters the same
+# say.
 #
 # Now cut the same four numbers in two. One head of width 2 looks at the letter before the last, the
 # other at the last. Each value holds its letter twice, so half of it is enough.
@@ -92,10 +92,11 @@ two_heads("a", "b"), two_heads("b", "a")
 # %% [markdown]
 # ## Several heads as a list
 # So let there be $H$ heads (`n_head`), each with queries, keys and values of its own, and each of
-# width $D = C / H$. Side by side, their results are $C$ numbers again. One more matrix mixes them at
-# the end. Without it, the first head could only ever write into the first $D$ numbers, the second
-# into the next $D$. In this chapter's models that would do, because the output head is a matrix
-# already. In chapter 05 it won't: there the result is added to what the token already was.
+# width $D = C / H$. Side by side, their results are $C$ numbers again. One more matrix mixes them
+# at the end. Without it, the first head could only ever write into the first $D$ numbers, the
+# second into the next $D$. In this chapter's plain models that would do, because the output head is
+# a matrix already. It won't where the result is added to what the token already was, as in two
+# models below and from chapter 05 on.
 #
 # The most literal way to write this is a list:
 
@@ -249,11 +250,11 @@ k.shape
 
 # %% [markdown]
 # ## Attention in one operation
-# `attention` makes a $T \times T$ matrix of weights for every head, and walks over it several times:
-# to scale, to mask, for the softmax, for the product. Torch has *fused* these steps into one
-# operation, after Dao et al. (2022, *FlashAttention*). It works through the matrix piece by piece and
-# never stores it whole, where the hardware allows that. We keep `attention` to understand and to check,
-# and let the fused one do the work. Chapter 11 measures what either costs in time and memory.
+# `attention` makes a $T \times T$ matrix of weights for every head, and walks over it several
+# times: to scale, to mask, for the softmax, for the product. Torch has *fused* these steps into one
+# operation, after Dao et al. (2022, *FlashAttention*). It works through the matrix piece by piece
+# and never stores it whole, where the hardware allows that. We keep `attention` to check, and use
+# the fused one. Chapter 11 measures what either costs in time and memory.
 #
 # It has to be told about our mask. With as many queries as keys, that is `is_causal`. The other two
 # cases are for fewer queries than keys, as in chapter 03's appendix; skip them for now.
@@ -437,9 +438,9 @@ assert parameters(four) == (65 + 32) * C + 4 * C**2 + 65 * C + 65
 # a second pair of models has a `bypass`: the token is added to what attention found, and no head has
 # to carry it.
 #
-# Each of the four gets three seeds. [benchmarks/part_one.py](../benchmarks/part_one.py) has made these
-# runs with this chapter's own code. The last one, four heads without a bypass, is made again here, and
-# we will look into its heads.
+# Each of the four gets three seeds. The runs come from
+# [benchmarks/part_one.py](../benchmarks/part_one.py), which uses this chapter's own code. The last
+# one, four heads without a bypass, is repeated here, and we will look into its heads.
 
 
 # %%
@@ -503,8 +504,8 @@ show(
 #
 # On the validation text one head ends about where chapter 03's did, and four end 0.19 nats lower.
 # The seeds scatter by a tenth of that. With a bypass, four heads are still better than one, by
-# 0.09. So about half of the gain is left when no head has to keep the token. That half is what
-# several means bring by themselves.
+# 0.09. So when no head has to keep the token, about half of the gain is still there: the dull
+# reason can't be all of it.
 
 # %%
 assert max(finals[4, False]) < min(finals[1, False]) - 0.1
@@ -539,7 +540,8 @@ show(
 
 # %% [markdown]
 # *Three seeds each. The second head brings the most. Four and eight cannot be told apart by three
-# seeds, and sixteen are no better than eight.*
+# seeds, and sixteen are no better, perhaps because four numbers are too few to say what a query
+# looks for.*
 
 # %% [markdown]
 # ## What the heads look at
@@ -571,10 +573,10 @@ show(
 
 # %% [markdown]
 # *The four heads on one line. Nobody told them to share the work.* In head 3, eight of the thirteen
-# characters that have a predecessor look at it. Head 1 looks at the token itself; but see the
-# second and third `i`, which also look at the first one, and the second `t`, which looks at the
-# first. Heads 0 and 2 seem to decide by the letter: in head 0 the space and the `e` look at
-# themselves, the `i` and the `n` at what stands before them.
+# characters that have a predecessor look at it. Head 1 mostly looks at the token itself; but the
+# second and third `i` and the second `t` also look at the first of their kind, and the colon looks
+# at the `C` and hardly at itself. Heads 0 and 2 seem to decide by the letter: in head 0 the space
+# and the `e` look at themselves, the `i` and the `n` at what stands before them.
 #
 # One line proves little. Here are the same four heads over 200 windows of the validation text. How much
 # of the weight goes 0, 1, 2 and 3 positions back? We count from position 8 on, where there is a past to
@@ -590,10 +592,10 @@ for h in range(4):
     print(f"head {h}:", *(f"{p:4.0%}" for p in row))
 
 # %% [markdown]
-# On average the heads differ: head 3 gives three quarters of its weight to the position just before,
-# head 1 most of it to the token itself. Do only the other two decide by the letter? Average the weight
-# on the token itself for each of the twenty commonest letters. Here are the smallest and the largest of
-# these means. The other six letters occur too rarely in these windows.
+# On average the heads differ: head 3 gives three quarters of its weight to the position just
+# before, head 1 most of it to the token itself. Do only the other two decide by the letter? Average
+# the weight on the token itself for each of the twenty commonest letters; the other six are too
+# rare in these windows. Here are the smallest and the largest of the twenty means.
 
 # %%
 itself = looks.diagonal(0, 2, 3)[..., 8:]  # (200, H, T - 8)
@@ -606,10 +608,11 @@ for h in range(4):
     print(f"head {h}: {low} {means[low]:.0%} to {high} {means[high]:.0%}")
 
 # %% [markdown]
-# *Three* of the four decide sharply by the letter, and head 3 is one of them: it looks past every `h`
-# but keeps 84 % of its weight on an `i`. Only head 1 never keeps less than 59 %. And the earlier copies
-# of a letter, which head 1 found in `First Citizen:`? Take the weight that goes three or more
-# positions back. How much of it goes to *the same character* as the one that looks?
+# *Three* of the four decide sharply by the letter, and head 3 is one of them: on average an `h`
+# keeps nothing for itself and an `i` 84 %. Only in head 1 does each of the twenty keep more than
+# half. And the earlier copies of a letter, which head 1 found in `First Citizen:`? Take the weight
+# that goes three or more positions back. How much of it goes to *the same character* as the one
+# that looks?
 
 # %%
 far = torch.ones(T, T, dtype=torch.bool).tril(-3)
@@ -619,12 +622,12 @@ for h in range(4):
     print(f"head {h}: {looks[:, h][same].sum() / looks[:, h][:, far].sum():.0%}")
 
 # %% [markdown]
-# In head 1 more than half, in head 0 a third. A likely reason, which we haven't tested: a token that is to
-# find itself needs a query that agrees with its own key, and an earlier copy of the same character has
-# nearly the same key. A head that looks for *what I am* finds the copies too.
+# In head 1 more than half, in head 0 a third. A likely reason: a token that is to find itself needs
+# a query that agrees with its own key, and an earlier copy of the same character has nearly the
+# same key. A head that looks for *what I am* finds the copies too.
 #
-# Which head got which role is chance: at the start they differ only in their random numbers. Exercise 1
-# asks how much the model needs each of them.
+# Which head got which role is chance: at the start they differ only in their random numbers.
+# Exercise 1 asks how much each is needed.
 #
 # And this is how it writes, with the random numbers of the earlier chapters:
 
@@ -638,8 +641,8 @@ with torch.no_grad():
 print(tokenizer.decode(out[0]))
 
 # %% [markdown]
-# A few more short words come out whole, *hey*, *you to*; `boy` was there already. Nothing longer holds
-# together. A difference of 0.17 nats is hard to see in 200 characters.
+# A few more short words come out whole, *hey*, *you to*; `boy` was there already. A difference of
+# 0.17 nats is hard to see in 200 characters.
 
 # %%
 show_ladder("four heads", new, "7-grams")
@@ -652,21 +655,21 @@ show_ladder("four heads", new, "7-grams")
 # The heads fetch letters, but nothing works with what they fetch. What a `t` hands over through a
 # head is the same whoever asks. The `h` after it only decides how much to take. Nothing turns *a
 # `t` was here, and I am an `h`* into something new, such as *expect an `e`*: the two messages are
-# merely added. A head could of course devote itself to this one pair. But there are many pairs, and
-# four heads.
+# merely added. A head could devote itself to this one pair, but there are many pairs and four
+# heads.
 #
 # What a token needs is a step in which it works on what it has gathered, by itself. Chapter 05
 # begins with that step, and sets a detector by hand that fires exactly where an `h` follows a `t`.
 
 # %% [markdown]
 # ## Summary
-# One head takes one mean. Several narrow heads take several, for the same number of parameters. One
-# matrix product serves them all. The right shape alone doesn't prove that its numbers were cut
-# right, and the wrong cut leaks the future. The class is equal to the list and to torch's own. Four
-# heads take the loss from 2.38, with one head in the same model, to 2.20 nats; with a bypass, the
-# gain is 0.09 instead of 0.19. On real text one head mostly looks one position back, one at the
-# token itself and its earlier copies, and two divide their weight between the token and what stands
-# before it. Three of them decide sharply by the letter.
+# One head takes one mean. Several narrow heads take several, for the same number of parameters. The
+# right shape alone doesn't prove that its numbers were cut right, and the wrong cut leaks the
+# future. The class gives the same output as the list and as torch's class. In the same model, one
+# head costs 2.38 nats and four heads 2.20. With a bypass, so that no head has to keep the token,
+# the gain is 0.09 instead of 0.19. On real text one head mostly looks one position back and one at
+# the token itself. The other two divide their weight between the token and what stands before it.
+# Three of them decide sharply by the letter.
 
 # %% [markdown]
 # ## Exercises

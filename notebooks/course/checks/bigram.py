@@ -167,7 +167,7 @@ def gradient(my):
             {
                 "The loss is a mean over the rows: each has an N-th of the slope.": logits.grad * n,
                 "That is what was predicted: take away what came.": [p, p / n],
-                "The other way round: predicted minus came.": -logits.grad,
+                "The other way round: the prediction minus the truth.": -logits.grad,
                 "The softmax goes over each row.": (bare.softmax(0) - F.one_hot(targets, 7)) / n,
             },
         )

@@ -33,7 +33,7 @@ train_ids, _ = split(tokenizer.encode(text))
 V = tokenizer.vocab_size
 
 # %% [markdown]
-# ## 1. Predicted minus came
+# ## 1. The prediction minus the truth
 
 
 # %%
@@ -54,14 +54,14 @@ assert torch.allclose(gradient(logits.detach(), targets), logits.grad, atol=1e-6
 
 # %% [markdown]
 # <!-- hints: gradient
-# "Which way is down?" has it for one pair: what was predicted, minus what came.
+# "Which way is down?" has it for one pair: the prediction minus the truth.
 #
 # `slopes[torch.arange(N), targets]` are the places of what came, one in each row. And a mean over N
 # gives each row an N-th of the slope.
 # -->
 #
-# Each row is *predicted minus came*, and the mean gives every row an equal, small share. That share
-# is why the learning rate had to be so large.
+# Each row is *the prediction minus the truth*, and the mean gives every row an equal, small share.
+# That share is why the learning rate had to be so large.
 
 # %% [markdown]
 # ## 2. What is left is noise
