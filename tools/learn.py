@@ -39,7 +39,7 @@ LIMIT = 20  # seconds of computing that a check may take: it takes a fraction of
 HINTS = re.compile(r"<!-- hints: (\S+)\n(.*?)-->\n*", re.DOTALL)
 DOTS = re.compile(r"^\s+\.\.\.\s*(#.*)?$", re.MULTILINE)
 NUMBERED = re.compile(r"^(?=\*\*\d+\.\*\*)", re.MULTILINE)
-POINTER = re.compile(r"`make learn CHAPTER=\d\d` cuts a workbook [^,]*, and\s+\[the")
+POINTER = re.compile(r"`make learn CHAPTER=\d\d` makes a workbook [^,]*, and\s+\[the")
 
 
 # --- Holes ---

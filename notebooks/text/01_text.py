@@ -542,7 +542,7 @@ show_ladder("counting characters", unigram, "bzip2")
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=01` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=01` makes a workbook that checks what you write here, and
 # [the solutions](solutions/01_text.ipynb) have a notebook of their own.
 #
 # **1.** In how many places can a window of $T$ tokens start, and how many *different* windows come

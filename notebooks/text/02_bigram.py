@@ -693,7 +693,7 @@ show_ladder("bigram", bigram_val, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=02` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=02` makes a workbook that checks what you write here, and
 # [the solutions](solutions/02_bigram.ipynb) have a notebook of their own.
 #
 # **1.** Compute the gradient of `F.cross_entropy(logits, targets)` by hand, for logits of shape

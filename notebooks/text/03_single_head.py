@@ -700,7 +700,7 @@ show_ladder("one head", new, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=03` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=03` makes a workbook that checks what you write here, and
 # [the solutions](solutions/03_single_head.ipynb) have a notebook of their own.
 #
 # **1.** Set the weights by hand. Write `previous(n)`: queries and keys for $n$ tokens, such that each

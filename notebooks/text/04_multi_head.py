@@ -673,7 +673,7 @@ show_ladder("four heads", new, "7-grams")
 
 # %% [markdown]
 # ## Exercises
-# `make learn CHAPTER=04` cuts a workbook that checks what you write here, and
+# `make learn CHAPTER=04` makes a workbook that checks what you write here, and
 # [the solutions](solutions/04_multi_head.ipynb) have a notebook of their own.
 #
 # **1.** Which head does the model need most? Write `without(attend, heads)`: a function like `attend`, but
