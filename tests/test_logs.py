@@ -452,11 +452,12 @@ def test_it_stops_once_what_it_does_not_learn_gets_no_better(monkeypatch, nats, 
     monkeypatch.setattr(logs.Trainer, "take_step", step)
     monkeypatch.setattr(logs, "evaluate", lambda model, ids: next(told))
     rates = []
-    monkeypatch.setattr(logs, "muon", lambda model, plan: rates.append(plan))
+    monkeypatch.setattr(logs.Muon, "of", lambda model, plan: rates.append(plan))
     ids = torch.ones(90_000, dtype=torch.int64)
     ids[-2048:] = 7
     learn(ids, log_config(8))
-    assert rates[0].steps == steps
+    learn(ids, log_config(8), early=False)
+    assert [plan.steps for plan in rates] == [steps, 800]
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 64, 65, 200])
