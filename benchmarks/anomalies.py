@@ -117,7 +117,7 @@ def simple_rules(trial: Trial, over: np.ndarray, ended: np.ndarray) -> dict:
     """Alarms of the rules that anybody could write.
 
     Of sessions that may go on, neither length nor counts nor the end are judged. Nor
-    are those learnt of them, where they stand in the training (are not `over`).
+    are those learned of them, where they stand in the training (are not `over`).
     """
 
     def pairs(session, over=True):

@@ -461,12 +461,12 @@ def test_it_stops_once_what_it_does_not_learn_gets_no_better(monkeypatch, nats, 
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 64, 65, 200])
-def test_a_short_stream_is_learnt_too(monkeypatch, tokens):
+def test_a_short_stream_is_learned_too(monkeypatch, tokens):
     monkeypatch.setattr(logs, "LogPlan", partial(logs.LogPlan, steps=1))
     learn(torch.ones(tokens, dtype=torch.int64), log_config(4))
 
 
-def test_what_was_learnt_is_kept_with_its_masks(tmp_path):
+def test_what_was_learned_is_kept_with_its_masks(tmp_path):
     sessions = [["open", *["read"] * (n % 3), "close"] for n in range(60)]
     tokenizer = EventTokenizer.from_sessions(sessions)
     model = learn(stream(sessions, tokenizer), log_config(tokenizer.vocab_size))
