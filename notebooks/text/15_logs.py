@@ -214,7 +214,7 @@ codes = Masks(
 # %% [markdown]
 # But writing such masks takes knowledge of the log that a newcomer doesn't have. And a mask misses whatever
 # looks like any other word: in `session opened for user alice`, each user would make a kind of line of their
-# own. The last section does without masks; for this log four patterns are enough.
+# own. The last section does without masks.
 
 # %% [markdown]
 # ## Sessions
@@ -772,7 +772,7 @@ assert new
 
 # %% [markdown]
 # ## What follows what
-# At last a picture of what the model knows. Give it 400 of the validation sessions, and take the
+# A picture of what the model knows. Give it 400 of the validation sessions, and take the
 # mean of what it expects after each kind of event. That is what a count of pairs knows too. So do
 # it once more for a single kind, the order to delete a copy (`NameSystem.delete`), but apart for
 # its first, second and third time in a session:
