@@ -296,7 +296,7 @@ def test_what_only_counts_see_and_what_only_the_gpt_sees(detector):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.pop("normal-open"), "'normal-open'.*another version"),
+        (lambda x: x.pop("normal-open"), "another version.*'normal-open'"),
         (lambda x: x.update({"normal-open": x["normal-open"][:, 1:]}), "counts must"),
         (lambda x: x.update({"normal-ended": x["normal-ended"] - 9}), "not below 0"),
         (lambda x: x.update({"held-out-open-0": torch.tensor([0.0])}), "of float64"),
