@@ -38,7 +38,7 @@ def bits_by_seed(log: Log) -> list[float]:
     coded = [tokenizer.encode_session(session) for session in held_out]
     bits = []
     for seed in SEEDS:
-        model = learn(train_ids, log_config(tokenizer.vocab_size), seed)
+        model = learn(train_ids, log_config(tokenizer.vocab_size), seed, early=False)
         bits.append(round(bits_per_event(model, coded), 4))
         print(bits, flush=True)
     return bits

@@ -297,7 +297,7 @@ def test_an_update_learns_without_forgetting(cli, door):
     (door / "week").write_text("\n".join(news) + "\n")
     assert cli("accept", door / "run", "--event", news[1])[0] == 0
     code, out, _ = cli("update", door / "run", door / "week")
-    assert code == 0 and "30 sessions learnt, beside 400 from before" in out
+    assert code == 0 and "30 sessions learned, beside 400 from before" in out
     assert "1 new kinds of events:\n    the roof is on fire\n" in out
     detector = AnomalyDetector.load(door / "run")
     assert "the roof is on fire" in detector.tokenizer

@@ -52,7 +52,7 @@ def blank(ids, config, seed):
         return FastGPT(config).eval()
 
 
-untaught = partial(quick, learn=blank)  # where it doesn't matter what was learnt
+untaught = partial(quick, learn=blank)  # where it doesn't matter what was learned
 
 
 def normal_session(rng):
@@ -296,7 +296,7 @@ def test_what_only_counts_see_and_what_only_the_gpt_sees(detector):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.pop("normal-open"), "'normal-open'.*another version"),
+        (lambda x: x.pop("normal-open"), "another version.*'normal-open'"),
         (lambda x: x.update({"normal-open": x["normal-open"][:, 1:]}), "counts must"),
         (lambda x: x.update({"normal-ended": x["normal-ended"] - 9}), "not below 0"),
         (lambda x: x.update({"held-out-open-0": torch.tensor([0.0])}), "of float64"),
@@ -374,7 +374,7 @@ def test_what_can_not_be_fitted(sessions, settings, message):
         AnomalyDetector.fit(sessions, learn=quick, **settings)
 
 
-def test_ends_of_sessions_that_were_cut_off_are_not_learnt(normal):
+def test_ends_of_sessions_that_were_cut_off_are_not_learned(normal):
     """Half of the sessions break off; that is normal only if it is taken for an end."""
     cut = [session[: 1 + i % 2] for i, session in enumerate(normal)]
     sessions, ended = normal + cut, [True] * len(normal) + [False] * len(cut)
@@ -408,17 +408,17 @@ def test_every_session_is_dealt_once():
 
 
 def test_no_member_learns_from_the_fold_that_it_scores(normal):
-    learnt = []
+    learned = []
 
     def recorded(ids, config, seed):
-        learnt.append(ids)
+        learned.append(ids)
         return untaught(ids, config, seed)
 
     marked = [[*s[:-1], f"id{i // 4}", s[-1]] for i, s in enumerate(normal)]
     ended = [i % 7 > 0 for i in range(len(marked))]
     fit = partial(AnomalyDetector.fit, false_alarms=0.01, learn=recorded)
     found = fit(marked, ended=ended)
-    for ids, part in zip(learnt, AnomalyDetector.deal(ended, 3, 0), strict=True):
+    for ids, part in zip(learned, AnomalyDetector.deal(ended, 3, 0), strict=True):
         rest = [marked[i] for i in range(len(marked)) if i not in part]
         whole = sum(ended[i] for i in range(len(marked)) if i not in part)
         got = Counter(found.tokenizer.names[i] for i in ids.tolist())
@@ -426,7 +426,7 @@ def test_no_member_learns_from_the_fold_that_it_scores(normal):
         assert got == Counter(e for s in rest for e in s)
 
 
-def test_held_out_scores_are_those_of_sessions_not_learnt(detector, normal):
+def test_held_out_scores_are_those_of_sessions_not_learned(detector, normal):
     rows = root_counts(
         [detector.tokenizer.encode_session(s) for s in normal],
         detector.tokenizer.vocab_size,

@@ -180,7 +180,7 @@ def test_sessions_that_a_log_cuts_off_teach_no_end(cli, tmp_path, untaught):
     code, out, _ = cli(*fit, log, "--out", tmp_path / "all")
     assert code == 0 and "may go on" not in out
     code, out, _ = cli(*fit, log, "--out", tmp_path / "open", "--open-ends")
-    assert code == 0 and "\n1 may go on after the log: it has learnt no end of" in out
+    assert code == 0 and "\n1 may go on after the log: it has learned no end of" in out
     kept = AnomalyDetector.load(tmp_path / "open").held_out[True]
     assert sum(map(len, kept)) == 120
     kept = AnomalyDetector.load(tmp_path / "all").held_out[True]

@@ -192,7 +192,7 @@ PIECES = st.sampled_from(["a", "b", "1", "22", "=", ":", '"', "(", ")", ".", "/"
 
 
 @given(st.lists(st.lists(PIECES).map("".join), min_size=1, max_size=20))
-def test_any_lines_can_be_learnt_and_what_was_learnt_is_kept(lines):
+def test_any_lines_can_be_learned_and_what_was_learned_is_kept(lines):
     kinds = Templates.learn(lines)
     again = Templates.from_dict(json.loads(json.dumps(kinds.to_dict())))
     others = [*lines, *(line.replace("1", "b") for line in lines)]

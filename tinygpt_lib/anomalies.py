@@ -143,7 +143,7 @@ def apart(rows: Tensor, ended: bool, most: int = 4096) -> tuple[Tensor, Tensor]:
 def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     """Conformal p-values (N,) of scores (K, N) by K models, each with its own fold.
 
-    `held_out` are, for each model, the scores of normal sessions it has not learnt
+    `held_out` are, for each model, the scores of normal sessions it has not learned
     from, in rising order. Scores that differ by rounding tie. Vovk, 2015.
     """
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
@@ -187,7 +187,7 @@ class AnomalyDetector:
 
     `normal` are root counts of normal sessions (R, V), {whether only of those that have
     ended}; `far` how far those were from another; `held_out` the surprise, by each
-    member, at the sessions that it has not learnt from, {whether their ends count}.
+    member, at the sessions that it has not learned from, {whether their ends count}.
     `news`: what share of normal sessions will hold unknown events; `about`: plain data.
     """
 

@@ -54,78 +54,11 @@ class Masks:
         ]
 
     def __call__(self, line: str) -> str:
-        """The event of a line; blanks count once, and what is overlong is cut off."""
+        """The event of a line; spaces count once, and what is overlong is cut off."""
         event = line[:LONGEST_LINE]
         for word, pattern in self._compiled:
             event = pattern.sub(word, event)
         return " ".join(event.split())
-
-
-# --- Learnt from the log ---
-
-
-class Templates(Kinds):
-    """Lines to events, learnt from normal lines, and frozen: a line is what it was."""
-
-    similar = 0.75  # share of the fixed words that lines of a kind have in common
-
-    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
-        """The kind that a form fits best; None where too few fixed words agree."""
-        best, most = None, (similar, -1)
-        for kind in self.beginning_like(form):
-            agree = [
-                word == other
-                for word, other in zip(kind.words, form, strict=True)
-                if word is not None and word != MANY
-            ]
-            share = sum(agree) / len(agree) if agree else 1.0
-            if (share, len(agree)) > most:
-                best, most = kind, (share, len(agree))
-        return best
-
-    @staticmethod
-    def is_code(seen: Counter, n: int) -> bool:
-        """Whether a place, seen n times, has few values, and another would be news.
-
-        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
-        What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
-        """
-        once = sum(times == 1 for times in seen.values())
-        numbers = sorted(int(value) for value in seen if value.isdigit())
-        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
-        return (
-            len(seen) <= Form.few
-            and seen.total() == n  # else there were more than were counted
-            and (once + 1) / (n + 1) <= 0.1
-            and (numbers == [0, 1] or not counts)
-            and all(CODE.fullmatch(value) for value in seen)
-        )
-
-    @classmethod
-    def learn(
-        cls, lines: Iterable[str], masks: dict[str, str] | None = None
-    ) -> "Templates":
-        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
-        self = cls(masks=masks)
-        # 1. The forms of the lines, how often each came, and with which values.
-        forms = self.forms(lines)
-        # 2. Forms that differ in few words are one kind: those that are common first.
-        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
-            kind = self.closest(form, self.similar)
-            if kind is None:
-                self.add(Kind(list(form)))
-            else:
-                pairs = zip(kind.words, form, strict=True)
-                kind.words = [a if a == b else None for a, b in pairs]
-        # 3. Places of a kind that have few values are codes.
-        for kind, members in self.members(forms):
-            n = sum(forms[form].times for form in members)
-            kind.codes = {
-                place: sorted(seen)
-                for place, seen in values_at(kind, members, forms).items()
-                if cls.is_code(seen, n)
-            }
-        return self
 
 
 # --- Sessions ---
@@ -244,7 +177,7 @@ def in_windows(
         windows.append((i, 0, 0, min(n, block_size)))
         for s in range(step, n - block_size + step, step):
             windows.append((i, s, block_size - step, min(n - s, block_size)))
-    # Windows of about the same length together: little is filled up in vain.
+    # Windows of about the same length together: little is padded in vain.
     windows.sort(key=lambda window: window[-1])
     while windows:
         longest = windows[-1][-1]
@@ -309,12 +242,14 @@ def log_config(vocab_size: int) -> FastConfig:
     return FastConfig(vocab_size, **shape, **MODERN)
 
 
-def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
-    """A GPT that has learnt a stream of ids (N,), until it gets no better.
+def learn(
+    ids: Tensor, config: FastConfig, seed: int = 0, early: bool = True
+) -> FastGPT:
+    """A GPT that has learned a stream of ids (N,), a short one ten times at most.
 
-    It is tried on the last tenth, 2,048 ids at most, which it never learns: once that
-    is no better by 1 % after 20 more steps, the rate falls to zero in as many steps as
-    it took so far. A short stream is read ten times at most. Your random numbers stay.
+    Stopping `early`: it is tried on the last tenth, 2,048 ids at most, which it never
+    learns. Once that is no better by 1 % after 20 more steps, the rate falls to zero in
+    as many steps as it took so far. Your random numbers stay.
     """
     plan, best = LogPlan(seed=seed), math.inf
     ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
@@ -328,9 +263,76 @@ def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
         trainer.optimizer = Muon.of(model, plan)  # chapter 12's
         while trainer.step < plan.steps:
             trainer.take_step()
-            if trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
+            if early and trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
                 nats = evaluate(model, ids[cut:])
                 if nats > 0.99 * best:
                     plan.steps = 2 * trainer.step
                 best = min(best, nats)
     return model.eval()
+
+
+# --- When nobody has written masks ---
+
+
+class Templates(Kinds):
+    """Lines to events, learned from normal lines, and frozen: a line is what it was."""
+
+    similar = 0.75  # share of the fixed words that lines of a kind have in common
+
+    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
+        """The kind that a form fits best; None where too few fixed words agree."""
+        best, most = None, (similar, -1)
+        for kind in self.beginning_like(form):
+            agree = [
+                word == other
+                for word, other in zip(kind.words, form, strict=True)
+                if word is not None and word != MANY
+            ]
+            share = sum(agree) / len(agree) if agree else 1.0
+            if (share, len(agree)) > most:
+                best, most = kind, (share, len(agree))
+        return best
+
+    @staticmethod
+    def is_code(seen: Counter, n: int) -> bool:
+        """Whether a place, seen n times, has few values, and another would be news.
+
+        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+        Numbers that merely count (1, 2, 3) are no code, nor is one of four digits.
+        """
+        once = sum(times == 1 for times in seen.values())
+        numbers = sorted(int(value) for value in seen if value.isdigit())
+        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
+        return (
+            len(seen) <= Form.few
+            and seen.total() == n  # else there were more than were counted
+            and (once + 1) / (n + 1) <= 0.1
+            and (numbers == [0, 1] or not counts)
+            and all(CODE.fullmatch(value) for value in seen)
+        )
+
+    @classmethod
+    def learn(
+        cls, lines: Iterable[str], masks: dict[str, str] | None = None
+    ) -> "Templates":
+        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
+        self = cls(masks=masks)
+        # 1. The forms of the lines, how often each came, and with which values.
+        forms = self.forms(lines)
+        # 2. Forms that differ in few words are one kind: those that are common first.
+        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
+            kind = self.closest(form, self.similar)
+            if kind is None:
+                self.add(Kind(list(form)))
+            else:
+                pairs = zip(kind.words, form, strict=True)
+                kind.words = [a if a == b else None for a, b in pairs]
+        # 3. Places of a kind that have few values are codes.
+        for kind, members in self.members(forms):
+            n = sum(forms[form].times for form in members)
+            kind.codes = {
+                place: sorted(seen)
+                for place, seen in values_at(kind, members, forms).items()
+                if cls.is_code(seen, n)
+            }
+        return self

@@ -18,19 +18,21 @@
 # # 15 · Logs
 # > Is a log a language?
 #
+# *An hour to read, a minute of CPU to run. It uses n-grams (02), the trainer (07), the modern parts (10) and
+# Muon (12).*
+#
 # Where we are: a GPT that was only ever shown plays. But nothing in it knows what a play is. It
 # takes a row of numbers, each one of a few, and says which may come next. Every computer writes
 # such rows all day long: its logs. A line says what happened; the lines of one job follow each
 # other by rules that nobody wrote down; and when something goes wrong, it often shows as a line
 # that should not have come.
 #
-# This chapter turns a log into tokens and trains chapter 06's GPT on them with chapter 07's
-# `train`. The number to beat is what counting the last few events can do (chapter 02's n-grams):
-# 0.36 bits per event. The next chapter turns the result into an alarm.
+# This chapter turns a log into tokens and trains a small GPT on them: `FastGPT` with chapter 10's parts,
+# moved by chapter 12's Muon. The number to beat is what counting the last few events can do (chapter 02's
+# n-grams): 0.359 bits per event. The next chapter turns the result into an alarm.
 #
 # The log is that of HDFS, a file system that keeps its files in *blocks*, each on several machines. (If
-# the first output says SYNTHETIC, the real log was out of reach, and a program wrote lines of the same
-# kind; the numbers are then others, the lessons the same.)
+# the first output says SYNTHETIC, a program wrote lines of the same kind; the numbers are then others, the lessons the same.)
 
 # %%
 import json
@@ -95,7 +97,7 @@ f"{len(lines):,} lines, {len(set(lines)):,} different ones"
 # Nearly every line is new, because of the names and numbers in it. Yet someone wrote each of them
 # with a statement like `log("Received block %s of size %d from %s")`, and there are only a few
 # dozen such statements in the program. So undo it: put a word in place of whatever looks like a
-# name or a number. That is called *masking*. Watch the number of different lines:
+# name or a number. That is *masking*. Watch the number of different lines:
 
 # %%
 drafts = [
@@ -123,7 +125,7 @@ for kind, count in kinds.most_common():
 
 # %% [markdown]
 # Did that go too far? If two statements of the program had become one kind, something would be
-# lost. The program says nothing about its statements, but each line names the part of the program
+# lost. Each line names the part of the program
 # (its *component*) that wrote it, and a statement stands in one place. So a kind of line that comes
 # from two components would be a mixture. The share of lines that agree with the commonest component
 # of their kind is called *purity*:
@@ -143,8 +145,8 @@ f"{purity:.4f}"
 # It can't see two statements of one component that became one, nor one statement that became two. For
 # that, read the list: a few dozen lines are soon read.
 #
-# The library's patterns are more general than these four, since other logs name other things: web
-# addresses, times, identifiers of many kinds, IPv6 and MAC addresses. The block's name needs no
+# The library's patterns are more general: other logs name web addresses, times, identifiers of many
+# kinds, IPv6 and MAC addresses. The block's name needs no
 # pattern of its own there: a word with six digits in a row counts as an identifier.
 
 
@@ -169,7 +171,7 @@ class Masks:
         ]
 
     def __call__(self, line: str) -> str:
-        """The event of a line; blanks count once, and what is overlong is cut off."""
+        """The event of a line; spaces count once, and what is overlong is cut off."""
         event = line[:LONGEST_LINE]
         for word, pattern in self._compiled:
             event = pattern.sub(word, event)
@@ -210,190 +212,9 @@ codes = Masks(
 [codes(line) for line in lost + statuses]
 
 # %% [markdown]
-# Both need a knowledge of the log that a stranger to it lacks. And a mask misses whatever looks like
-# any other word: in `session opened for user alice`, each user would make a kind of line of their own.
-#
-# ## Learnt from the log
-# The log itself knows better. Take all lines of one kind, and look at one *place* in them. If
-# hundreds of different words have stood there, it holds a value, whatever they look like. If
-# the same two or three have come again and again, it holds a word of the language, even if it is a number.
-# So turn the order around: hide every word that *could* be a value, find out which lines are of one
-# kind, and then let the log say which places to uncover.
-#
-# **First, hide.** A word could be a value if it has a digit, a slash, an inner dot or an @ in it, stands
-# in quotation marks, or follows an equals sign. Words recur: each is looked at once and then
-# looked up, which is several times as quick as six patterns over every line.
-
-# %% tags=["nbval-check-output"]
-cut = Words()
-line = "worker[4121]: GET /index.html status=200 took 12ms, user=alice"
-[cut[word] for word in line.split()]
-
-# %% [markdown]
-# A line with its values hidden is a *form*. **Second, group.** Two forms are of one kind if they are
-# equally long, begin with the same word, and agree in at least three quarters of their fixed words;
-# where they differ, any word may stand. That is the idea of Drain (He et al., 2017). Drain reads line after
-# line, so that its result depends on their order. We have the whole normal log at hand: the
-# commonest forms come first, and the order of lines doesn't matter.
-#
-# **Third, uncover.** What share of the lines to come will have a value at a place that was never seen there?
-# I. J. Good found the estimate in 1953, in the wake of work with Turing on ciphers: as many as
-# have been seen *once*. Suppose 200 came ninety times, 304 nine times and 500 once, then one line in
-# a hundred will bring something new. We add one to both, so that little evidence never looks
-# like certainty, and call a place a *code* if at most eight values have been seen there and at most
-# one line in ten is expected to bring another.
-
-
-# %% [markdown]
-# All three together. What is learnt is then *frozen*: the event of a line never depends on the
-# lines that came before it. At a code, a value that normal lines never had becomes `<new>`.
-
-
-# %%
-#| export
-class Templates(Kinds):
-    """Lines to events, learnt from normal lines, and frozen: a line is what it was."""
-
-    similar = 0.75  # share of the fixed words that lines of a kind have in common
-
-    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
-        """The kind that a form fits best; None where too few fixed words agree."""
-        best, most = None, (similar, -1)
-        for kind in self.beginning_like(form):
-            agree = [
-                word == other
-                for word, other in zip(kind.words, form, strict=True)
-                if word is not None and word != MANY
-            ]
-            share = sum(agree) / len(agree) if agree else 1.0
-            if (share, len(agree)) > most:
-                best, most = kind, (share, len(agree))
-        return best
-
-    @staticmethod
-    def is_code(seen: Counter, n: int) -> bool:
-        """Whether a place, seen n times, has few values, and another would be news.
-
-        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
-        What merely counts, as 1, 2 and 3 do, is none, nor is a number of four digits.
-        """
-        once = sum(times == 1 for times in seen.values())
-        numbers = sorted(int(value) for value in seen if value.isdigit())
-        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
-        return (
-            len(seen) <= Form.few
-            and seen.total() == n  # else there were more than were counted
-            and (once + 1) / (n + 1) <= 0.1
-            and (numbers == [0, 1] or not counts)
-            and all(CODE.fullmatch(value) for value in seen)
-        )
-
-    @classmethod
-    def learn(
-        cls, lines: Iterable[str], masks: dict[str, str] | None = None
-    ) -> "Templates":
-        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
-        self = cls(masks=masks)
-        # 1. The forms of the lines, how often each came, and with which values.
-        forms = self.forms(lines)
-        # 2. Forms that differ in few words are one kind: those that are common first.
-        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
-            kind = self.closest(form, self.similar)
-            if kind is None:
-                self.add(Kind(list(form)))
-            else:
-                pairs = zip(kind.words, form, strict=True)
-                kind.words = [a if a == b else None for a, b in pairs]
-        # 3. Places of a kind that have few values are codes.
-        for kind, members in self.members(forms):
-            n = sum(forms[form].times for form in members)
-            kind.codes = {
-                place: sorted(seen)
-                for place, seen in values_at(kind, members, forms).items()
-                if cls.is_code(seen, n)
-            }
-        return self
-
-
-# %% [markdown]
-# Which places are codes?
-
-# %% tags=["nbval-check-output"]
-{
-    "status": Templates.is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
-    "users": Templates.is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
-    "workers": Templates.is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
-}
-
-# %% [markdown]
-# The lines that masks destroyed, once more. This log has 300 normal ones; the last four lines are
-# new to it:
-
-# %% tags=["nbval-check-output"]
-users = [first + last for first in "bdfhk" for last in "an ill ob eter ora".split()]
-web = [f"GET /page/{i % 97} {(200, 200, 304)[i % 3]} {i}ms" for i in range(120)]
-web += [f"worker {i} exited with 0" for i in range(1000, 1120)]
-web += [f"session opened for user {user}" for user in users]
-learnt = Templates.learn(web)
-strange = [
-    "GET /page/1234 200 17ms",
-    "GET /etc/passwd 500 58000ms",
-    "worker 7 exited with 137",
-    "session opened for user zoe",
-]
-[learnt(line) for line in strange]
-
-# %% [markdown]
-# A new page and a new user are no news; 500 and 137 are, and nobody had to say so. On the log of this
-# chapter, does it find the kinds that the masks found?
-
-# %%
-kinds = Templates.learn(lines)
-uncovered = [kinds(line) for line in lines]
-together = set(zip(events, uncovered, strict=True))
-assert len(together) == len(set(events)) == len(set(uncovered))
-f"{len(together)} kinds, the same by masks as learnt"
-
-# %% [markdown]
-# How does it do elsewhere? [loghub](https://github.com/logpai/loghub) has 2,000 lines of each of sixteen
-# systems, with the true kind of each line. The usual measure is hard: a line counts only if its
-# group holds exactly the lines that its true kind has. We chose the settings above on the first eight
-# (by alphabet), and then ran all sixteen, [Drain3](https://github.com/logpai/Drain3) (the usual
-# program for it, without a release since 2022) beside it as it is installed:
-
-# %%
-report = json.loads(Path("../benchmarks/loghub.json").read_text())["mean"]
-{
-    part: {
-        "learnt": row["content"],
-        "learnt, codes kept apart": row["content, codes apart"],
-        "Drain3": row["drain3"]["content"],
-        "masks": row["masks"]["content"],
-    }
-    for part, row in report.items()
-}
-
-# %% [markdown]
-# To keep codes apart costs accuracy by that measure, which knows no codes: 200 and 404 are one kind to it. On the
-# eight systems that nothing was chosen on, the kinds learnt are ahead of Drain3 as it is installed, 0.81 to 0.65;
-# with codes kept apart they are level with it, at 0.67. (With patterns written for each system, Drain reaches about
-# 0.87 in the literature: Zhu et al., 2019.) Codes kept apart pay elsewhere. Fit on the first 1,400 lines, how many of the other 600 are "never seen", and how
-# many of these are really of a new kind? (`no_news` are the false ones, `true` the right ones,
-# of as many as there are.)
-
-# %%
-{
-    "learnt": report["all"]["news"],
-    "Drain3": report["all"]["drain3"]["news"],
-    "Drain3, on masked lines": report["all"]["drain3"]["news, masked"],
-    "masks": report["all"]["masks"]["news"],
-}
-
-# %% [markdown]
-# Masks cry wolf more often than not; an administrator would switch that off. Drain3 behind masks is quiet, but
-# it forgets for it: where a line differs in few words from a known kind, it is taken for that kind.
-# What is learnt is frozen here, so a line that differs at a fixed word is never taken for a known kind. `detect` (chapter 16's detector on the command line) uses what is learnt; for
-# the HDFS log, whose masks are known to be right, this course stays with masks, which can be read at a glance.
+# But writing such masks takes knowledge of the log that a newcomer doesn't have. And a mask misses whatever
+# looks like any other word: in `session opened for user alice`, each user would make a kind of line of their
+# own. The last section does without masks.
 
 # %% [markdown]
 # ## Sessions
@@ -420,18 +241,14 @@ show(
 f"{np.mean(np.array(lengths) <= 63):.1%} fit into a window of 64, their begin included"
 
 # %% [markdown]
-# *Most blocks are told in 10 to 35 lines, and a few lengths are far commoner than others. A window
-# of 64 sees nearly every whole life.*
+# *Most blocks take 10 to 35 lines, and a few lengths are far more common than others. Nearly every
+# session fits whole into a window of 64.*
 #
 # Where lines carry no such name, as in the log of a firewall, *time* can group them: all lines of
-# the same minute, say. That is cruder: what happens at a border is torn apart. The library does
-# both, from plain or gzipped files or standard input, with whatever bytes are in them.
-
-
-# %% [markdown]
-# Reading files, and the many ways to write a time, are no lesson of this course; `read_lines` and
-# `seconds_of` in `tinygpt_lib/basics/loglines.py` do that. `SessionFinder`, beside them, says to which
-# session a line belongs, by a regular expression or by time:
+# the same minute, say. That is cruder: what happens at a border is torn apart. Reading files, and the many
+# ways to write a time, are no lesson of this course; `read_lines` and `seconds_of` in
+# `tinygpt_lib/basics/loglines.py` do that. `SessionFinder`, beside them, says to which session a line
+# belongs, by a regular expression or by time:
 
 # %%
 web, syslog = "25/Nov/2026:03:12:01 +0100", "Nov 25 03:12:01"
@@ -505,7 +322,7 @@ f"{len(found):,} sessions"
 
 # %% [markdown]
 # And on another log, that of an SSH server which faces the network. It names the process that serves a
-# connection; that is a session. (Addresses from 203.0.113.0 are set aside for examples.)
+# connection; that is a session.
 
 # %%
 sshd = """\
@@ -538,7 +355,7 @@ list(windows)
 # every event of the training is known, the model never sees that id, and what it says after one is
 # a guess. With `at_least=2` the rarest events stay unknown, so that it learns what may follow; that
 # also bounds the vocabulary of a log whose names no mask has caught.) Second, that a session
-# begins, and that it ends, are tokens of their own. What a session begins with can be learnt then,
+# begins, and that it ends, are tokens of their own. What a session begins with can be learned then,
 # and that it is over too soon can be noticed.
 
 
@@ -654,9 +471,9 @@ len(train_ids), len(val_ids)
 
 # %% [markdown]
 # ## Surprise, event by event
-# The measure is the old one, the loss. But now it shall be known for each event by itself: its
-# *surprisal*, minus the logarithm of the probability that the model gave it, given all earlier
-# events of its own session and nothing else. One session by hand first, with counted pairs: the
+# The measure is the old one, the loss, but now for each event by itself. This is its *surprisal*: minus the
+# logarithm of the probability that the model gave it, given all earlier events of its own session and
+# nothing else. One session by hand first, with counted pairs: the
 # log-probabilities of all next events, and of these the ones that came.
 
 # %%
@@ -665,8 +482,8 @@ by_hand = -pair(one[None, :-1])[0].gather(1, one[1:, None])[:, 0]
 by_hand[:6]
 
 # %% [markdown]
-# For many sessions `evaluate` can't do that, its windows lie anywhere. So the sessions are laid
-# below each other, filled up to equal length, and each begins where its window begins. A session
+# For many sessions `evaluate` can't do that, because its windows start anywhere. So the sessions are laid
+# below each other and *padded* to equal length, and each begins where its window begins. A session
 # that is longer than the model's window is read in windows that overlap by half, so that every
 # event has at least half a window before it.
 
@@ -688,7 +505,7 @@ def in_windows(
         windows.append((i, 0, 0, min(n, block_size)))
         for s in range(step, n - block_size + step, step):
             windows.append((i, s, block_size - step, min(n - s, block_size)))
-    # Windows of about the same length together: little is filled up in vain.
+    # Windows of about the same length together: little is padded in vain.
     windows.sort(key=lambda window: window[-1])
     while windows:
         longest = windows[-1][-1]
@@ -794,10 +611,10 @@ counted = {n: bits_per_event(counts[n], val_coded, 64) for n in counts}
 
 # %% [markdown]
 # A whole line, its names and numbers aside, costs less than a single character of Shakespeare: a
-# machine is far more regular than a poet. Now the GPT: chapter 10's parts and chapter 12's
-# optimizer, small, since there are few kinds of events. How long must it learn? A part of the stream that
-# it never learns from can say: once that is no better by a hundredth after twenty more steps, the rate
-# falls to zero, in as many steps again. On this log that takes about two hundred in all.
+# machine is far more regular than a poet. Now the GPT, small, since there are few kinds of events. It takes
+# 800 steps. The next chapter wants three such models in seconds, so `learn` can also stop early: once the
+# loss on a part of the stream that is never learned from is no better by a hundredth after twenty more steps,
+# the rate falls to zero, in as many steps again.
 
 
 # %%
@@ -823,12 +640,14 @@ def log_config(vocab_size: int) -> FastConfig:
     return FastConfig(vocab_size, **shape, **MODERN)
 
 
-def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
-    """A GPT that has learnt a stream of ids (N,), until it gets no better.
+def learn(
+    ids: Tensor, config: FastConfig, seed: int = 0, early: bool = True
+) -> FastGPT:
+    """A GPT that has learned a stream of ids (N,), a short one ten times at most.
 
-    It is tried on the last tenth, 2,048 ids at most, which it never learns: once that
-    is no better by 1 % after 20 more steps, the rate falls to zero in as many steps as
-    it took so far. A short stream is read ten times at most. Your random numbers stay.
+    Stopping `early`: it is tried on the last tenth, 2,048 ids at most, which it never
+    learns. Once that is no better by 1 % after 20 more steps, the rate falls to zero in
+    as many steps as it took so far. Your random numbers stay.
     """
     plan, best = LogPlan(seed=seed), math.inf
     ten_times = 10 * len(ids) // (plan.batch_size * config.block_size)
@@ -842,7 +661,7 @@ def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
         trainer.optimizer = Muon.of(model, plan)  # chapter 12's
         while trainer.step < plan.steps:
             trainer.take_step()
-            if trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
+            if early and trainer.step % 20 == 0 and 2 * trainer.step < plan.steps:
                 nats = evaluate(model, ids[cut:])
                 if nats > 0.99 * best:
                     plan.steps = 2 * trainer.step
@@ -851,16 +670,24 @@ def learn(ids: Tensor, config: FastConfig, seed: int = 0) -> FastGPT:
 
 
 # %%
-start = time.perf_counter()
-model = learn(train_ids, log_config(V))
-bits = bits_per_event(model, val_coded)
-f"{bits:.3f} bits after {time.perf_counter() - start:.0f} s"
+start = time.process_time()
+NGram(train_ids, most, V, strengths[most])
+seconds, costs = time.process_time() - start, {}
+costs["counts"] = f"{counted[most]:.3f} bits, {seconds:.1f} s of CPU"
+for name, early in (("GPT, stopped early", True), ("GPT, 800 steps", False)):
+    start = time.process_time()
+    model = learn(train_ids, log_config(V), early=early)
+    seconds = time.process_time() - start
+    bits = bits_per_event(model, val_coded)
+    costs[name] = f"{bits:.3f} bits, {seconds:.0f} s of CPU"
+costs
 
 # %% [markdown]
-# Is that luck? [benchmarks/log_model.py](../benchmarks/log_model.py) has trained it with three seeds. The
+# The table costs nothing, and the GPT that stopped early is behind it: it is the last steps, and their falling
+# rate, that put it ahead. Is that luck? [benchmarks/log_model.py](../benchmarks/log_model.py) has trained it with three seeds. The
 # first of them is ours, so it must be found again. (Not to the last digit: another processor rounds
-# otherwise, and after some hundred steps the weights differ a little. Another seed moves the result by
-# thousandths of a bit, so a hundredth or two is ample room.)
+# otherwise, and after a hundred steps the weights differ a little. Another seed moves the result by
+# thousandths of a bit, so two hundredths are ample room.)
 
 # %%
 by_seed = json.loads(Path("../benchmarks/log_model.json").read_text())
@@ -891,8 +718,10 @@ show(
 )
 
 # %% [markdown]
-# *At the first places both know the same. The GPT is ahead late in the session, where something has
-# to be remembered from further back than the table reaches with enough counts.*
+# *Up to about place 20 both know the same. The peak at 13: the block has been written, and whether its log
+# ends here, or it will be read or deleted, nothing before it says. The GPT is ahead late in the session (places
+# 23, 25 and 29), where something has to be remembered from further back than the table reaches
+# with enough counts.*
 #
 # ## It writes
 # A language model can write. Start with a begin, stop at the first end, and what comes out is the
@@ -909,11 +738,10 @@ for row in written.tolist():
 print(tokenizer.decode(drawn[0]), end="")
 
 # %% [markdown]
-# Is that plausible, or only learnt by heart? A block's life can be told in many orders. So ask how
+# Is that plausible, or only learned by heart? The lines of a block can come in many orders. So ask how
 # many of the sessions that it wrote (those that came to an end within the window) stand, event for
 # event, among those of the training; and, for comparison, how many of the real validation sessions
-# do. And of the ones that are new: how many are real ones all the same, since they stand among
-# those of the validation?
+# do. And of the new ones: how many are real after all, because they occur in the validation data?
 
 # %%
 known = {tuple(tokenizer.encode_session(s)[1:-1].tolist()) for s in train_sessions}
@@ -929,10 +757,11 @@ assert len(drawn) > 100
 }
 
 # %% [markdown]
-# It repeats what it has read nearly as often as life does, and invents a little more. None of its inventions can be
-# shown to be real, but there are few real new ones to meet. Keep the third share in mind: most normal sessions have been there before, event for event. So a detector
-# that calls every new session an alarm, without any model, is quiet for nearly all normal ones, and
-# every test of a detector on this data must be compared with that one.
+# It repeats what it has read a little less often than real sessions do. None of its inventions can be
+# shown to be real, but there are few real new ones to meet. Keep the third share in mind:
+# most normal sessions have been there before, event for event. So a detector that raises an alarm for every
+# new session, without any model, leaves 93 % of normal ones alone, and every detector tested on this data
+# must be compared with that one.
 #
 # What do the models say of the validation sessions that are really new?
 
@@ -943,7 +772,7 @@ assert new
 
 # %% [markdown]
 # ## What follows what
-# At last a picture of what the model knows. Give it 400 of the validation sessions, and take the
+# A picture of what the model knows. Give it 400 of the validation sessions, and take the
 # mean of what it expects after each kind of event. That is what a count of pairs knows too. So do
 # it once more for a single kind, the order to delete a copy (`NameSystem.delete`), but apart for
 # its first, second and third time in a session:
@@ -1003,15 +832,212 @@ show(
 # depends on how often it has come already. While machines are left that have a copy, the next one
 # is reported; after the third the deleting begins. Pairs can't know that. A 4-gram could: it sees the
 # three lines before. What it can't see is what stands further back.*
+
+# %% [markdown]
+# ## When nobody has written masks
+# The log itself knows what varies. Take all lines of one kind, split them into words, and look at one *place*
+# in them. If hundreds of different words have stood there, it holds a value, whatever they look like. If the
+# same few have come again and again, it holds a word of the language, even if it is a number.
 #
+# What share of the lines to come will have a word there that was never seen at that place? I. J. Good found
+# the estimate in 1953, in the wake of work with Turing on ciphers: as many as have been seen *once*. We add
+# one to both, so that little evidence never looks like certainty. By hand, for one kind of line of a web
+# server: how many different words stand at each place, and how many lines will bring another?
+
+# %% tags=["nbval-check-output"]
+web = [f"GET /page/{i % 97} {(200, 200, 304)[i % 3]} {i}ms" for i in range(120)]
+by_place = {}
+for words in zip(*map(str.split, web), strict=True):
+    seen = Counter(words)
+    once = sum(times == 1 for times in seen.values())
+    by_place[words[0]] = len(seen), f"{(once + 1) / (len(web) + 1):.0%}"
+by_place
+
+# %% [markdown]
+# Pages and times are values: most lines will bring another. The status is none, though it is a number. Call
+# a place a *code* if at most eight values have been seen there and at most one line in ten is expected to
+# bring another.
+#
+# Which lines are of one kind is not known yet, so begin the other way round.
+#
+# **First, hide.** A word could be a value if it has a digit, a slash, an inner dot or an @ in it, stands
+# in quotation marks, or follows an equals sign. `Words`, a dictionary in `basics/logwords.py`, looks at each
+# word once: what is fixed in it, and its values.
+
+# %% tags=["nbval-check-output"]
+cut = Words()
+line = "worker[4121]: GET /index.html status=200 took 12ms, user=alice"
+[cut[word] for word in line.split()]
+
+# %% [markdown]
+# A line with its values hidden is a *form*. **Second, group.** Two forms are of one kind if they are
+# equally long, begin with the same word, and agree in at least three quarters of their fixed words;
+# where they differ, any word may stand. That is the idea of Drain (He et al., 2017). Drain reads line after
+# line, so that its result depends on their order. We have the whole normal log at hand: the
+# commonest forms come first, and the order of lines doesn't matter.
+#
+# **Third, uncover** the codes, as by hand above. Then all is *frozen*: the event of a line never depends on
+# the lines that came before it. At a code, a value that normal lines never had becomes `<new>`.
+#
+# All three together. A `Kind` holds its words, with None where any may stand, and its codes; `Kinds` keeps
+# those that are found, and looks lines up among them.
+
+
+# %%
+#| export
+class Templates(Kinds):
+    """Lines to events, learned from normal lines, and frozen: a line is what it was."""
+
+    similar = 0.75  # share of the fixed words that lines of a kind have in common
+
+    def closest(self, form: tuple[str, ...], similar: float = 1.0) -> Kind | None:
+        """The kind that a form fits best; None where too few fixed words agree."""
+        best, most = None, (similar, -1)
+        for kind in self.beginning_like(form):
+            agree = [
+                word == other
+                for word, other in zip(kind.words, form, strict=True)
+                if word is not None and word != MANY
+            ]
+            share = sum(agree) / len(agree) if agree else 1.0
+            if (share, len(agree)) > most:
+                best, most = kind, (share, len(agree))
+        return best
+
+    @staticmethod
+    def is_code(seen: Counter, n: int) -> bool:
+        """Whether a place, seen n times, has few values, and another would be news.
+
+        About (seen once + 1) / (n + 1) of the lines to come have another (Good, 1953).
+        Numbers that merely count (1, 2, 3) are no code, nor is one of four digits.
+        """
+        once = sum(times == 1 for times in seen.values())
+        numbers = sorted(int(value) for value in seen if value.isdigit())
+        counts = len(numbers) > 1 and numbers[-1] - numbers[0] < 2 * len(numbers)
+        return (
+            len(seen) <= Form.few
+            and seen.total() == n  # else there were more than were counted
+            and (once + 1) / (n + 1) <= 0.1
+            and (numbers == [0, 1] or not counts)
+            and all(CODE.fullmatch(value) for value in seen)
+        )
+
+    @classmethod
+    def learn(
+        cls, lines: Iterable[str], masks: dict[str, str] | None = None
+    ) -> "Templates":
+        """The kinds of normal lines; `masks`, as of Masks, come before all else."""
+        self = cls(masks=masks)
+        # 1. The forms of the lines, how often each came, and with which values.
+        forms = self.forms(lines)
+        # 2. Forms that differ in few words are one kind: those that are common first.
+        for form in sorted(forms, key=lambda form: (-forms[form].times, form)):
+            kind = self.closest(form, self.similar)
+            if kind is None:
+                self.add(Kind(list(form)))
+            else:
+                pairs = zip(kind.words, form, strict=True)
+                kind.words = [a if a == b else None for a, b in pairs]
+        # 3. Places of a kind that have few values are codes.
+        for kind, members in self.members(forms):
+            n = sum(forms[form].times for form in members)
+            kind.codes = {
+                place: sorted(seen)
+                for place, seen in values_at(kind, members, forms).items()
+                if cls.is_code(seen, n)
+            }
+        return self
+
+
+# %% [markdown]
+# Which places are codes?
+
+# %% tags=["nbval-check-output"]
+{
+    "status": Templates.is_code(Counter({"200": 90, "304": 9, "500": 1}), 100),
+    "users": Templates.is_code(Counter({"alice": 3, "bob": 1, "carol": 1}), 5),
+    "workers": Templates.is_code(Counter({"1": 30, "2": 32, "3": 29}), 91),
+}
+
+# %% [markdown]
+# The lines that masks destroyed, once more. This log has 300 normal ones; the last four lines are
+# new to it:
+
+# %% tags=["nbval-check-output"]
+users = [first + last for first in "bdfhk" for last in "an ill ob eter ora".split()]
+web += [f"worker {i} exited with 0" for i in range(1000, 1120)]
+web += [f"session opened for user {user}" for user in users]
+templates = Templates.learn(web)
+strange = [
+    "GET /page/1234 200 17ms",
+    "GET /etc/passwd 500 58000ms",
+    "worker 7 exited with 137",
+    "session opened for user zoe",
+]
+[templates(line) for line in strange]
+
+# %% [markdown]
+# A new page and a new user are no news; 500 and 137 are, and nobody had to say so. On the log of this
+# chapter, does it find the kinds that the masks found?
+
+# %%
+kinds = Templates.learn(lines)
+uncovered = [kinds(line) for line in lines]
+together = set(zip(events, uncovered, strict=True))
+assert len(together) == len(set(events)) == len(set(uncovered))
+f"{len(together)} kinds, the same by masks as learned"
+
+# %% [markdown]
+# How does it do elsewhere? [loghub](https://github.com/logpai/loghub) has 2,000 lines of each of sixteen
+# systems, with the true kind of each line. The usual measure is hard: a line counts only if its
+# group holds exactly the lines that its true kind has. We chose the settings above on the first eight
+# (by alphabet), and then ran all sixteen, [Drain3](https://github.com/logpai/Drain3) (the usual
+# program for it, without a release since 2022) beside it as it is installed:
+
+# %%
+report = json.loads(Path("../benchmarks/loghub.json").read_text())["mean"]
+{
+    part: {
+        "learned": row["content"],
+        "learned, codes kept apart": row["content, codes apart"],
+        "Drain3": row["drain3"]["content"],
+        "masks": row["masks"]["content"],
+    }
+    for part, row in report.items()
+}
+
+# %% [markdown]
+# To keep codes apart costs accuracy by that measure, which knows no codes: 200 and 404 are one kind to it. On the
+# eight systems that nothing was chosen on, the kinds learned are ahead of Drain3 as it is installed, 0.81 to 0.65;
+# with codes kept apart they are level with it, at 0.67. (With patterns written for each system, Drain reaches about
+# 0.87 in the literature: Zhu et al., 2019.) Codes kept apart pay elsewhere. Fit on the first 1,400 lines, how many of the other 600 are "never seen", and how
+# many of these are really of a new kind? (`no_news` are the false ones, `true` the right ones,
+# of as many as there are.)
+
+# %%
+{
+    "learned": report["all"]["news"],
+    "Drain3": report["all"]["drain3"]["news"],
+    "Drain3, on masked lines": report["all"]["drain3"]["news, masked"],
+    "masks": report["all"]["masks"]["news"],
+}
+
+# %% [markdown]
+# Masks cry wolf more often than not; an administrator would switch that off. Drain3 behind masks is quiet, but
+# at a price: it misses 90 of the 1,122, because a line that differs in few words from a known kind is taken
+# for that kind. What is learned is frozen here, so a line that differs at a fixed word is never taken for a
+# known kind. `detect` (chapter 16's detector on the command line) reads logs in this way; the chapters stay
+# with masks, which can be read at a glance.
+
+# %% [markdown]
 # ## Summary
 # A log is a language with few words, once what varies is masked: four patterns turn 222,579 lines
-# into 32 kinds. Where nobody has written patterns, the log says by itself what varies: hide all that may be
-# a value, group what is alike, uncover the places with few values. Lines of one job make a session, by what a regular expression finds, or by time. A
-# GPT of an eighth of the size of chapter 07's learns the sessions' grammar in a minute or two,
-# to 0.346 bits per event; the best table of counts, which looks back on fourteen events, needs 0.359.
-# Where a session is new, the distance is larger: about 0.75 against 0.96. What the model does not expect
-# is rare; the next chapter asks whether it is also wrong.
+# into 32 kinds. Lines of one job make a session, by what a regular expression finds, or by time. A GPT an
+# eighth the size of chapter 07's learns the sessions' grammar in half a minute, to 0.346 bits per event. The
+# best table of counts, which looks back fourteen events and is filled in one pass, needs 0.359: over all
+# sessions the GPT gains 4 %, and where a session is new more, 0.78 against 0.96. Stopped early it is behind
+# the table. Where nobody has written patterns, the log says by itself what varies. What the model does not expect is rare; the next
+# chapter asks whether it is also wrong.
 #
 # ## Exercises
 # **1.** Which single event of the validation sessions surprised the model most, and what had it

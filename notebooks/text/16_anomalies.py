@@ -18,8 +18,11 @@
 # # 16 · Anomalies
 # > Can surprise find faults?
 #
-# Where we are: a GPT that knows how the life of a block is told, to 0.346 bits per event. When
-# something goes wrong, something else is told, and the model should be surprised. This chapter turns
+# *An hour to read, a minute of CPU to run. It uses the sessions and the GPT (15); figures on
+# other data lie in a file.*
+#
+# Where we are: a GPT that knows what a block's log looks like, to 0.346 bits per event. When
+# something goes wrong, other lines appear, and the model should be surprised. This chapter turns
 # surprise into an alarm: for each session a verdict, how often such a verdict is wrong, which line was
 # the surprising one, and what had been expected there.
 #
@@ -67,8 +70,8 @@ from tinygpt_lib.gpt import GPT
 from tinygpt_lib.logs import END, EventTokenizer, in_windows, learn, log_config
 
 # %% [markdown]
-# ## What may be learnt from, and what is judged
-# A detector is used on days that come after those it has learnt from, so that is how it is tried. It is
+# ## What may be learned from, and what is judged
+# A detector is used on days that come after those it has learned from, so that is how it is tried. It is
 # 18:00 of the second day, and it is fitted on what the log says by then: on the normal sessions that
 # have begun, as far as they have come. It is tried on all that begin later. With a random cut the
 # detector would know the future.
@@ -198,8 +201,7 @@ def read_sessions(
 
 
 # %% [markdown]
-# Two models, five kinds of events, and event 3 came. (Kind 1 is BEGIN, which gets no chance, since
-# it never comes within a session.)
+# Two models, five kinds of events, and event 3 came. (Kind 1 is BEGIN.)
 
 # %%
 chances = torch.tensor([[0, 0, 0.7, 0.2, 0.1], [0, 0, 0.5, 0.1, 0.4]])
@@ -228,6 +230,7 @@ odd = [i for i in np.flatnonzero(anomalous) if nats[i].max() > 6 and len(nats[i]
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
 for ax, i, color in zip(axes, (usual[0], odd[0]), (BLUE, RED), strict=True):
     ax.bar(range(len(nats[i])), nats[i], color=color)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="place in the session (the last one: its end)")
 axes[0].set(ylabel="surprisal, nats", title="normal")
 axes[1].set(title="labelled anomalous")
@@ -249,12 +252,13 @@ worst, tokenizer.names[coded[odd[0]][worst + 1]]
 # counts too, in the plainest way: how far is the session from the *nearest* normal one? A vector holds
 # how often each event came; the L1 distance of two vectors adds up their differences.
 #
-# One more change makes it much better. A fourth read after three says less than a first error after
+# One more change often helps. A fourth read after three says less than a first error after
 # none, though both differ by one. Counts that vary by chance spread as their square root does (a
 # Poisson count of n has the deviation √n), and roots of counts spread alike whatever n is (Anscombe,
 # 1948). So take roots first: from none to one is then a distance of 1, from three to four one of 0.27.
-# On the sessions of DeepLog, below, that alone moves average precision from 97.5 to 99.0, and where the log is cut
-# by time F1 from 69 to 91.
+# On the sessions of DeepLog, below, that alone moves average precision from 97.5 to 99.0, with the same F1
+# (98.6 and 98.4 at 0.2 %); where the log is cut by time it moves F1 from 69 to 91, with the same average
+# precision (85).
 #
 # Of a session that may go on, what is missing may still come. Only what there is too much of counts.
 
@@ -342,7 +346,7 @@ kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
 # The last score is larger than all that were seen, and still p is 0.1: of ten draws, one must be the
 # largest. So a rate of 0.002 needs at least 499 normal sessions; given fewer, a detector must refuse.
 #
-# What is kept back is not learnt from. The way out is to deal the sessions into three *folds* and to
+# What is kept back is not learned from. The way out is to deal the sessions into three *folds* and to
 # fit three models, each on two of the folds. Then every session was kept back from one model. A new
 # session is scored by all three, and each model's score is compared with that model's scores of the
 # fold it never saw. (Vovk, 2015, calls this *cross-conformal*.) One model alone is a matter of luck at
@@ -354,7 +358,7 @@ kept = [1, 1, 2, 2, 2, 3, 4, 5, 7]
 def p_values(held_out: Sequence[Tensor], scores: Tensor) -> Tensor:
     """Conformal p-values (N,) of scores (K, N) by K models, each with its own fold.
 
-    `held_out` are, for each model, the scores of normal sessions it has not learnt
+    `held_out` are, for each model, the scores of normal sessions it has not learned
     from, in rising order. Scores that differ by rounding tie. Vovk, 2015.
     """
     at_least = torch.zeros(scores.shape[1:], dtype=torch.int64)
@@ -388,12 +392,45 @@ f"promised {a:.1%}, proven {bound:.2%} with {n:,} sessions"
 # Two witnesses, one verdict: how are they joined? By "or". Each gets half of the promised rate, so the
 # p-value of a session is twice the smaller one of
 #
-# - the p-value of its largest surprisal, among those of sessions that the model has not learnt from, and
+# - the p-value of its largest surprisal, among those of sessions that the model has not learned from, and
 # - that of its distance, among the distances of normal sessions from each other.
 #
 # Were the two added up instead, the few normal sessions with odd counts would set a threshold that no
-# surprise of order ever passes. (Adding was our first design; of five hundred shuffled sessions it
-# raised an alarm for none.) The halves cost sessions: 0.2 % needs 999 of them.
+# surprise of order ever passes. The halves cost sessions: 0.2 % needs 999 of them.
+#
+# In its barest form that is one model, the fifth of the sessions that it has not learned from, and the
+# sessions that are over. *Precision*: of the alarms, how many were faults. *Recall*: of the faults, how many
+# raised an alarm. *F1* is high only if both are: 2PR / (P + R). The share of false alarms comes with its 95 %
+# interval, which takes sessions for independent.
+
+
+# %%
+def quality(raised, bad=anomalous):
+    """Precision, recall, F1, and the false-alarm rate with its interval."""
+    raised = np.array(raised)
+    hits = (raised & bad).sum()
+    precision, recall = hits / max(1, raised.sum()), hits / bad.sum()
+    false = binomtest(int((raised & ~bad).sum()), int((~bad).sum()))
+    low, high = false.proportion_ci(method="exact")
+    return {
+        "precision": round(float(precision), 3),
+        "recall": round(float(recall), 3),
+        "F1": round(float(2 * precision * recall / max(1e-9, precision + recall)), 3),
+        "false alarms": f"{false.statistic:.2%} ({low:.2%} to {high:.2%})",
+    }
+
+
+kept_back = [coded_done[i] for i in order[len(known) :]]
+kept = [reading.nats.max() for reading in read_sessions([model], kept_back, price)]
+largest = torch.stack([nats[i].max() for i in np.flatnonzero(ended)])
+p_order = p_values([torch.stack(kept).sort().values], largest[None])
+p_counts = p_values([far.sort().values], torch.tensor(late)[None])
+p = (2 * torch.minimum(p_order, p_counts)).clamp(max=1)
+quality((p <= 0.005).numpy(), bad)
+
+# %% [markdown]
+# Those are the figures of the counts alone: of 431 kept-back sessions, half of 0.5 % allows for none that is as
+# odd. The class keeps back all 2,152, by folds, and judges sessions that may go on.
 #
 # To *rank* sessions a sum is right, since it lets both witnesses speak. An event that was never seen
 # costs the GPT log(N + 1) nats and moves the counts by 1, so that is what a distance of 1 is worth:
@@ -438,8 +475,8 @@ class SessionReport:
 
 
 # %% [markdown]
-# And the detector. `fit` counts, deals, learns, and keeps the scores of what was not learnt; `report`
-# judges one session.
+# And the detector. `fit` counts, deals, learns, and keeps the scores of what was not learned; `score` judges
+# sessions.
 
 
 # %%
@@ -449,7 +486,7 @@ class AnomalyDetector:
 
     `normal` are root counts of normal sessions (R, V), {whether only of those that have
     ended}; `far` how far those were from another; `held_out` the surprise, by each
-    member, at the sessions that it has not learnt from, {whether their ends count}.
+    member, at the sessions that it has not learned from, {whether their ends count}.
     `news`: what share of normal sessions will hold unknown events; `about`: plain data.
     """
 
@@ -636,34 +673,15 @@ class AnomalyDetector:
 
 
 # %% [markdown]
-# From a session that was cut off its events are learnt, but no END. In the stream the next session's
+# From a session that was cut off its events are learned, but no END. In the stream the next session's
 # BEGIN comes then; `weigh` takes that chance away and shares it out, so what is left is what comes
-# next if the story is not cut off.
+# next if the session goes on.
 #
 # ## Is the promise kept?
-# Fit, then look at two rates. *Precision*: of the alarms, how many were faults. *Recall*: of the faults,
-# how many raised an alarm. *F1* is high only if both are: 2PR / (P + R). The share of false alarms
-# comes with its 95 % interval, which takes sessions for independent.
+# Fit, then look at two rates.
 
 # %%
-detector = SafeDetector.fit(trial.train, ended=over, false_alarms=0.005)
-
-
-def quality(raised):
-    """Precision, recall, F1, and the false-alarm rate with its interval."""
-    raised = np.array(raised)
-    hits = (raised & anomalous).sum()
-    precision, recall = hits / max(1, raised.sum()), hits / anomalous.sum()
-    false = binomtest(int((raised & ~anomalous).sum()), int((~anomalous).sum()))
-    low, high = false.proportion_ci(method="exact")
-    return {
-        "precision": round(float(precision), 3),
-        "recall": round(float(recall), 3),
-        "F1": round(float(2 * precision * recall / max(1e-9, precision + recall)), 3),
-        "false alarms": f"{false.statistic:.2%} ({low:.2%} to {high:.2%})",
-    }
-
-
+detector = AnomalyDetector.fit(trial.train, ended=over, false_alarms=0.005)
 judged = {}
 for rate in (0.002, 0.005):
     detector.false_alarms = rate
@@ -673,10 +691,6 @@ assert judged[0.005]["F1"] > 0.75
 judged
 
 # %% [markdown]
-# `SafeDetector` is this class with what a stranger's files and arguments need: it checks them, saves
-# and loads, and judges events as they come. It stands in `tinygpt_lib/runs/detectors.py`, and
-# `from tinygpt_lib import AnomalyDetector` gives it.
-#
 # Two kinds of alarm are in there. Only those by p were promised a rate.
 
 # %%
@@ -715,8 +729,8 @@ show(
 )
 
 # %% [markdown]
-# *Blue among the red are the false alarms, about. What lies at the far right has counts that no normal
-# session comes near.*
+# *Blue to the right of about 15 are, roughly, the false alarms; some lie further out than most faults. What
+# lies at the far right has counts that no normal session comes near.*
 #
 # ## Which line, and why
 # An alarm that only says "session 4711" will be switched off within a week. This is what the operator
@@ -742,17 +756,14 @@ for event, times, elsewhere in reports[shown].counts:
 
 # %% [markdown]
 # ## What each of the two sees
-# That can be checked where it is known what is wrong. Take normal sessions that raise no alarm, and
-# insert, delete or swap one event in each (`with_fault`, which also says where).
-
-# %% [markdown]
-# A swap leaves all counts as they are, so counts can't see it. A model of order can, the GPT as well as 5-grams.
-# So does a stronger fault leave them: all events
-# of the session shuffled. For each kind, of *all* planted faults: the share that raises an alarm, and
-# the share where the most surprising event is the wrong one, alarm or not.
+# Take normal sessions that raise no alarm, and
+# insert, delete or swap one event in each (`with_fault`, which also says where). A swap
+# leaves all counts as they are, so counts can't see it. A model of order can, the GPT as well as 5-grams. A
+# stronger fault leaves them as they are, too: all events of the session shuffled. The table gives the share that raises an alarm at either rate, the share whose counts differ from the nearest
+# normal session's, and the share where the most surprising event is the wrong one, alarm or not.
 
 # %%
-rng, learnt = Random(0), {tuple(session) for session in done}
+rng, known = Random(0), {tuple(session) for session in done}
 quiet = ended & ~anomalous & [not report.anomalous for report in reports]
 quiet = [s for s, q in zip(trial.test, quiet, strict=True) if q and len({*s}) > 1]
 table = {}
@@ -764,39 +775,54 @@ for kind in ("insert", "delete", "swap", "shuffle"):
             wrong, places = rng.sample(session, len(session)), set()
         else:
             wrong, places = with_fault(session, kind, detector.tokenizer.events, rng)
-        if wrong and tuple(wrong) not in learnt:
+        if wrong and tuple(wrong) not in known:
             made.append((wrong, places))
             if kind in ("swap", "shuffle"):  # of these no count can tell
                 assert sorted(wrong) == sorted(session)
     judgements = detector.score([wrong for wrong, _ in made])
     at = [r.worst.position in p for r, (_, p) in zip(judgements, made, strict=True)]
-    table[kind] = {
-        "alarm": f"{np.mean([r.anomalous for r in judgements]):.0%}",
-        "counts differ": f"{np.mean([bool(r.counts) for r in judgements]):.0%}",
-        "place found": "" if kind == "shuffle" else f"{np.mean(at):.0%}",
-    }
+    p = np.array([r.p_value for r in judgements])
+    shares = {f"alarm at {rate:.1%}": np.mean(p <= rate) for rate in judged}
+    shares["counts differ"] = np.mean([bool(r.counts) for r in judgements])
+    shares |= {} if kind == "shuffle" else {"place found": np.mean(at)}
+    table[kind] = {name: f"{share:.0%}" for name, share in shares.items()}
 table
 
 # %% [markdown]
-# The counts see what is missing or too much, and say nothing of order. The GPT sees order: every shuffled
-# session raises an alarm, and two of five swaps, though the place is found in nine of ten. A swap seldom
-# surprises more than the oddest of the normal sessions do, and not every swap is a fault, since the order
-# of many events is free. The rate has its price here. On A, below, alarms at 0.5 % come for 40 % of
-# swapped sessions and 98 % of shuffled ones, and at 0.2 % for none: the threshold then hangs on a handful of
-# normal sessions with something in them that was never seen elsewhere.
+# The same on two data sets, a column for each seed (C are the sessions of this chapter, A those of
+# DeepLog, see below):
+
+# %%
+results = json.loads(Path("../benchmarks/anomalies.json").read_text())
+for name in ("C", "A"):
+    for kind in table:
+        planted = [seed["planted"][kind] for seed in results[name]["seeds"]]
+        shares = {
+            f"{float(rate):.1%}": " ".join(
+                f"{p['flagged'][rate] / p['made']:4.0%}" for p in planted
+            )
+            for rate in ("0.002", "0.005")
+        }
+        print(name, f"{kind:8}", shares)
+
+# %% [markdown]
+# The counts see what is missing or too much, and say nothing of order. The GPT sees order. At 0.5 % nearly every
+# shuffled session raises an alarm, and about a third of the swaps, though the place is found in eight of ten:
+# a swap seldom surprises more than the oddest of the normal sessions do, and not every swap is a fault: much of the
+# order is free. At 0.2 % order is all or nothing. Half of that is 0.1 %, which allows for one of C's 2,152 kept-back sessions. Where two of these surprise as
+# much as a shuffled session, none gets through: so with one of the three detectors of C,
+# and two of A.
 #
 # ## Against rules that anybody could write
-# One run on one log proves little. `benchmarks/anomalies.py` does the same, with seeds, on other
-# data. **A** is HDFS as DeepLog (Du et al., 2017) split it: 16,838 anomalous test sessions and
+# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds, on three
+# data sets. **A** is HDFS as DeepLog (Du et al., 2017) split it: 16,838 anomalous test sessions and
 # 553,366 normal ones (here a sample of 22,059, weighted to stand for them). **C** are the sessions of
 # this chapter. **ADFA** are the system calls of a Linux server and of six attacks on it (Creech and Hu,
 # 2013). Beside the detector stand rules that take a minute to write, nearest neighbour on counts and
 # on their roots alone, and 5-grams in place of the GPTs, all under the same p-values and the same rates:
-# 0.2 %, 0.5 % and 5 %, where there are sessions enough to promise them. (What is committed is printed
-# below; figures of ADFA by trials stand in `benchmarks/LOG.md`.)
+# 0.2 %, 0.5 % and 5 %, where there are sessions enough to promise them.
 
 # %%
-results = json.loads(Path("../benchmarks/anomalies.json").read_text())
 keys = ("f1", "recall", "precision", "false_alarms")
 
 
@@ -838,16 +864,17 @@ for name, result in results.items():
     print(name, ranks)
 
 # %% [markdown]
-# An honest reading. On A at 0.2 % the detector is ahead of the rules of a minute, 98 against 95 and 96,
-# and nearest neighbour on root counts, without any GPT, is as good. On C the counts alone are ahead, 91
-# against 87: the GPTs raise more false alarms as the times change. What is told of a block in HDFS is
-# nearly settled by how often each line comes, and no label here asks for more. What the GPT adds is
-# in the table of planted faults above: the order of events, which no count can see, and with each alarm
-# a line and what had been expected there.
+# An honest reading: for order, promise 0.5 % or more; at 0.2 % it depends on the seed whether any is seen. On A
+# at 0.2 % the detector is ahead of the rules of a minute, 98 against 95 and 96, and nearest neighbour on
+# counts, without any GPT, is as good. On C the counts alone are ahead at both rates, 91 against 89 and 87: they have found
+# every fault already, so all that the GPTs can add there is false alarms, and C's promise is broken by either.
+# A block's log in HDFS is nearly settled by how often each line comes, and no label here asks for more. What
+# the GPT adds is in the tables of planted faults, the order, and with each alarm a line and what had been
+# expected.
 #
-# Average precision on C stays at 84. Some two dozen normal sessions after the cut hold lines that
-# were never seen before it, and in large numbers; they rank above faults that differ by one line.
-# No score that we tried, without looking at labels, put them below (`benchmarks/LOG.md`).
+# Average precision on C stays at 84. After the cut 26 normal sessions hold four lines that were never seen
+# before it, and 33 of the labelled ones hold the same four: blocks that are copied once more. No score that we tried without
+# looking at labels tells them apart (`benchmarks/LOG.md`).
 #
 # ADFA is hard for all of them. An attack there is a program that behaves otherwise for hundreds of calls,
 # while nearly every normal trace has counts of its own: of 833 training traces, 753. So the nearest
@@ -857,7 +884,7 @@ for name, result in results.items():
 # are no witness.
 #
 # ## How to fool oneself
-# Published figures on this data are often got in other ways, and can't be compared with ours. Le and
+# Published figures on this data are often obtained in other ways, and can't be compared with ours. Le and
 # Zhang (2022) show how much random cuts, leaked test data and thresholds chosen by labels lend to deep
 # detectors. Landauer and others (2024) find that simple rules like those above solve most of these
 # data sets. LightAD (Yu and others, 2024) sets a nearest neighbour on counts beside deep models, and it
@@ -867,7 +894,7 @@ for name, result in results.items():
 # %%
 for name in ("A", "C"):
     print(name)
-    for key in results[name]["seeds"][0]["traps"]:
+    for key in ("normal sessions that stand in training", "f1 at the best threshold"):
         values = [row["traps"][key] for row in results[name]["seeds"]]
         print(f"  {key}: {np.mean(values):.3f}")
     rates = results[name]["rates"]
@@ -875,16 +902,23 @@ for name in ("A", "C"):
     print(f"  f1 at the promised {rates[0]:.1%}: {np.mean(promised):.3f}")
 
 # %% [markdown]
+# The best threshold would have gained half a point on A and a point on C: there is little to steal. The other
+# number is the warning: four of five normal test sessions, or nine of ten, were in the training.
+#
 # ## One event at a time
 # A log comes line by line, many sessions mixed, and an alarm should be raised at the line, not the next
 # day. With chapter 08's cache each event costs one step. The score fits that: neither the largest
 # surprisal nor what there is too much of can shrink while a session goes on. So an alarm raised on the
-# way is one at the end, and the promise holds for the session as a whole. The library's `EventStream`
-# does it, and a stream says what a batch says:
+# way is one at the end, and the promise holds for the session as a whole. The library's own detector does
+# it (`from tinygpt_lib import AnomalyDetector`, in `runs/detectors.py`; here `SafeDetector`): it is this
+# chapter's class with checked arguments, files and streams. A stream says what a batch says:
 
 # %%
+parts = detector.members, detector.tokenizer, detector.normal, detector.far
+settings = {"n_events": detector.n_events, "false_alarms": 0.005}
+safe = SafeDetector(*parts, detector.held_out, **settings, news=detector.news)
 one = trial.test[shown]
-events = detector.stream()
+events = safe.stream()
 early = None
 for place, event in enumerate(one):
     events.push("block", event)
@@ -897,22 +931,21 @@ f"alarm at event {early} of {len(one)}; at the end p {report.p_value:.4f}"
 # %% [markdown]
 # ## What the command adds
 # The command line does the same for files (`python -m tinygpt_lib detect fit`, `score`, `--follow`), and
-# wraps the detector in what a night on call asks for. A line that is new raises an alarm *once*: the second
-# one tells nobody anything, so it only counts ("and 212 more like it"). Until somebody says what it is
-# (`detect accept`, `detect update`), sessions are judged by their other lines, as those that were kept back
-# were. Alarms of one cause are one alarm.
+# adds what a night on call asks for. A line that is new raises an alarm *once*, and then only counts ("and 212
+# more like it"). Until somebody says what it is (`detect accept`, `detect update`), sessions are judged by
+# their other lines. Alarms of one cause are one alarm.
 #
 # Sessions can't see everything. A thousand good logins in a second are each normal, and a server that
-# has died tells no story at all. So the log as a whole is cut into windows, and three more questions are
+# has died writes no line at all. So the log as a whole is cut into windows, and three more questions are
 # asked of each: how far does any event beat its record of the normal windows (a *burst*), for how long has
 # it been missing (a *silence*), and does it come at another *rate*? The largest answer is a score like any
 # other: normal windows, each compared with the rest, give it its p-value. Sessions then have two
-# thirds of the promised rate and the windows one third, so that it stays one promise. A detector is kept
-# as plain data; no code of a file ever runs.
+# thirds of the promised rate and the windows one third. A detector is kept
+# as plain data; loading one never runs code.
 
 # %%
 with TemporaryDirectory() as folder:
-    detector.save(folder)
+    safe.save(folder)
     again = SafeDetector.load(folder)
 assert [r.anomalous for r in again.score(trial.test[:500], ended[:500])] == [
     r.anomalous for r in reports[:500]
@@ -922,9 +955,11 @@ assert [r.anomalous for r in again.score(trial.test[:500], ended[:500])] == [
 # ## Summary
 # A session is unlike normal ones if an event in it is very surprising, or if its counts are far from all
 # normal ones. Each has half of a promised rate, and conformal p-values over sessions that were kept
-# back turn it into an alarm: proven at about twice the rate, met where the times don't change. On HDFS, at a promised 0.2 %, the detector reaches an F1 of 98.5 on DeepLog's split and 90.7 where the log is cut
-# by time (at 0.5 %, 87.2 there). Counts alone do as well there, or better; the GPT sees what counts can't, the order, and
-# names the line. On system calls neither does well.
+# back turn it into an alarm: proven at about twice the rate, met where the times don't change. On HDFS, at
+# a promised 0.2 %, the detector reaches an F1 of 98.4 on DeepLog's split and 89 where the log is cut by time
+# (at 0.5 %, 87 there). Counts alone do as well, or better. The GPT sees what counts can't, the order, and
+# names the line; at 0.2 % not with every seed. On the log that is cut by time the promise was not kept: 0.6 %
+# and 0.8 %, because times change. On system calls neither does well.
 #
 # ## Exercises
 # **1.** Which is the smallest rate that the 833 traces of ADFA can promise by the two witnesses together?
@@ -938,9 +973,10 @@ assert [r.anomalous for r in again.score(trial.test[:500], ended[:500])] == [
 # assert by_roots < 2 < by_counts
 # ```
 # **3.** What does the GPT add? Judge the late sessions that are over by the distance of their counts alone
-# (`late`, with `far` as the calibration set), at 0.5 %, and give the F1 of that as `alone`.
+# (`late`, with `far` as the calibration set), at 0.5 %, and give the F1 of that as `alone`; ask the detector
+# about the same sessions.
 # ```python
-# assert 0 <= alone <= 1
+# assert alone > 0.9
 # ```
 
 # %% [markdown]
@@ -963,9 +999,11 @@ assert by_roots < 2 < by_counts
 by_roots, by_counts
 
 # %% jupyter={"source_hidden": true}
-p = p_values([far.sort().values.double()], torch.tensor(late).double()[None]).numpy()
-raised = p <= 0.005
-hits = (raised & bad).sum()
-alone = float(2 * hits / (raised.sum() + bad.sum()))
-assert 0 <= alone <= 1
-f"{100 * alone:.1f}, for the sessions that are over"
+p = p_values([far.sort().values], torch.tensor(late)[None]).numpy()
+alone = quality(p <= 0.005, bad)["F1"]
+both = quality([r.anomalous for r, e in zip(reports, ended, strict=True) if e], bad)
+assert alone > 0.9
+{"counts alone": alone, "the detector": both["F1"]}
+
+# %% [markdown]
+# Nothing that shows in F1, where it costs a few false alarms; what it adds is order and a line.

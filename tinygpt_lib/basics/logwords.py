@@ -214,7 +214,7 @@ class Kinds:
                 yield kind, found.get(id(kind), [])
 
     def to_dict(self) -> dict:
-        """All that was learnt, as plain JSON data."""
+        """All that was learned, as plain JSON data."""
         kinds = [
             [kind.words, [[i, j, seen] for (i, j), seen in kind.codes.items()]]
             for alike in self.kinds.values()

@@ -135,7 +135,7 @@ def describe(folder, normal: Normal, detector: AnomalyDetector) -> None:
             f"{watch['seconds']:g} s"
         )
     if open_ended := normal.ended.count(False):
-        print(f"{open_ended:,} may go on after the log: it has learnt no end of them")
+        print(f"{open_ended:,} may go on after the log: it has learned no end of them")
     if detector.news:
         print(
             f"about {detector.news:.2%} of normal sessions will hold events that are "
@@ -272,7 +272,7 @@ def event_in(reading: LogReading, text: str) -> str:
 
 
 def run_update(options) -> int:
-    """Fits a detector anew, on what it has learnt from and on more normal logs."""
+    """Fits a detector anew, on what it has learned from and on more normal logs."""
     detector = AnomalyDetector.load(options.folder, choose_device(options.device))
     old = Normal.load(options.folder)
     rule, reading = rules_of(detector, options)
@@ -294,16 +294,16 @@ def run_update(options) -> int:
         progress=say,
     )
     replace_detector(options.folder, new, normal)
-    learnt = sorted(more.events() - old.events())
+    learned = sorted(more.events() - old.events())
     print(
-        f"{len(more.sessions):,} sessions learnt, beside {len(old.sessions):,} from "
+        f"{len(more.sessions):,} sessions learned, beside {len(old.sessions):,} from "
         f"before; {raised:,} of them would have raised an alarm"
     )
-    print(f"{len(learnt):,} new kinds of events{':' if learnt else ''}")
-    for event in learnt[:10]:
+    print(f"{len(learned):,} new kinds of events{':' if learned else ''}")
+    for event in learned[:10]:
         print(printable(f"    {event[:150]}"))
-    if len(learnt) > 10:
-        print(f"    ... and {len(learnt) - 10:,} more")
+    if len(learned) > 10:
+        print(f"    ... and {len(learned) - 10:,} more")
     print(
         f"calibrated anew, on all of them: {new.false_alarms:g} is promised as before; "
         f"news foreseen in {new.news:.2%} of sessions, {detector.news:.2%} before"

@@ -99,7 +99,7 @@ class AnomalyDetector(anomalies.AnomalyDetector):
         progress: Callable[[str], None] = lambda text: None,
         **settings,
     ) -> Self:
-        """As chapter 16's; `progress` is told of each model, learnt on a device."""
+        """As chapter 16's; `progress` is told of each model, learned on a device."""
         check_int("folds", folds, low=2)
         check_int("seed", seed, low=0)
         check_choice("score", settings.get("score", "max"), SCORES)

@@ -15,7 +15,7 @@ from tinygpt_lib.basics.logformats import BY_DIGIT, SAMPLE, LogFormat, Reader, R
 from tinygpt_lib.basics.logsessions import find_groupings, window_of
 from tinygpt_lib.logs import Session, SessionFinder, Templates
 
-KINDS_IN = 100_000  # lines that the kinds are learnt from, and every tenth after them
+KINDS_IN = 100_000  # lines that the kinds are learned from, and every tenth after them
 ALIKE = bytes.maketrans(b"123456789", b"000000000")
 ROOM = 100_000  # ids, and beginnings of lines, that are remembered
 WINDOW_LINES = 10  # of a window, where lines have no times

@@ -1,4 +1,4 @@
-"""A detector over the months: what it has learnt from, updates, and its last versions.
+"""A detector over the months: what it has learned from, updates, and its last versions.
 
 Beside a detector's own files its folder holds `normal.safetensors`, the sessions and
 windows that it was fitted on, and `versions`, with the files of its last ones.
