@@ -645,7 +645,8 @@ assert looked_at["s"] == looking["t"] > 5 * max(looked_at["w"], looking["?"])
 looked_at, looking
 
 # %% [markdown]
-# Content decides too: at the same two places the weight depends on who looks and on who is looked at.
+# Content decides too: at the same two places the weight depends on who looks and on who is looked at. Once you have
+# trained a GPT, `python -m tinygpt_lib play runs/cpu` shows every head of it at work on your own text, in a browser.
 #
 # The mean weight by distance, over a hundred windows of the validation text:
 
