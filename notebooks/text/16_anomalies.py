@@ -201,7 +201,7 @@ def read_sessions(
 
 
 # %% [markdown]
-# Two models, five kinds of events, and event 3 came. (Kind 1 is BEGIN.)
+# Two models, five kinds of events (1 is BEGIN), and event 3 came.
 
 # %%
 chances = torch.tensor([[0, 0, 0.7, 0.2, 0.1], [0, 0, 0.5, 0.1, 0.4]])
@@ -757,7 +757,7 @@ for event, times, elsewhere in reports[shown].counts:
 # %% [markdown]
 # ## What each of the two sees
 # Take normal sessions that raise no alarm, and
-# insert, delete or swap one event in each (`with_fault`, which also says where). A swap
+# insert, delete or swap one event in each (`with_fault`). A swap
 # leaves all counts as they are, so counts can't see it. A model of order can, the GPT as well as 5-grams. A
 # stronger fault leaves them as they are, too: all events of the session shuffled. The table gives the share that raises an alarm at either rate, the share whose counts differ from the nearest
 # normal session's, and the share where the most surprising event is the wrong one, alarm or not.
@@ -814,13 +814,13 @@ for name in ("C", "A"):
 # and two of A.
 #
 # ## Against rules that anybody could write
-# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds, on three
-# data sets. **A** is HDFS as DeepLog (Du et al., 2017) split it: 16,838 anomalous test sessions and
+# One run on one log proves little. `benchmarks/anomalies.py` does the same with three seeds. **A** is HDFS as DeepLog (Du et al., 2017) split it: 16,838 anomalous test sessions and
 # 553,366 normal ones (here a sample of 22,059, weighted to stand for them). **C** are the sessions of
 # this chapter. **ADFA** are the system calls of a Linux server and of six attacks on it (Creech and Hu,
 # 2013). Beside the detector stand rules that take a minute to write, nearest neighbour on counts and
 # on their roots alone, and 5-grams in place of the GPTs, all under the same p-values and the same rates:
-# 0.2 %, 0.5 % and 5 %, where there are sessions enough to promise them.
+# 0.2 %, 0.5 % and 5 %, where there are sessions enough
+# to promise them. (ADFA's figures stand in `benchmarks/LOG.md`.)
 
 # %%
 keys = ("f1", "recall", "precision", "false_alarms")
@@ -864,7 +864,7 @@ for name, result in results.items():
     print(name, ranks)
 
 # %% [markdown]
-# An honest reading: for order, promise 0.5 % or more; at 0.2 % it depends on the seed whether any is seen. On A
+# Honestly: for order, promise 0.5 % or more; at 0.2 % it depends on the seed whether any is seen. On A
 # at 0.2 % the detector is ahead of the rules of a minute, 98 against 95 and 96, and nearest neighbour on
 # counts, without any GPT, is as good. On C the counts alone are ahead at both rates, 91 against 89 and 87: they have found
 # every fault already, so all that the GPTs can add there is false alarms, and C's promise is broken by either.
