@@ -640,6 +640,12 @@ def log_config(vocab_size: int) -> FastConfig:
     return FastConfig(vocab_size, **shape, **MODERN)
 
 
+# %% [markdown]
+# The loop is chapter 07's, with chapter 12's optimizer. What is held back for stopping is the end of the stream.
+
+
+# %%
+#| export
 def learn(
     ids: Tensor, config: FastConfig, seed: int = 0, early: bool = True
 ) -> FastGPT:
