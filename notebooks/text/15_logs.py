@@ -640,6 +640,12 @@ def log_config(vocab_size: int) -> FastConfig:
     return FastConfig(vocab_size, **shape, **MODERN)
 
 
+# %% [markdown]
+# And the learning:
+
+
+# %%
+#| export
 def learn(
     ids: Tensor, config: FastConfig, seed: int = 0, early: bool = True
 ) -> FastGPT:
