@@ -858,7 +858,8 @@ for name, part in ends.items():
 show_ladder("trained GPT", final, "7-grams")
 
 # %% [markdown]
-# What does the finished model write?
+# What do such models write? First the small GPT of the beginning, after 0, 100 and 350 steps. What does it learn first:
+# lines, words or letters?
 
 
 # %%
@@ -867,12 +868,21 @@ def write(model, length=400):
     ids, generator = tokenizer.encode(PROMPT)[None], torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _ in range(length):
-            p = model(ids[:, -64:])[0, -1].softmax(-1)
+            p = model(ids[:, -model.config.block_size :])[0, -1].softmax(-1)
             drawn = torch.multinomial(p, 1, generator=generator)
             ids = torch.cat([ids, drawn[None]], dim=1)
     return tokenizer.decode(ids[0])
 
 
+for steps in (0, 100, 350):
+    young = small_gpt()
+    bare_loop(young, TrainConfig(steps=steps, learning_rate=1e-2))
+    print(f"--- {steps} steps\n{write(young, 120)}\n")
+
+# %% [markdown]
+# And the finished model:
+
+# %%
 print(write(model))
 
 # %% [markdown]
