@@ -880,7 +880,7 @@ for steps in (0, 100, 350):
     print(f"--- {steps} steps\n{write(young, 120)}\n")
 
 # %% [markdown]
-# And the finished model:
+# Letters and the shape of lines come first, short words later. And the finished model:
 
 # %%
 print(write(model))
