@@ -879,7 +879,7 @@ for name, result in results.items():
 # before it, and 33 of the labelled ones hold the same four: blocks that are copied once more. No score that we tried without
 # looking at labels tells them apart (`benchmarks/LOG.md`).
 #
-# ADFA is hard for all of them. An attack there is a program that behaves otherwise for hundreds of calls,
+# ADFA is hard for all of them. An attack there is a program that behaves differently for hundreds of calls,
 # while nearly every normal trace has counts of its own: of 833 training traces, 753. So the nearest
 # neighbour says little, and neither does the largest surprisal. Only the *mean* surprisal ranks the
 # attacks above the rest; the detector judges by it alone if told so (`score="mean"`). Which of the two
