@@ -32,7 +32,7 @@
 # n-grams): 0.359 bits per event. The next chapter turns the result into an alarm.
 #
 # The log is that of HDFS, a file system that keeps its files in *blocks*, each on several machines. (If
-# the first output says SYNTHETIC, a program wrote lines of the same kind; the numbers are then others, the lessons the same.)
+# the first output says SYNTHETIC, a program wrote lines of the same kind; the numbers then differ, the lessons don't.)
 
 # %%
 import json
@@ -143,7 +143,7 @@ f"{purity:.4f}"
 
 # %% [markdown]
 # It can't see two statements of one component that became one, nor one statement that became two. For
-# that, read the list: a few dozen lines are soon read.
+# that, read the list: it is only a few dozen lines.
 #
 # The library's patterns are more general: other logs name web addresses, times, identifiers of many
 # kinds, IPv6 and MAC addresses. The block's name needs no
