@@ -307,7 +307,7 @@ process_rank(), n_processes()  # this notebook is alone
 print(inspect.getsource(Run.learn))
 
 # %% [markdown]
-# That is how the library's run learns from a batch (`tinygpt_lib/runs/run.py`). `keeping_quiet` lets DDP send nothing, `agree`
+# That is how the library's run learns from a batch (`tinygpt_lib/runs/run.py`). `send_gradients` says whether this part of the batch sends, `agree`
 # adds up losses and wishes to stop, `brake` cuts a gradient that is too long. What it stands on is DDP, told not to send
 # buffers around before every step (ours are tables of cosines, the same everywhere), and the seeds.
 
